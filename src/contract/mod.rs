@@ -1,0 +1,27 @@
+//! The operations-contract: what travels between keeper, queen, the bus and the workers.
+//!
+//! Plain data and the rules on it; no transport, no store, no image code.
+
+mod capability;
+mod error;
+mod event;
+mod ids;
+mod job;
+mod limits;
+mod operation;
+mod responses;
+pub mod headers;
+pub mod schema;
+mod subjects;
+mod worker_info;
+
+pub use capability::Capability;
+pub use error::{ContractError, Disposition, ErrorCode};
+pub use event::{CompleteEvent, Event, EventKind, ImageResult, Timings};
+pub use ids::{HiveId, JobId, WorkerId};
+pub use job::{ImageInput, Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
+pub use limits::Limits;
+pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
+pub use responses::{Health, JobResponse, JobStatus, JobView, Workers};
+pub use subjects::Subjects;
+pub use worker_info::{WorkerInfo, WorkerStatus};

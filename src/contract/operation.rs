@@ -1,0 +1,418 @@
+//! The operations-contract's request: what a client sends, field by field, before any rule is applied.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::{Capability, ContractError, JobId, OutputFormat, PromptSyntax, limits::RANDOM_SEED_BELOW};
+
+/// Declares a body: the fields that every operation has, and its own.
+macro_rules! body {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// What to draw, 1..=4096 characters.
+            #[schemars(length(min = 1, max = 4096))]
+            pub prompt: String,
+            $($(#[$field_meta])* pub $field: $ty,)*
+            /// "localhost" fits every worker; another value routes to workers of that hive.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub hive_id: Option<String>,
+            /// A name that the pool serves; absent: the worker's first model.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub model: Option<String>,
+            /// How the prompt is read.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub prompt_syntax: Option<PromptSyntax>,
+            /// Layers of the text encoder to leave out at its end, as diffusers counts them.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 0, max = 11))]
+            pub clip_skip: Option<u32>,
+            /// What not to draw; may be empty.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(length(max = 4096))]
+            pub negative_prompt: Option<String>,
+            /// Denoising steps; absent: the model's own, else 20.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 1, max = 150))]
+            pub steps: Option<u32>,
+            /// Classifier-free guidance; absent: the model's own, else 7.5. At 1 or below no unconditional pass is run.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 0.0, max = 30.0))]
+            pub guidance_scale: Option<f64>,
+            /// Seed of the noise; absent: drawn from the job's identifier, below 2^53.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub seed: Option<u64>,
+            /// LoRAs of this job.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            #[schemars(length(max = 16))]
+            pub loras: Vec<Lora>,
+            /// Route to that worker alone.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub worker_id: Option<String>,
+            /// The idempotency key, 1..=128 of `A-Z a-z 0-9 - _`; absent: a new UUIDv7.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub job_id: Option<String>,
+            /// Pictures; picture i uses seed + i.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 1, max = 8))]
+            pub n: Option<u32>,
+            /// The scheduler by name; absent: the model's own.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub scheduler: Option<String>,
+            /// How the pictures are encoded.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub output: Option<Output>,
+            /// Steps between previews; 0: none.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub preview_every: Option<u32>,
+            /// false: one reply, the terminal event.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub stream: Option<bool>,
+            /// Milliseconds from acceptance; past them the job ends in `deadline_exceeded`.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 1))]
+            pub deadline_ms: Option<u64>,
+            /// Where queen posts events; ignored by workers.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub webhook_url: Option<String>,
+            /// Which events queen posts; ignored by workers.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub webhook_events: Option<Vec<String>>,
+        }
+    };
+}
+
+body! {
+    /// Text to image.
+    GenerationBody {
+        /// Pixels, a multiple of 8, 64..=2048; absent: the model's native size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 64, max = 2048), extend("multipleOf" = 8))]
+        width: Option<u32>,
+        /// Pixels, a multiple of 8, 64..=2048; absent: the model's native size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 64, max = 2048), extend("multipleOf" = 8))]
+        height: Option<u32>,
+    }
+}
+
+body! {
+    /// Image to image.
+    TransformBody {
+        /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
+        #[serde(alias = "input_image")]
+        init_image: String,
+        /// How far to go from it, above 0, at most 1 (0.8).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+        strength: Option<f64>,
+    }
+}
+
+body! {
+    /// Repaint what a mask selects.
+    InpaintBody {
+        /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
+        #[serde(alias = "input_image")]
+        init_image: String,
+        /// White: repaint; black: keep.
+        mask_image: String,
+        /// How far to go from it, above 0, at most 1 (1.0).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+        strength: Option<f64>,
+    }
+}
+
+/// A LoRA and how strongly it is applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// A name inside the worker's LoRA folder.
+    pub path: String,
+    /// 1.0 unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+}
+
+/// How the pictures are encoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// png, jpeg, webp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<OutputFormat>,
+    /// Of JPEG: 1..=100 (90).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub quality: Option<u8>,
+}
+
+/// What a client asks for. Everything that asks for a picture speaks this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "operation")]
+pub enum Operation {
+    /// Text to image.
+    #[serde(rename = "image_generation")]
+    ImageGeneration(GenerationBody),
+    /// Image to image.
+    #[serde(rename = "image_transform")]
+    ImageTransform(TransformBody),
+    /// Repaint what a mask selects.
+    #[serde(rename = "image_inpaint")]
+    ImageInpaint(InpaintBody),
+}
+
+/// Runs an expression on whichever body this is.
+macro_rules! on_body {
+    ($operation:expr, $body:ident => $value:expr) => {
+        match $operation {
+            Operation::ImageGeneration($body) => $value,
+            Operation::ImageTransform($body) => $value,
+            Operation::ImageInpaint($body) => $value,
+        }
+    };
+}
+pub(super) use on_body;
+
+impl Operation {
+    /// Reads a body. `implied` is the capability of the subject that it came on; with it the tag may be left out,
+    /// and a tag that disagrees is refused.
+    ///
+    /// # Errors
+    /// [`ContractError::NotJson`], or [`ContractError::Field`] with the path of the field that is wrong.
+    pub fn parse(implied: Option<Capability>, body: &[u8]) -> Result<Self, ContractError> {
+        if body.is_empty() {
+            return Err(ContractError::NotJson("it is empty".into()));
+        }
+        let value = serde_json::from_slice(body).map_err(|e| ContractError::NotJson(e.to_string()))?;
+        let Value::Object(mut fields) = value else {
+            return Err(ContractError::field("body", "must be a JSON object"));
+        };
+        match tagged_capability(implied, fields.remove("operation"))? {
+            Capability::Generate => read_fields(fields).map(Self::ImageGeneration),
+            Capability::Transform => read_fields(fields).map(Self::ImageTransform),
+            Capability::Inpaint => read_fields(fields).map(Self::ImageInpaint),
+        }
+    }
+
+    /// Which capability it needs.
+    pub fn capability(&self) -> Capability {
+        match self {
+            Self::ImageGeneration(_) => Capability::Generate,
+            Self::ImageTransform(_) => Capability::Transform,
+            Self::ImageInpaint(_) => Capability::Inpaint,
+        }
+    }
+
+    /// Gives it a job id and a seed where it has none, so that whoever runs it, however often, draws the same.
+    /// The seed is drawn from the job id: the same id with the same body is the same request.
+    ///
+    /// # Errors
+    /// [`ContractError::Field`] when `job_id` has characters or a length that are not allowed.
+    pub fn settle(&mut self) -> Result<JobId, ContractError> {
+        on_body!(self, body => {
+            let id = match body.job_id.take() {
+                Some(id) => JobId::new(id)?,
+                None => JobId::generate(),
+            };
+            body.job_id = Some(id.to_string());
+            body.seed.get_or_insert_with(|| seed_of(&id));
+            Ok(id)
+        })
+    }
+
+    /// SHA-256 (hexadecimal) of everything that decides the picture; two bodies with one job id must agree in it.
+    /// Routing, streaming, webhooks and the deadline are left out.
+    pub fn fingerprint(&self) -> String {
+        let mut plain = self.clone();
+        on_body!(&mut plain, body => {
+            body.hive_id = None;
+            body.worker_id = None;
+            body.stream = None;
+            body.preview_every = None;
+            body.deadline_ms = None;
+            body.webhook_url = None;
+            body.webhook_events = None;
+        });
+        hex(&Sha256::digest(plain.to_json()))
+    }
+
+    /// The body as it travels.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an operation has string keys only")
+    }
+
+    /// The model asked for.
+    pub fn model(&self) -> Option<&str> {
+        on_body!(self, body => body.model.as_deref())
+    }
+
+    /// The worker asked for.
+    pub fn worker_id(&self) -> Option<&str> {
+        on_body!(self, body => body.worker_id.as_deref())
+    }
+
+    /// The hive asked for; `None` for "localhost", which fits every worker.
+    pub fn hive_id(&self) -> Option<&str> {
+        on_body!(self, body => body.hive_id.as_deref()).filter(|hive| *hive != "localhost")
+    }
+
+    /// The job id as sent, unchecked.
+    pub fn job_id(&self) -> Option<&str> {
+        on_body!(self, body => body.job_id.as_deref())
+    }
+
+    /// The input pictures, by field name, to be replaced by references.
+    pub fn images_mut(&mut self) -> Vec<(&'static str, &mut String)> {
+        match self {
+            Self::ImageGeneration(_) => vec![],
+            Self::ImageTransform(body) => vec![("init_image", &mut body.init_image)],
+            Self::ImageInpaint(body) => {
+                vec![("init_image", &mut body.init_image), ("mask_image", &mut body.mask_image)]
+            }
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn seed_of(id: &JobId) -> u64 {
+    let digest = Sha256::digest(id.as_str());
+    let head = digest.first_chunk::<8>().expect("a SHA-256 digest has 32 bytes");
+    u64::from_le_bytes(*head) % RANDOM_SEED_BELOW
+}
+
+fn tagged_capability(
+    implied: Option<Capability>,
+    tag: Option<Value>,
+) -> Result<Capability, ContractError> {
+    let known = "image_generation, image_transform, image_inpaint";
+    let tagged = match tag {
+        None => None,
+        Some(Value::String(tag)) => Some(Capability::from_operation(&tag).ok_or_else(|| {
+            ContractError::UnsupportedOperation(format!("`{tag}` is none; there are {known}"))
+        })?),
+        Some(_) => return Err(ContractError::field("operation", format!("must be one of {known}"))),
+    };
+    match (implied, tagged) {
+        (Some(subject), Some(tag)) if subject != tag => Err(ContractError::field(
+            "operation",
+            format!("`{}` came on the subject for `{}`", tag.operation(), subject.operation()),
+        )),
+        (Some(capability), _) | (None, Some(capability)) => Ok(capability),
+        (None, None) => Err(ContractError::field("operation", format!("is missing; it is one of {known}"))),
+    }
+}
+
+fn read_fields<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, ContractError> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        let path = error.path().to_string();
+        let reason = error.inner().to_string();
+        // serde names a missing or unknown field in its message and gives the path of the struct around it.
+        let named = ["missing field `", "unknown field `", "duplicate field `"]
+            .iter()
+            .find_map(|start| reason.strip_prefix(start)?.split('`').next())
+            .map(str::to_owned);
+        let field = match (path.as_str(), named) {
+            (".", Some(name)) => name,
+            (".", None) => "body".into(),
+            (path, Some(name)) if !path.ends_with(name.as_str()) => format!("{path}.{name}"),
+            (path, _) => path.into(),
+        };
+        ContractError::field(field, reason)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(body: &str) -> ContractError {
+        Operation::parse(Some(Capability::Generate), body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn a_typing_mistake_is_refused_by_name() {
+        let message = error(r#"{"prompt":"a","guidence_scale":3}"#).to_string();
+        assert!(message.starts_with("`guidence_scale`: unknown field"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        for (body, field) in [
+            (r#"{"prompt":"a","steps":"many"}"#, "`steps`"),
+            (r#"{"prompt":"a","steps":-1}"#, "`steps`"),
+            (r#"{"prompt":"a","loras":[{"path":3}]}"#, "`loras[0].path`"),
+            (r#"{"prompt":"a","loras":[{}]}"#, "`loras[0].path`"),
+            (r#"{"steps":3}"#, "`prompt`"),
+            (r#"{"prompt":"a","output":{"format":"gif"}}"#, "`output.format`"),
+            (r"[]", "`body`"),
+            (r#"{"prompt":"a","operation":7}"#, "`operation`"),
+            (r#"{"prompt":"a","operation":"image_transform"}"#, "`operation`"),
+        ] {
+            let message = error(body).to_string();
+            assert!(message.starts_with(field), "{body}: {message}");
+        }
+        for body in ["", "{", "nonsense", r#"{"prompt":"a","guidance_scale":NaN}"#] {
+            assert!(matches!(error(body), ContractError::NotJson(_)), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_subject_implies_the_tag() {
+        let body = br#"{"prompt":"a"}"#;
+        assert!(Operation::parse(Some(Capability::Generate), body).is_ok());
+        assert!(Operation::parse(None, body).is_err());
+        let tagged = br#"{"operation":"image_generation","prompt":"a"}"#;
+        assert!(Operation::parse(None, tagged).is_ok());
+    }
+
+    #[test]
+    fn the_alias_of_the_upstream_contract_is_read() {
+        let body = br#"{"prompt":"a","input_image":"object:inputs/x"}"#;
+        let operation = Operation::parse(Some(Capability::Transform), body).unwrap();
+        let Operation::ImageTransform(body) = operation else { panic!("{operation:?}") };
+        assert_eq!(body.init_image, "object:inputs/x");
+    }
+
+    #[test]
+    fn the_same_id_and_body_settle_to_the_same_request() {
+        let body = br#"{"prompt":"a","job_id":"j1"}"#;
+        let settled = || {
+            let mut operation = Operation::parse(Some(Capability::Generate), body).unwrap();
+            operation.settle().unwrap();
+            operation
+        };
+        assert_eq!(settled(), settled());
+        let Operation::ImageGeneration(body) = settled() else { unreachable!() };
+        assert!(body.seed.unwrap() < RANDOM_SEED_BELOW);
+    }
+
+    #[test]
+    fn the_fingerprint_sees_the_picture_and_not_the_route() {
+        let parse = |text: &str| Operation::parse(Some(Capability::Generate), text.as_bytes()).unwrap().fingerprint();
+        let plain = parse(r#"{"prompt":"a","job_id":"j"}"#);
+        assert_eq!(plain, parse(r#"{"job_id":"j","prompt":"a","worker_id":"w","stream":false,"deadline_ms":5}"#));
+        assert_ne!(plain, parse(r#"{"prompt":"b","job_id":"j"}"#));
+        assert_ne!(plain, parse(r#"{"prompt":"a","job_id":"j","seed":1}"#));
+    }
+
+    #[test]
+    fn an_operation_is_read_back_as_it_was_written() {
+        let body = br#"{"prompt":"a","steps":3,"seed":18446744073709551615,"loras":[{"path":"x","strength":0.5}]}"#;
+        let operation = Operation::parse(Some(Capability::Generate), body).unwrap();
+        assert_eq!(Operation::parse(None, &operation.to_json()).unwrap(), operation);
+    }
+}

@@ -1,0 +1,70 @@
+//! What the HTTP endpoints answer.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Event, JobId, WorkerInfo};
+
+/// The answer to POST /v1/jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobResponse {
+    /// The job.
+    pub job_id: JobId,
+    /// Where its events are, relative to the server: `/v1/jobs/<job_id>/stream`.
+    pub sse_url: String,
+}
+
+impl JobResponse {
+    /// The answer for a job on this server.
+    pub fn new(job_id: JobId) -> Self {
+        let sse_url = format!("/v1/jobs/{job_id}/stream");
+        Self { job_id, sse_url }
+    }
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    /// No worker has taken it.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// It ended in pictures.
+    Completed,
+    /// It ended in an error.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// The answer to GET /v1/jobs/{id}.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobView {
+    /// The job.
+    pub job_id: JobId,
+    /// Where it is.
+    pub status: JobStatus,
+    /// The last event, if there was one.
+    pub event: Option<Event>,
+}
+
+/// The answer to GET /v1/workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Workers {
+    /// Workers whose heartbeat is fresh.
+    pub workers: Vec<WorkerInfo>,
+}
+
+/// The answer to GET /health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Health {
+    /// `ok`, or `degraded` while NATS is away or no worker is up.
+    pub status: String,
+    /// `connected` or `disconnected`.
+    pub nats: String,
+    /// Whether jobs survive the process that accepted them.
+    pub durable: bool,
+    /// Workers whose heartbeat is fresh (a worker with --http says 1: itself).
+    pub workers: u32,
+}

@@ -1,0 +1,25 @@
+//! The JSON Schemas (draft 2020-12) of everything that travels, generated from the types.
+
+use schemars::{Schema, schema_for};
+
+use super::{Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
+
+/// File name in `schemas/`, and the schema.
+pub fn all() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("operation.json", schema_for!(Operation)),
+        ("event.json", schema_for!(Event)),
+        ("job_response.json", schema_for!(JobResponse)),
+        ("job_view.json", schema_for!(JobView)),
+        ("worker_info.json", schema_for!(WorkerInfo)),
+        ("workers.json", schema_for!(Workers)),
+        ("health.json", schema_for!(Health)),
+    ]
+}
+
+/// The text of a schema's file.
+pub fn to_text(schema: &Schema) -> String {
+    let mut text = serde_json::to_string_pretty(schema).expect("a schema is JSON");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,126 @@
+//! Subjects, built in one place, under a configurable prefix.
+
+use super::{Capability, ContractError, JobId, WorkerId};
+
+/// Builds every subject of the contract under one prefix (tests use one each).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subjects {
+    /// Empty, or ends with a dot.
+    prefix: String,
+}
+
+impl Subjects {
+    /// `prefix` is empty or one or more tokens (`A-Z a-z 0-9 - _`) separated by dots.
+    pub fn new(prefix: &str) -> Result<Self, ContractError> {
+        if prefix.is_empty() {
+            return Ok(Self::default());
+        }
+        for token in prefix.split('.') {
+            WorkerId::new(token).map_err(|_| {
+                ContractError::field(
+                    "subject_prefix",
+                    format!("`{prefix}`: tokens of A-Z a-z 0-9 - _ separated by dots are allowed"),
+                )
+            })?;
+        }
+        Ok(Self { prefix: format!("{prefix}.") })
+    }
+
+    /// `image.generate`, `image.transform`, `image.inpaint`: any worker with a free slot.
+    pub fn image(&self, capability: Capability) -> String {
+        format!("{}image.{capability}", self.prefix)
+    }
+
+    /// `image.*`: a door for every capability.
+    pub fn image_any(&self) -> String {
+        format!("{}image.*", self.prefix)
+    }
+
+    /// `worker.<id>.image.<capability>`: that worker alone.
+    pub fn direct(&self, worker: &WorkerId, capability: Capability) -> String {
+        format!("{}worker.{worker}.image.{capability}", self.prefix)
+    }
+
+    /// `worker.<id>.image.*`: what a worker subscribes to.
+    pub fn direct_any(&self, worker: &WorkerId) -> String {
+        format!("{}worker.{worker}.image.*", self.prefix)
+    }
+
+    /// `events.<job>`: every event but previews.
+    pub fn events(&self, job: &JobId) -> String {
+        format!("{}events.{job}", self.prefix)
+    }
+
+    /// `previews.<job>`.
+    pub fn previews(&self, job: &JobId) -> String {
+        format!("{}previews.{job}", self.prefix)
+    }
+
+    /// `control.job.<job>.cancel`.
+    pub fn cancel(&self, job: &JobId) -> String {
+        format!("{}control.job.{job}.cancel", self.prefix)
+    }
+
+    /// `control.job.*.cancel`: what a worker subscribes to.
+    pub fn cancel_any(&self) -> String {
+        format!("{}control.job.*.cancel", self.prefix)
+    }
+
+    /// `worker.<id>.heartbeat`.
+    pub fn heartbeat(&self, worker: &WorkerId) -> String {
+        format!("{}worker.{worker}.heartbeat", self.prefix)
+    }
+
+    /// `worker.*.heartbeat`: what queen subscribes to.
+    pub fn heartbeat_any(&self) -> String {
+        format!("{}worker.*.heartbeat", self.prefix)
+    }
+
+    /// The capability that a request subject (`image.*` or `worker.*.image.*`) stands for.
+    pub fn capability_of(&self, subject: &str) -> Option<Capability> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        let mut tokens = rest.split('.').rev();
+        let capability = tokens.next()?.parse().ok()?;
+        (tokens.next()? == "image").then_some(capability)
+    }
+
+    /// The job that a cancel subject names.
+    pub fn job_of_cancel(&self, subject: &str) -> Option<JobId> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        JobId::new(rest.strip_prefix("control.job.")?.strip_suffix(".cancel")?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_says_which_capability_it_is_for() {
+        let subjects = Subjects::new("test.a1").unwrap();
+        let worker = WorkerId::new("w1").unwrap();
+        for capability in Capability::ALL {
+            assert_eq!(subjects.capability_of(&subjects.image(capability)), Some(capability));
+            assert_eq!(subjects.capability_of(&subjects.direct(&worker, capability)), Some(capability));
+        }
+        assert_eq!(subjects.capability_of("image.generate"), None);
+        assert_eq!(subjects.capability_of("test.a1.image.upscale"), None);
+    }
+
+    #[test]
+    fn a_prefix_is_tokens_separated_by_dots() {
+        assert!(Subjects::new("").is_ok());
+        assert!(Subjects::new("a.b-c").is_ok());
+        for bad in ["a.", ".a", "a..b", "a.*", "a b", ">"] {
+            assert!(Subjects::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_job_of_a_cancel_is_read_back() {
+        let subjects = Subjects::new("p").unwrap();
+        let job = JobId::generate();
+        assert_eq!(subjects.job_of_cancel(&subjects.cancel(&job)), Some(job));
+        assert_eq!(subjects.job_of_cancel("p.control.job.a.b.cancel"), None);
+    }
+}
