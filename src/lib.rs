@@ -2,4 +2,8 @@
 //!
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
+#[cfg(feature = "bus")]
+pub mod bus;
 pub mod contract;
+pub mod logging;
+pub mod units;
