@@ -3,3 +3,9 @@
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
 pub mod contract;
+#[cfg(feature = "worker")]
+pub mod diffusion;
+#[cfg(feature = "worker")]
+pub mod engine;
+#[cfg(feature = "worker")]
+pub mod models;
