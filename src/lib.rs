@@ -2,10 +2,14 @@
 //!
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
+#[cfg(feature = "bus")]
+pub mod bus;
 pub mod contract;
 #[cfg(feature = "worker")]
 pub mod diffusion;
 #[cfg(feature = "worker")]
 pub mod engine;
+pub mod logging;
 #[cfg(feature = "worker")]
 pub mod models;
+pub mod units;
