@@ -5,5 +5,9 @@
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod contract;
+#[cfg(feature = "bus")]
+pub mod http;
 pub mod logging;
+#[cfg(feature = "bus")]
+pub mod storage;
 pub mod units;
