@@ -9,7 +9,13 @@ pub mod contract;
 pub mod diffusion;
 #[cfg(feature = "worker")]
 pub mod engine;
+#[cfg(feature = "bus")]
+pub mod http;
 pub mod logging;
 #[cfg(feature = "worker")]
 pub mod models;
+#[cfg(feature = "bus")]
+pub mod storage;
 pub mod units;
+#[cfg(feature = "worker")]
+pub mod worker;
