@@ -3,3 +3,5 @@
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
 pub mod contract;
+#[cfg(feature = "worker")]
+pub mod diffusion;
