@@ -5,5 +5,7 @@
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod contract;
+#[cfg(feature = "keeper")]
+pub mod keeper;
 pub mod logging;
 pub mod units;
