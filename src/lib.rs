@@ -11,6 +11,8 @@ pub mod diffusion;
 pub mod engine;
 #[cfg(feature = "bus")]
 pub mod http;
+#[cfg(feature = "keeper")]
+pub mod keeper;
 pub mod logging;
 #[cfg(feature = "worker")]
 pub mod models;
