@@ -1,57 +1,32 @@
-//! One picture, computed.
+//! One picture, computed: a Stable Diffusion checkpoint in the diffusers layout, on candle's primitives.
+//!
+//! Everything is read from the checkpoint's own configuration and agrees with Hugging Face diffusers within float
+//! error (`tests/parity.rs`). No network, no queue, no runtime: [`StableDiffusion`] holds the weights and nothing of
+//! a picture, [`Denoising`] is one picture between two steps.
 
+mod begin;
+mod config;
+mod denoising;
+mod error;
+mod layers;
+mod noise;
+mod ops;
+mod picture;
+mod pipeline;
+mod preview;
+mod resnet;
+mod schedulers;
 mod spec;
+mod text_encoder;
+mod tokenizer;
+mod unet;
+mod vae;
+mod weights;
 
+pub use candle_core::{DType, Device};
+pub use denoising::Denoising;
+pub use error::DiffusionError;
+pub use noise::TorchRng;
+pub use pipeline::StableDiffusion;
+pub use schedulers::SchedulerKind;
 pub use spec::{ImageSpec, Source};
-
-use crate::contract::ErrorCode;
-use image::RgbImage;
-
-pub struct StableDiffusion;
-pub struct Denoising;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct DiffusionError;
-impl DiffusionError {
-    pub fn code(&self) -> ErrorCode {
-        ErrorCode::Internal
-    }
-}
-impl StableDiffusion {
-    pub fn load(
-        _: &std::path::Path,
-        _: &candle_core::Device,
-        _: candle_core::DType,
-    ) -> Result<Self, DiffusionError> {
-        Err(DiffusionError)
-    }
-    pub fn native_size(&self) -> (u32, u32) {
-        (1, 1)
-    }
-    pub fn begin(&self, _: &ImageSpec) -> Result<Denoising, DiffusionError> {
-        Err(DiffusionError)
-    }
-    pub fn advance(&self, _: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
-        Err(DiffusionError)
-    }
-    pub fn finish(&self, _: &Denoising) -> Result<RgbImage, DiffusionError> {
-        Err(DiffusionError)
-    }
-    pub fn preview(&self, _: &Denoising) -> Result<RgbImage, DiffusionError> {
-        Err(DiffusionError)
-    }
-}
-impl Denoising {
-    pub fn step(&self) -> u32 {
-        0
-    }
-    pub fn total(&self) -> u32 {
-        0
-    }
-    pub fn warnings(&self) -> &[String] {
-        &[]
-    }
-    pub fn scheduler_name(&self) -> &'static str {
-        ""
-    }
-}

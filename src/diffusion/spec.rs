@@ -11,7 +11,7 @@ pub struct ImageSpec {
     pub prompt: String,
     /// What not to draw; the empty text when absent.
     pub negative_prompt: Option<String>,
-    /// How both prompts are read.
+    /// How both prompts are read; only [`PromptSyntax::Plain`] is here.
     pub prompt_syntax: PromptSyntax,
     /// Layers of the text encoder to leave out, as diffusers counts them.
     pub clip_skip: u32,
@@ -19,7 +19,7 @@ pub struct ImageSpec {
     pub steps: u32,
     /// Classifier-free guidance; at 1 or below no unconditional pass is run.
     pub guidance_scale: f64,
-    /// Seed of the noise generator.
+    /// Seed of the noise; torch's generator uses its low 32 bits.
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.
     pub scheduler: Option<String>,
@@ -48,7 +48,7 @@ pub enum Source {
     Inpaint {
         /// The picture.
         image: RgbImage,
-        /// White: repaint; black: keep.
+        /// As large as the picture; 128 and above is drawn anew, the rest is kept pixel for pixel.
         mask: GrayImage,
         /// How far to go from it, above 0, at most 1.
         strength: f64,
