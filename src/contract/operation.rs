@@ -10,8 +10,8 @@ use super::{Capability, ContractError, JobId, OutputFormat, PromptSyntax, limits
 /// Declares a body: the fields that every operation has, and its own.
 macro_rules! body {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
-        $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        $(#[$meta])*
         #[serde(deny_unknown_fields)]
         pub struct $name {
             /// What to draw, 1..=4096 characters.
