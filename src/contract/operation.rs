@@ -102,6 +102,7 @@ body! {
 
 body! {
     /// Image to image.
+    #[schemars(transform = super::schema::allow_input_image)]
     TransformBody {
         /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
         #[serde(alias = "input_image")]
@@ -115,6 +116,7 @@ body! {
 
 body! {
     /// Repaint what a mask selects.
+    #[schemars(transform = super::schema::allow_input_image)]
     InpaintBody {
         /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
         #[serde(alias = "input_image")]
