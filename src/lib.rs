@@ -2,6 +2,22 @@
 //!
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
+#[cfg(feature = "bus")]
+pub mod bus;
 pub mod contract;
 #[cfg(feature = "worker")]
 pub mod diffusion;
+#[cfg(feature = "worker")]
+pub mod engine;
+#[cfg(feature = "bus")]
+pub mod http;
+#[cfg(feature = "keeper")]
+pub mod keeper;
+pub mod logging;
+#[cfg(feature = "worker")]
+pub mod models;
+#[cfg(feature = "bus")]
+pub mod storage;
+pub mod units;
+#[cfg(feature = "worker")]
+pub mod worker;

@@ -1,56 +1,74 @@
-//! What one picture is to be.
+//! What to draw: one picture, ready for the model. Inputs are decoded pixels; every default has been filled in.
 
 use image::{GrayImage, RgbImage};
 
 use crate::contract::PromptSyntax;
 
-/// A request for one picture.
-#[derive(Clone)]
+/// One picture to draw.
+#[derive(Debug, Clone)]
 pub struct ImageSpec {
     /// What to draw.
     pub prompt: String,
-    /// What not to draw; none is the empty text.
+    /// What not to draw; the empty text when absent.
     pub negative_prompt: Option<String>,
-    /// How the prompt is read; only [`PromptSyntax::Plain`] is here.
+    /// How both prompts are read; only [`PromptSyntax::Plain`] is here.
     pub prompt_syntax: PromptSyntax,
-    /// Last layers of the text encoder that are left out for the prompt, as diffusers counts them.
+    /// Layers of the text encoder to leave out, as diffusers counts them.
     pub clip_skip: u32,
-    /// Denoising steps of the whole schedule.
+    /// Denoising steps.
     pub steps: u32,
-    /// Weight of the prompt against the negative prompt; at 1 and below the negative prompt is not computed.
+    /// Classifier-free guidance; at 1 or below no unconditional pass is run.
     pub guidance_scale: f64,
     /// Seed of the noise; torch's generator uses its low 32 bits.
     pub seed: u64,
-    /// A contract name; none is the checkpoint's own scheduler.
+    /// The scheduler by its contract name; the checkpoint's own when absent.
     pub scheduler: Option<String>,
-    /// What to start from.
+    /// What the picture starts from.
     pub source: Source,
 }
 
 /// What a picture starts from.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum Source {
-    /// Noise alone.
+    /// Noise alone. Sides in pixels, multiples of 8.
     Text {
-        /// Pixels, a multiple of the autoencoder's factor (8).
+        /// Pixels.
         width: u32,
-        /// Pixels, a multiple of the autoencoder's factor (8).
+        /// Pixels.
         height: u32,
     },
-    /// A picture, which gives the size too.
+    /// A picture of any size.
     Image {
-        /// Any size.
+        /// The picture.
         image: RgbImage,
-        /// How much of the schedule is run, above 0 and up to 1.
+        /// How far to go from it, above 0, at most 1.
         strength: f64,
     },
-    /// A picture of which a part is drawn anew.
+    /// A picture and a mask of the same size.
     Inpaint {
-        /// Any size.
+        /// The picture.
         image: RgbImage,
         /// As large as the picture; 128 and above is drawn anew, the rest is kept pixel for pixel.
         mask: GrayImage,
-        /// How much of the schedule is run, above 0 and up to 1.
+        /// How far to go from it, above 0, at most 1.
         strength: f64,
     },
+}
+
+impl Source {
+    /// Width and height of the picture that comes out, in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        match self {
+            Self::Text { width, height } => (*width, *height),
+            Self::Image { image, .. } | Self::Inpaint { image, .. } => image.dimensions(),
+        }
+    }
+
+    /// How far to go from the input; `None` where there is none.
+    pub fn strength(&self) -> Option<f64> {
+        match self {
+            Self::Text { .. } => None,
+            Self::Image { strength, .. } | Self::Inpaint { strength, .. } => Some(*strength),
+        }
+    }
 }

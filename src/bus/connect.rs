@@ -1,0 +1,164 @@
+//! The connection: waiting for NATS at start, reconnecting for ever, and saying so in the log.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, ConnectErrorKind, Event};
+
+use super::NatsOptions;
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between attempts while NATS is away at start.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between attempts to reconnect. Every client of the pool is back this soon after its server,
+/// which is what [`super::RECONNECT_SETTLE`] counts on.
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How often a wait for NATS is logged.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// What can go wrong on the bus.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// A flag or variable that cannot be used.
+    #[error("{flag}: {reason}")]
+    Options {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+    /// The server is there and does not let us in, or TLS fails.
+    #[error("NATS at {url} refuses the connection: {source}; check the credentials and certificates")]
+    Refused {
+        /// The servers.
+        url: String,
+        /// What the client library says.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// A subscription could not be made.
+    #[error("cannot subscribe to {subject}: {reason}")]
+    Subscribe {
+        /// The subject.
+        subject: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// A message could not be handed to the client.
+    #[error("cannot publish on {subject}: {reason}")]
+    Publish {
+        /// The subject.
+        subject: String,
+        /// What the client library says.
+        reason: String,
+    },
+    /// A message is larger than the server takes.
+    #[error("{bytes} bytes for {subject}: the server takes at most {limit}")]
+    TooLarge {
+        /// The subject.
+        subject: String,
+        /// Size of the body in bytes.
+        bytes: usize,
+        /// The server's limit in bytes.
+        limit: usize,
+    },
+}
+
+/// Connects, waiting for as long as NATS is away, and logging that every few seconds.
+///
+/// # Errors
+/// [`BusError::Options`] for what can never work; [`BusError::Refused`] when the server answers and says no.
+pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, BusError> {
+    let servers = options.servers()?;
+    let mut logged: Option<Instant> = None;
+    loop {
+        let error = match attempt(options, name, servers.clone()).await? {
+            Ok(client) => {
+                tracing::info!(url = %options.nats_url, "connected to NATS");
+                return Ok(client);
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {}
+            ConnectErrorKind::ServerParse
+            | ConnectErrorKind::Authentication
+            | ConnectErrorKind::AuthorizationViolation
+            | ConnectErrorKind::Tls
+            | ConnectErrorKind::MaxReconnects => {
+                return Err(BusError::Refused { url: options.nats_url.clone(), source: error });
+            }
+        }
+        if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            tracing::warn!(url = %options.nats_url, %error, "NATS is away; waiting for it");
+            logged = Some(Instant::now());
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn attempt(
+    options: &NatsOptions,
+    name: &str,
+    servers: Vec<async_nats::ServerAddr>,
+) -> Result<Result<Client, async_nats::ConnectError>, BusError> {
+    let quiet = std::sync::Arc::new(Mutex::new(None::<Instant>));
+    let options = options
+        .to_connect_options()
+        .await?
+        .name(name)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .reconnect_delay_callback(reconnect_pause)
+        .event_callback(move |event| {
+            log_event(&event, &quiet);
+            std::future::ready(())
+        });
+    Ok(options.connect(servers).await)
+}
+
+/// No pause before the first attempt, then doubling from 20 ms.
+fn reconnect_pause(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(2)).unwrap_or(u32::MAX).min(8);
+    if attempts <= 1 {
+        Duration::ZERO
+    } else {
+        (Duration::from_millis(20) * 2u32.pow(doublings)).min(MAX_RECONNECT_PAUSE)
+    }
+}
+
+/// `last_failure` is when a failed attempt was logged: there are several a second while a server is away.
+fn log_event(event: &Event, last_failure: &Mutex<Option<Instant>>) {
+    match event {
+        Event::Connected => tracing::info!("NATS: connected"),
+        Event::Disconnected => tracing::warn!("NATS: disconnected; reconnecting, events are kept until then"),
+        Event::LameDuckMode => tracing::warn!("NATS: the server is about to shut down (lame duck)"),
+        Event::Draining => tracing::debug!("NATS: draining"),
+        Event::Closed => tracing::info!("NATS: closed"),
+        Event::SlowConsumer(id) => {
+            tracing::error!(subscription = id, "NATS: messages were dropped (slow consumer)")
+        }
+        Event::ServerError(error) => tracing::error!(%error, "NATS: the server reports an error"),
+        Event::ClientError(error) => {
+            let mut last = last_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if last.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+                tracing::warn!(%error, "NATS: still away");
+                *last = Some(Instant::now());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_back_half_a_second_after_its_server() {
+        assert_eq!(reconnect_pause(1), Duration::ZERO);
+        assert_eq!(reconnect_pause(2), Duration::from_millis(20));
+        assert_eq!(reconnect_pause(usize::MAX), MAX_RECONNECT_PAUSE);
+    }
+}

@@ -1,0 +1,245 @@
+//! What can go wrong with the store, said so that a reader knows which object and why.
+
+use std::{error::Error as _, path::PathBuf};
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+use super::Key;
+use crate::contract::ErrorCode;
+
+/// The longest part of a server's answer that is repeated in a message, in characters.
+const MAX_CAUSE: usize = 300;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The URL names no store that we know.
+    #[error("--store-url: {reason}; a folder, file:///absolute, s3://bucket/prefix or memory:// is expected")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The S3 client cannot be built from the environment.
+    #[error("the S3 client cannot be set up from the AWS_* variables: {source}")]
+    Setup {
+        /// What object_store says.
+        source: object_store::Error,
+    },
+    /// The folder of a file store cannot be made or opened.
+    #[error("the store's folder {} cannot be used: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A start found that the store cannot be used.
+    #[error("the store {location} cannot be used: {source}; {hint}")]
+    Check {
+        /// The store's URL.
+        location: String,
+        /// What was tried and failed.
+        source: Box<StorageError>,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A client named a key that is not allowed.
+    #[error("object key `{key}` is not allowed: {reason}")]
+    Reference {
+        /// The key as sent.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such object.
+    #[error("there is no object `{key}`")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// The object is larger than the reader takes.
+    #[error("object `{key}` has {bytes} bytes, at most {limit} are taken")]
+    TooLarge {
+        /// The key.
+        key: String,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The most that is taken, in bytes.
+        limit: u64,
+    },
+    /// The bucket is missing.
+    #[error("{action} object `{key}`: NoSuchBucket: the bucket `{bucket}` does not exist")]
+    NoSuchBucket {
+        /// What was done.
+        action: Action,
+        /// The key.
+        key: String,
+        /// The bucket.
+        bucket: String,
+    },
+    /// The credentials are wrong or may not do this.
+    #[error("{action} object `{key}`: {cause}")]
+    Denied {
+        /// What was done.
+        action: Action,
+        /// The key.
+        key: String,
+        /// Status and the server's own code and words.
+        cause: String,
+    },
+    /// No connection to the store.
+    #[error("{action} object `{key}`: cannot connect: {cause}")]
+    Unreachable {
+        /// What was done.
+        action: Action,
+        /// The key.
+        key: String,
+        /// What the network says.
+        cause: String,
+    },
+    /// It took longer than `--store-timeout`, retries included.
+    #[error("{action} object `{key}`: no success within {seconds} s")]
+    TimedOut {
+        /// What was done.
+        action: Action,
+        /// The key.
+        key: String,
+        /// The time that it had.
+        seconds: f64,
+    },
+    /// Anything else that the store answered, after the retries.
+    #[error("{action} object `{key}`: {cause}")]
+    Failed {
+        /// What was done.
+        action: Action,
+        /// The key.
+        key: String,
+        /// Status and the server's own code and words, or the system's.
+        cause: String,
+        /// What object_store says.
+        source: object_store::Error,
+    },
+    /// An object is there and is not what it should be.
+    #[error("object `{key}` cannot be read: {reason}")]
+    Malformed {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What was being done to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A put.
+    Write,
+    /// A get.
+    Read,
+    /// A presigned URL being made.
+    Sign,
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Write => "writing",
+            Self::Read => "reading",
+            Self::Sign => "signing a URL of",
+        })
+    }
+}
+
+impl StorageError {
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Reference { .. } => ErrorCode::InvalidRequest,
+            Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
+            Self::Url { .. }
+            | Self::Setup { .. }
+            | Self::Folder { .. }
+            | Self::Check { .. }
+            | Self::NotFound { .. }
+            | Self::NoSuchBucket { .. }
+            | Self::Denied { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Failed { .. }
+            | Self::Malformed { .. } => ErrorCode::Storage,
+        }
+    }
+
+    /// What whoever runs the process should look at.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::Denied { .. } => {
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the bucket's policy"
+            }
+            Self::NoSuchBucket { .. } => "create the bucket or correct --store-url",
+            Self::Unreachable { .. } | Self::TimedOut { .. } => {
+                "check AWS_ENDPOINT_URL and that the store is up"
+            }
+            _ => "check --store-url and the AWS_* variables",
+        }
+    }
+
+    /// Sorts out what object_store says of `key`. `bucket` is empty for a store without buckets.
+    pub(super) fn of(action: Action, key: &Key, bucket: &str, source: object_store::Error) -> Self {
+        let cause = cause(&source);
+        let key = key.path();
+        match &source {
+            _ if cause.contains("NoSuchBucket") => {
+                Self::NoSuchBucket { action, key, bucket: bucket.to_owned() }
+            }
+            object_store::Error::NotFound { .. } => Self::NotFound { key },
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
+                if !bucket.is_empty() =>
+            {
+                Self::Denied { action, key, cause }
+            }
+            _ => match http_kind(&source) {
+                Some(HttpErrorKind::Connect) => Self::Unreachable { action, key, cause },
+                _ => Self::Failed { action, key, cause, source },
+            },
+        }
+    }
+}
+
+fn http_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
+    let mut next = error.source();
+    while let Some(error) = next {
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return Some(http.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The innermost error, which says the status and the server's answer; of an XML answer its code and message only.
+fn cause(error: &object_store::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
+    }
+    let text = innermost.to_string();
+    let text = text.strip_prefix("Server returned non-2xx status code: ").unwrap_or(&text);
+    let short = match (text.split_once(": <"), tag(text, "Code")) {
+        (Some((status, _)), Some(code)) => match tag(text, "Message") {
+            Some(message) => format!("{status}: {code}: {message}"),
+            None => format!("{status}: {code}"),
+        },
+        _ => text.trim_end_matches([':', ' ', '\n']).to_owned(),
+    };
+    if short.chars().count() > MAX_CAUSE {
+        short.chars().take(MAX_CAUSE).chain("...".chars()).collect()
+    } else {
+        short
+    }
+}
+
+fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}

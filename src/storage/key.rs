@@ -1,0 +1,156 @@
+//! Typed keys: every path in the store is built here, so that none can leave it.
+
+use sha2::{Digest, Sha256};
+
+use super::StorageError;
+use crate::contract::{JobId, OutputFormat};
+
+/// The longest key that a client may name, in characters.
+const MAX_REFERENCE: usize = 512;
+
+/// An object's place in the store, below the store's own prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// `jobs/<job>/<index>.<ext>`: a picture of a job.
+    Image {
+        /// The job.
+        job: JobId,
+        /// Which of its pictures, from 0.
+        index: u32,
+        /// How it is encoded, which gives the extension.
+        format: OutputFormat,
+    },
+    /// `jobs/<job>/result.json`: written last, its presence means that the job is done.
+    Result {
+        /// The job.
+        job: JobId,
+    },
+    /// `inputs/<sha256>`: an uploaded input, named by its content.
+    Input {
+        /// SHA-256 of the bytes.
+        sha256: ContentHash,
+    },
+    /// What a client named by `object:<key>`.
+    Reference(Reference),
+    /// `store-check.txt`: what a start writes and reads to see that the store can be used.
+    Check,
+}
+
+/// SHA-256 in lower-case hexadecimal. Made from bytes only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContentHash(String);
+
+/// A key that a client named: below `inputs/` or `jobs/`, of characters that no store reads as a way out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reference(String);
+
+impl Key {
+    /// The key of an input with these bytes.
+    pub fn input(bytes: &[u8]) -> Self {
+        Self::Input { sha256: ContentHash(crate::contract::hex(&Sha256::digest(bytes))) }
+    }
+
+    /// Checks the key of an `object:<key>` input (without the `object:`).
+    ///
+    /// # Errors
+    /// [`StorageError::Reference`] unless it is `inputs/...` or `jobs/...`, of segments of `A-Z a-z 0-9 - _ .`
+    /// that are neither empty nor begin with a dot, 512 characters at most.
+    pub fn parse_reference(text: &str) -> Result<Self, StorageError> {
+        let refuse = |reason: &str| {
+            let key = text.chars().take(MAX_REFERENCE).collect();
+            Err(StorageError::Reference { key, reason: reason.into() })
+        };
+        if text.len() > MAX_REFERENCE {
+            return refuse("it is longer than 512 characters");
+        }
+        let mut segments = text.split('/');
+        if !matches!(segments.next(), Some("inputs" | "jobs")) {
+            return refuse("only keys below inputs/ and jobs/ may be named");
+        }
+        let mut rest = segments.peekable();
+        if rest.peek().is_none() {
+            return refuse("it names no object");
+        }
+        for segment in rest {
+            if segment.is_empty() || segment.starts_with('.') {
+                return refuse("a segment is empty or begins with a dot");
+            }
+            if !segment.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
+                return refuse("only A-Z a-z 0-9 - _ . and / are allowed");
+            }
+        }
+        Ok(Self::Reference(Reference(text.to_owned())))
+    }
+
+    /// The path below the store's prefix.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Image { job, index, format } => format!("jobs/{job}/{index}.{}", format.extension()),
+            Self::Result { job } => format!("jobs/{job}/result.json"),
+            Self::Input { sha256 } => format!("inputs/{}", sha256.0),
+            Self::Reference(reference) => reference.0.clone(),
+            Self::Check => "store-check.txt".into(),
+        }
+    }
+
+    /// The job that an object belongs to; it is written into the object's metadata.
+    pub fn job(&self) -> Option<&JobId> {
+        match self {
+            Self::Image { job, .. } | Self::Result { job } => Some(job),
+            Self::Input { .. } | Self::Reference(_) | Self::Check => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.path())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_built_from_its_parts() {
+        let job = JobId::new("j1").unwrap();
+        let image = Key::Image { job: job.clone(), index: 3, format: OutputFormat::Jpeg };
+        assert_eq!(image.path(), "jobs/j1/3.jpg");
+        assert_eq!(Key::Result { job }.path(), "jobs/j1/result.json");
+        let empty = "inputs/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Key::input(b"").path(), empty);
+        assert_eq!(Key::parse_reference(empty).unwrap().path(), empty);
+    }
+
+    #[test]
+    fn a_reference_cannot_leave_inputs_and_jobs() {
+        for good in ["inputs/a", "jobs/j1/0.png", "inputs/2026/cat.v2.png"] {
+            assert!(Key::parse_reference(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/",
+            "inputs",
+            "inputs/",
+            "/inputs/a",
+            "inputs//a",
+            "inputs/../a",
+            "inputs/..",
+            "inputs/./a",
+            "inputs/.hidden",
+            "inputs/a\\..\\b",
+            "inputs/%2e%2e/a",
+            "inputs/a b",
+            "inputs/a\0",
+            "inputs/ä",
+            "other/a",
+            "../inputs/a",
+            "jobs/../../etc/passwd",
+            &format!("inputs/{}", "x".repeat(512)),
+        ] {
+            let error = Key::parse_reference(bad).unwrap_err();
+            assert!(matches!(error, StorageError::Reference { .. }), "{bad:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The object store: typed keys, pictures, results and inputs, over S3, a folder or memory.
+//!
+//! Writes overwrite: keys are determined by the job, so a second write of the same job is the same object,
+//! and a write whose answer was lost may simply be repeated.
+
+mod backend;
+mod error;
+mod key;
+mod options;
+mod result;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use object_store::{
+    Attribute, Attributes, ObjectStore, ObjectStoreExt, PutOptions,
+    path::Path,
+    signer::{Method, Signer},
+};
+use url::Url;
+
+use backend::{Backend, Opened};
+
+pub use error::{Action, StorageError};
+pub use key::{ContentHash, Key, Reference};
+pub use options::{DEFAULT_PRESIGN_TTL, DEFAULT_STORE_TIMEOUT, MAX_PRESIGN_TTL, StoreOptions};
+pub use result::StoredResult;
+
+/// What a start writes and reads back.
+const CHECK_TEXT: &[u8] = b"sd-worker-rbee writes this at start to see that the store can be used.\n";
+
+/// The object store. Cheap to clone; clones share connections (and, of `memory://`, the objects).
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    opened: Opened,
+    presign_ttl: Duration,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Store {
+    /// The location only: clients hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.location()).finish()
+    }
+}
+
+impl Store {
+    /// Opens the store that `options` name, S3 with the `AWS_*` variables of the environment. A folder is created.
+    /// Nothing is sent yet: see [`Store::check`].
+    pub fn open(options: &StoreOptions) -> Result<Self, StorageError> {
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self::open_with(options, std::env::vars_os().filter_map(utf8))
+    }
+
+    /// As [`Store::open`], with these variables in place of the environment's.
+    pub fn open_with(
+        options: &StoreOptions,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, StorageError> {
+        let opened = backend::open(options, environment)?;
+        let inner = Inner { opened, presign_ttl: options.presign_ttl, timeout: options.store_timeout };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What the store is called in messages: its URL or folder.
+    pub fn location(&self) -> &str {
+        &self.inner.opened.location
+    }
+
+    /// Writes one small object and reads it back, which needs exactly the rights that jobs need: a wrong secret,
+    /// a missing bucket or a folder that cannot be written is found at start and not by the first job.
+    ///
+    /// # Errors
+    /// [`StorageError::Check`], which says what to do.
+    pub async fn check(&self) -> Result<(), StorageError> {
+        let tried = async {
+            self.put(&Key::Check, Bytes::from_static(CHECK_TEXT), "text/plain").await?;
+            let read = self.get(&Key::Check, CHECK_TEXT.len() as u64).await?;
+            if read != CHECK_TEXT {
+                let reason = "it is not what was written".into();
+                return Err(StorageError::Malformed { key: Key::Check.path(), reason });
+            }
+            Ok(())
+        };
+        tried.await.map_err(|source: StorageError| StorageError::Check {
+            location: self.location().to_owned(),
+            hint: source.hint(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Writes an object, over an earlier one if there is one. On S3 it carries the media type, and the job's id
+    /// as metadata `job-id`; a folder keeps neither. Readers see the old object or the new one, never a part.
+    pub async fn put(&self, key: &Key, bytes: Bytes, content_type: &str) -> Result<(), StorageError> {
+        let mut options = PutOptions::default();
+        // LocalFileSystem refuses a put with attributes.
+        if !matches!(self.backend(), Backend::File { .. }) {
+            let mut attributes = Attributes::new();
+            attributes.insert(Attribute::ContentType, content_type.to_owned().into());
+            if let Some(job) = key.job() {
+                attributes.insert(Attribute::Metadata("job-id".into()), job.as_str().to_owned().into());
+            }
+            options.attributes = attributes;
+        }
+        let path = self.path(key);
+        let put = self.store().put_opts(&path, bytes.into(), options);
+        self.bounded(Action::Write, key, put).await.map(drop)
+    }
+
+    /// Reads an object of at most `max_bytes`; its size is checked before its body is read.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], or why the store gave nothing.
+    pub async fn get(&self, key: &Key, max_bytes: u64) -> Result<Bytes, StorageError> {
+        let path = self.path(key);
+        let read = async {
+            let found = self.store().get(&path).await?;
+            let bytes = found.meta.size;
+            if bytes > max_bytes {
+                return Ok(Err(StorageError::TooLarge { key: key.path(), bytes, limit: max_bytes }));
+            }
+            found.bytes().await.map(Ok)
+        };
+        self.bounded(Action::Read, key, read).await?
+    }
+
+    /// As [`Store::get`]; `None` when there is no such object.
+    pub async fn find(&self, key: &Key, max_bytes: u64) -> Result<Option<Bytes>, StorageError> {
+        match self.get(key, max_bytes).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StorageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is such an object.
+    pub async fn contains(&self, key: &Key) -> Result<bool, StorageError> {
+        let path = self.path(key);
+        match self.bounded(Action::Read, key, self.store().head(&path)).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a reader can fetch it: a presigned GET on S3 (good for `--presign-ttl`), `file:///absolute` of a folder,
+    /// `memory:///key` of memory. The object need not exist.
+    pub async fn url(&self, key: &Key) -> Result<String, StorageError> {
+        let path = self.path(key);
+        match self.backend() {
+            Backend::S3 { reader, .. } => {
+                let sign = reader.signed_url(Method::GET, &path, self.inner.presign_ttl);
+                Ok(self.bounded(Action::Sign, key, sign).await?.into())
+            }
+            Backend::File { store } => {
+                let file = store
+                    .path_to_filesystem(&path)
+                    .map_err(|source| StorageError::of(Action::Sign, key, "", source))?;
+                let url = Url::from_file_path(file).expect("the store's folder is absolute");
+                Ok(url.into())
+            }
+            Backend::Memory { .. } => Ok(format!("memory:///{path}")),
+        }
+    }
+
+    fn backend(&self) -> &Backend {
+        &self.inner.opened.backend
+    }
+
+    fn store(&self) -> &dyn ObjectStore {
+        self.backend().store()
+    }
+
+    fn path(&self, key: &Key) -> Path {
+        self.inner.opened.prefix.parts().chain(Path::from(key.path()).parts()).collect()
+    }
+
+    async fn bounded<T>(
+        &self,
+        action: Action,
+        key: &Key,
+        work: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<T, StorageError> {
+        match tokio::time::timeout(self.inner.timeout, work).await {
+            Ok(done) => done.map_err(|source| StorageError::of(action, key, self.backend().bucket(), source)),
+            Err(_) => {
+                let seconds = self.inner.timeout.as_secs_f64();
+                Err(StorageError::TimedOut { action, key: key.path(), seconds })
+            }
+        }
+    }
+}
