@@ -8,6 +8,8 @@ pub mod contract;
 #[cfg(feature = "bus")]
 pub mod http;
 pub mod logging;
+#[cfg(feature = "queen")]
+pub mod queen;
 #[cfg(feature = "bus")]
 pub mod storage;
 pub mod units;
