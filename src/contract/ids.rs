@@ -1,8 +1,8 @@
 //! Identifiers: valid once built, so that a subject or a store key made of one cannot be abused.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::ContractError;
@@ -18,10 +18,9 @@ fn check(field: &str, value: &str) -> Result<(), ContractError> {
         ));
     }
     match value.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
-        Some(bad) => Err(ContractError::field(
-            field,
-            format!("{bad:?} is not allowed; only A-Z a-z 0-9 - _ are"),
-        )),
+        Some(bad) => {
+            Err(ContractError::field(field, format!("{bad:?} is not allowed; only A-Z a-z 0-9 - _ are")))
+        }
         None => Ok(()),
     }
 }
@@ -29,10 +28,23 @@ fn check(field: &str, value: &str) -> Result<(), ContractError> {
 macro_rules! identifier {
     ($(#[$meta:meta])* $name:ident, $field:literal) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        #[schemars(transparent)]
-        pub struct $name(#[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,128}$"))] String);
+        pub struct $name(String);
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$" })
+            }
+        }
 
         impl $name {
             /// Checks the characters and the length (1..=128 of `A-Z a-z 0-9 - _`).

@@ -208,9 +208,17 @@ impl Job {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, least: T, most: T) -> Result<T, ContractError> {
+fn within<T: PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<T, ContractError> {
     if value < least || value > most {
-        return Err(ContractError::field(field, format!("{value} is out of bounds; {least} to {most} are allowed")));
+        return Err(ContractError::field(
+            field,
+            format!("{value} is out of bounds; {least} to {most} are allowed"),
+        ));
     }
     Ok(value)
 }
@@ -238,7 +246,10 @@ fn strength(value: Option<f64>, default: f64) -> Result<f64, ContractError> {
     if value > 0.0 && value <= 1.0 {
         return Ok(value);
     }
-    Err(ContractError::field("strength", format!("{value} is out of bounds; above 0 and at most 1 is allowed")))
+    Err(ContractError::field(
+        "strength",
+        format!("{value} is out of bounds; above 0 and at most 1 is allowed"),
+    ))
 }
 
 fn side(field: &str, value: u32) -> Result<u32, ContractError> {
@@ -299,7 +310,10 @@ fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractE
 
 fn loras(loras: Vec<super::Lora>) -> Result<Vec<LoraRef>, ContractError> {
     if loras.len() > MAX_LORAS {
-        return Err(ContractError::field("loras", format!("{} of them; at most {MAX_LORAS} are allowed", loras.len())));
+        return Err(ContractError::field(
+            "loras",
+            format!("{} of them; at most {MAX_LORAS} are allowed", loras.len()),
+        ));
     }
     loras
         .into_iter()

@@ -294,10 +294,7 @@ fn seed_of(id: &JobId) -> u64 {
     u64::from_le_bytes(*head) % RANDOM_SEED_BELOW
 }
 
-fn tagged_capability(
-    implied: Option<Capability>,
-    tag: Option<Value>,
-) -> Result<Capability, ContractError> {
+fn tagged_capability(implied: Option<Capability>, tag: Option<Value>) -> Result<Capability, ContractError> {
     let known = "image_generation, image_transform, image_inpaint";
     let tagged = match tag {
         None => None,
@@ -402,16 +399,21 @@ mod tests {
 
     #[test]
     fn the_fingerprint_sees_the_picture_and_not_the_route() {
-        let parse = |text: &str| Operation::parse(Some(Capability::Generate), text.as_bytes()).unwrap().fingerprint();
+        let parse =
+            |text: &str| Operation::parse(Some(Capability::Generate), text.as_bytes()).unwrap().fingerprint();
         let plain = parse(r#"{"prompt":"a","job_id":"j"}"#);
-        assert_eq!(plain, parse(r#"{"job_id":"j","prompt":"a","worker_id":"w","stream":false,"deadline_ms":5}"#));
+        assert_eq!(
+            plain,
+            parse(r#"{"job_id":"j","prompt":"a","worker_id":"w","stream":false,"deadline_ms":5}"#)
+        );
         assert_ne!(plain, parse(r#"{"prompt":"b","job_id":"j"}"#));
         assert_ne!(plain, parse(r#"{"prompt":"a","job_id":"j","seed":1}"#));
     }
 
     #[test]
     fn an_operation_is_read_back_as_it_was_written() {
-        let body = br#"{"prompt":"a","steps":3,"seed":18446744073709551615,"loras":[{"path":"x","strength":0.5}]}"#;
+        let body =
+            br#"{"prompt":"a","steps":3,"seed":18446744073709551615,"loras":[{"path":"x","strength":0.5}]}"#;
         let operation = Operation::parse(Some(Capability::Generate), body).unwrap();
         assert_eq!(Operation::parse(None, &operation.to_json()).unwrap(), operation);
     }

@@ -1,0 +1,59 @@
+# Shared by the scripts here: what they need on a machine, and how they start and stop servers. Sourced, not run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+# Debian puts nats-server where a user's PATH does not reach.
+PATH="$PATH:/usr/sbin:/usr/local/sbin"
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "$*"
+  exit 1
+}
+
+# part NAME COMMAND...: runs it and says how long it took.
+part() {
+  local name=$1 start=$SECONDS
+  shift
+  say "== $name"
+  "$@"
+  say "== $name: $((SECONDS - start)) s"
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# apt_install PACKAGE: true when apt is there and has put it in.
+apt_install() {
+  command -v apt-get >/dev/null || return 1
+  [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || return 1
+  say "installing $1 with apt"
+  as_root apt-get install -y -qq "$1" </dev/null >/dev/null 2>&1 && return 0
+  as_root apt-get update -qq </dev/null >/dev/null && as_root apt-get install -y -qq "$1" </dev/null >/dev/null
+}
+
+need_cargo() {
+  command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
+}
+
+need_nats_server() {
+  command -v nats-server >/dev/null || apt_install nats-server || true
+  command -v nats-server >/dev/null ||
+    die "nats-server is missing: install it from https://github.com/nats-io/nats-server/releases (or: brew install nats-server)"
+}
+
+# The folder that cargo builds into, wherever it was told to.
+target_folder() {
+  cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# free_port PREFERRED: that port of 127.0.0.1 if nobody answers there, else another.
+free_port() {
+  local port=$1
+  while answers "$port"; do port=$((20000 + RANDOM % 40000)); done
+  echo "$port"
+}

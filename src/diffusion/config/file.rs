@@ -1,0 +1,174 @@
+//! One JSON configuration file, read key by key so that every error names file, key, expected and found.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::Activation;
+use crate::diffusion::DiffusionError;
+
+/// The largest integer that a configuration may hold: more is damage, not a model.
+const MAX_INTEGER: u64 = 1 << 20;
+
+/// A JSON object and where it is from.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    values: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Reads a file that holds one JSON object.
+    pub fn read(path: &Path) -> Result<Self, DiffusionError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| DiffusionError::Read { file: path.to_owned(), source })?;
+        let json = |reason: String| DiffusionError::Json { file: path.to_owned(), reason };
+        match serde_json::from_str(&text) {
+            Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values }),
+            Ok(_) => Err(json("it holds another JSON value".into())),
+            Err(error) => Err(json(error.to_string())),
+        }
+    }
+
+    /// The value of a key; none when it is missing or null.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The error that a key's value cannot be used.
+    pub fn unusable(&self, key: &str, expected: &str, found: impl ToString) -> DiffusionError {
+        DiffusionError::Config {
+            file: self.path.clone(),
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_string(),
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> DiffusionError {
+        self.unusable(key, expected, self.value(key).map_or("none".to_owned(), Value::to_string))
+    }
+
+    /// A text that must be there.
+    pub fn text(&self, key: &str) -> Result<&str, DiffusionError> {
+        self.value(key).and_then(Value::as_str).ok_or_else(|| self.wrong(key, "a text"))
+    }
+
+    /// A text, or what is meant when it is missing.
+    pub fn text_or<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str, DiffusionError> {
+        if self.value(key).is_none() { Ok(default) } else { self.text(key) }
+    }
+
+    /// A positive integer that must be there.
+    pub fn integer(&self, key: &str) -> Result<usize, DiffusionError> {
+        self.value(key).and_then(positive).ok_or_else(|| self.wrong(key, "a positive integer"))
+    }
+
+    /// A positive integer, or what is meant when it is missing.
+    pub fn integer_or(&self, key: &str, default: usize) -> Result<usize, DiffusionError> {
+        if self.value(key).is_none() { Ok(default) } else { self.integer(key) }
+    }
+
+    /// An integer from 0, or what is meant when it is missing.
+    pub fn natural_or(&self, key: &str, default: usize) -> Result<usize, DiffusionError> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            Some(_) => self.integer(key),
+        }
+    }
+
+    /// A finite number, or what is meant when it is missing.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64, DiffusionError> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(value) => {
+                value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| self.wrong(key, "a number"))
+            }
+        }
+    }
+
+    /// A truth value, or what is meant when it is missing.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, DiffusionError> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// A list of positive integers, not empty.
+    pub fn integers(&self, key: &str) -> Result<Vec<usize>, DiffusionError> {
+        let list: Option<Vec<usize>> =
+            self.value(key).and_then(Value::as_array).and_then(|list| list.iter().map(positive).collect());
+        list.filter(|list| !list.is_empty()).ok_or_else(|| self.wrong(key, "a list of positive integers"))
+    }
+
+    /// One positive integer for all of `blocks`, or a list with one for each.
+    pub fn per_block(&self, key: &str, default: usize, blocks: usize) -> Result<Vec<usize>, DiffusionError> {
+        match self.value(key) {
+            Some(Value::Array(_)) => {
+                let list = self.integers(key)?;
+                if list.len() == blocks {
+                    Ok(list)
+                } else {
+                    Err(self.wrong(key, &format!("one number for each of the {blocks} blocks")))
+                }
+            }
+            _ => Ok(vec![self.integer_or(key, default)?; blocks]),
+        }
+    }
+
+    /// A list of names out of `known`, as positions in `known`.
+    pub fn names(&self, key: &str, known: &[&str]) -> Result<Vec<usize>, DiffusionError> {
+        let expected = || format!("names out of {}", known.join(", "));
+        let list = self.value(key).and_then(Value::as_array).ok_or_else(|| self.wrong(key, &expected()))?;
+        let position = |value: &Value| {
+            let name = value.as_str();
+            known
+                .iter()
+                .position(|known| Some(*known) == name)
+                .ok_or_else(|| self.unusable(key, &expected(), value))
+        };
+        list.iter().map(position).collect()
+    }
+
+    /// One name out of `known`, as a position in `known`, or that of `default` when it is missing.
+    pub fn name_or(&self, key: &str, known: &[&str], default: usize) -> Result<usize, DiffusionError> {
+        if self.value(key).is_none() {
+            return Ok(default);
+        }
+        let name = self.text(key)?;
+        known
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| self.unusable(key, &format!("one of {}", known.join(", ")), name))
+    }
+
+    /// An activation function, or `default` when it is missing.
+    pub fn activation_or(&self, key: &str, default: &str) -> Result<Activation, DiffusionError> {
+        match self.text_or(key, default)?.to_ascii_lowercase().as_str() {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" => Ok(Activation::GeluErf),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            "quick_gelu" => Ok(Activation::QuickGelu),
+            _ => Err(self.wrong(key, "one of silu, swish, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu")),
+        }
+    }
+
+    /// Refuses a key that is set to anything but `allowed`: it names a variant that is not computed here.
+    pub fn only(&self, key: &str, allowed: &[Value]) -> Result<(), DiffusionError> {
+        match self.value(key) {
+            Some(value) if !allowed.contains(value) => {
+                let mut expected: Vec<String> = allowed.iter().map(Value::to_string).collect();
+                expected.push("null".into());
+                Err(self.wrong(key, &expected.join(" or ")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn positive(value: &Value) -> Option<usize> {
+    let number = value.as_u64().filter(|number| (1..=MAX_INTEGER).contains(number))?;
+    usize::try_from(number).ok()
+}

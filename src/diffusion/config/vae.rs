@@ -1,0 +1,76 @@
+//! `vae/config.json` of an AutoencoderKL.
+
+use super::{Activation, ConfigFile};
+use crate::diffusion::DiffusionError;
+
+/// What the autoencoder is made of. Lists have one entry per encoder block, from the picture inwards.
+#[derive(Debug, Clone)]
+pub struct VaeConfig {
+    /// Channels of a latent.
+    pub latent_channels: usize,
+    /// Channels of each block.
+    pub block_out_channels: Vec<usize>,
+    /// Residual layers of each encoder block; a decoder block has one more.
+    pub layers_per_block: usize,
+    /// Groups of every GroupNorm.
+    pub norm_num_groups: usize,
+    /// Activation of the residual blocks.
+    pub activation: Activation,
+    /// Latents times this have about unit variance.
+    pub scaling_factor: f64,
+    /// Subtracted from latents before scaling.
+    pub shift_factor: f64,
+    /// A 1x1 convolution after the encoder.
+    pub use_quant_conv: bool,
+    /// A 1x1 convolution before the decoder.
+    pub use_post_quant_conv: bool,
+    /// Attention in the middle blocks.
+    pub mid_block_add_attention: bool,
+}
+
+impl VaeConfig {
+    /// Reads and checks the configuration.
+    pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
+        let block_out_channels = file.integers("block_out_channels")?;
+        let blocks = block_out_channels.len();
+        for (key, known) in
+            [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")]
+        {
+            let found = file.names(key, &[known])?.len();
+            if found != blocks {
+                let expected = format!("{blocks} blocks, as many as in block_out_channels");
+                return Err(file.unusable(key, &expected, found));
+            }
+        }
+        file.only("in_channels", &[3.into()])?;
+        file.only("out_channels", &[3.into()])?;
+        file.only("latents_mean", &[])?;
+        file.only("latents_std", &[])?;
+        let norm_num_groups = file.integer_or("norm_num_groups", 32)?;
+        if let Some(channels) = block_out_channels.iter().find(|channels| *channels % norm_num_groups != 0) {
+            let expected = format!("a divisor of block_out_channels {channels}");
+            return Err(file.unusable("norm_num_groups", &expected, norm_num_groups));
+        }
+        let scaling_factor = file.number_or("scaling_factor", 0.18215)?;
+        if scaling_factor <= 0.0 {
+            return Err(file.unusable("scaling_factor", "a positive number", scaling_factor));
+        }
+        Ok(Self {
+            latent_channels: file.integer_or("latent_channels", 4)?,
+            block_out_channels,
+            layers_per_block: file.integer_or("layers_per_block", 1)?,
+            norm_num_groups,
+            activation: file.activation_or("act_fn", "silu")?,
+            scaling_factor,
+            shift_factor: file.number_or("shift_factor", 0.0)?,
+            use_quant_conv: file.flag_or("use_quant_conv", true)?,
+            use_post_quant_conv: file.flag_or("use_post_quant_conv", true)?,
+            mid_block_add_attention: file.flag_or("mid_block_add_attention", true)?,
+        })
+    }
+
+    /// Pixels per latent along a side.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}

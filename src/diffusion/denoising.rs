@@ -1,0 +1,161 @@
+//! One picture between two steps.
+
+use candle_core::Tensor;
+use image::{GrayImage, RgbImage};
+
+use super::{
+    DiffusionError,
+    noise::TorchRng,
+    picture,
+    schedulers::{Scheduler, SchedulerKind},
+};
+
+/// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
+/// together and each goes on from where it is.
+pub struct Denoising {
+    pub(super) kind: SchedulerKind,
+    pub(super) scheduler: Box<dyn Scheduler>,
+    pub(super) rng: TorchRng,
+    /// `[channels, height, width]` in the scheduler's scale.
+    pub(super) latents: Vec<f32>,
+    /// The clean latents that the last prediction implies, for previews.
+    pub(super) clean: Vec<f32>,
+    /// Latent channels, height, width.
+    pub(super) shape: (usize, usize, usize),
+    /// `[1, tokens, width]`, or `[2, tokens, width]` with the negative prompt first.
+    pub(super) text: Tensor,
+    pub(super) guidance_scale: f32,
+    /// The first step of the schedule that is run.
+    pub(super) first: usize,
+    /// Steps run.
+    pub(super) done: usize,
+    pub(super) inpaint: Inpaint,
+    pub(super) restore: Option<Restore>,
+    /// Width and height of the picture wanted; the latents may be of a padded one.
+    pub(super) size: (u32, u32),
+    pub(super) warnings: Vec<String>,
+    pub(super) finite: bool,
+}
+
+/// How what is kept reaches the latents.
+pub(super) enum Inpaint {
+    /// Nothing is kept.
+    None,
+    /// Kept latents are put back after each step, noised as the step asks.
+    Blend {
+        /// `[height, width]`, 1 where drawn anew.
+        mask: Vec<f32>,
+        /// The input's latents.
+        clean: Vec<f32>,
+        /// The noise of the beginning.
+        noise: Vec<f32>,
+    },
+    /// Mask and masked picture's latents as further input channels.
+    Channels(Vec<f32>),
+}
+
+/// What is copied back into the finished picture.
+pub(super) struct Restore {
+    pub image: RgbImage,
+    pub mask: GrayImage,
+}
+
+impl Denoising {
+    /// Steps done.
+    pub fn step(&self) -> u32 {
+        self.done as u32
+    }
+
+    /// Steps in all: fewer than asked for when a strength below 1 skips the first.
+    pub fn total(&self) -> u32 {
+        (self.scheduler.timesteps().len() - self.first) as u32
+    }
+
+    /// No step is left, or the latents are no longer finite (which `finish` reports).
+    pub fn is_done(&self) -> bool {
+        !self.finite || self.step() >= self.total()
+    }
+
+    /// What the requester should know, for example that a prompt was cut.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The contract's name of the scheduler in use.
+    pub fn scheduler_name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// The current latents, `[channels, height, width]`, for tests and tools.
+    pub fn latents(&self) -> &[f32] {
+        &self.latents
+    }
+
+    /// Samples that one step puts through the network: 2 with guidance, else 1.
+    pub(super) fn samples(&self) -> usize {
+        self.text.dims()[0]
+    }
+
+    /// The timestep of the next step.
+    pub(super) fn timestep(&self) -> f32 {
+        self.scheduler.timesteps()[self.first + self.done]
+    }
+
+    /// The network's input for the next step, one sample: `[in_channels, height, width]`.
+    pub(super) fn network_input(&self) -> Vec<f32> {
+        let mut input = self.scheduler.scale_input(self.first + self.done, &self.latents);
+        if let Inpaint::Channels(more) = &self.inpaint {
+            input.extend_from_slice(more);
+        }
+        input
+    }
+
+    /// Goes one step by the network's outputs for this picture's samples, one after the other.
+    pub(super) fn take_output(&mut self, outputs: &[f32]) {
+        let step = self.first + self.done;
+        let output = match self.samples() {
+            2 => {
+                let (negative, positive) = outputs.split_at(self.latents.len());
+                let guide = |(n, p): (&f32, &f32)| n + self.guidance_scale * (p - n);
+                negative.iter().zip(positive).map(guide).collect()
+            }
+            _ => outputs.to_vec(),
+        };
+        self.clean = self.scheduler.step(step, &output, &mut self.latents, &mut self.rng);
+        self.done += 1;
+        self.put_back_what_is_kept(step + 1);
+        self.finite = self.latents.iter().all(|x| x.is_finite());
+    }
+
+    /// As StableDiffusionInpaintPipeline: noised for the next step, clean after the last.
+    fn put_back_what_is_kept(&mut self, next: usize) {
+        let Inpaint::Blend { mask, clean, noise } = &self.inpaint else {
+            return;
+        };
+        let kept = if next < self.scheduler.timesteps().len() {
+            self.scheduler.add_noise(next, clean, noise)
+        } else {
+            clean.clone()
+        };
+        for (i, (x, kept)) in self.latents.iter_mut().zip(&kept).enumerate() {
+            let mask = mask[i % mask.len()];
+            *x = (1.0 - mask) * kept + mask * *x;
+        }
+    }
+
+    /// The error of latents or pixels that are NaN or infinite.
+    pub(super) fn not_finite(&self, what: &'static str) -> DiffusionError {
+        DiffusionError::NonFinite { what, step: self.step(), total: self.total() }
+    }
+
+    /// Copies back, pixel for pixel, what the mask keeps.
+    pub(super) fn restore(&self, picture: &mut RgbImage) {
+        if let Some(Restore { image, mask }) = &self.restore {
+            for ((out, kept), mask) in picture.pixels_mut().zip(image.pixels()).zip(mask.pixels()) {
+                if !picture::is_drawn_anew(mask) {
+                    *out = *kept;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What can go wrong while a checkpoint is read and a picture is computed.
+
+use std::path::PathBuf;
+
+use crate::contract::ErrorCode;
+
+/// An error of this module. Errors of a checkpoint name the file and the key, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffusionError {
+    /// A file of the checkpoint cannot be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A configuration file is no JSON object.
+    #[error("{}: not a JSON object: {reason}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A value in a configuration file that we cannot use.
+    #[error("{}: `{key}`: expected {expected}, found {found}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The key in it.
+        key: String,
+        /// What can be used.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A component has no weights in a format that is read.
+    #[error("{}: no safetensors weights: expected {expected}, found {found}", folder.display())]
+    NoWeights {
+        /// The component's folder.
+        folder: PathBuf,
+        /// The file names that are read.
+        expected: String,
+        /// What is there instead, and why it is not used.
+        found: String,
+    },
+    /// A safetensors file that is damaged or hostile.
+    #[error("{}: not a valid safetensors file: {source}", file.display())]
+    Safetensors {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that the configuration calls for is not in the file.
+    #[error("{}: `{key}`: expected a tensor of shape {expected:?}, found none", file.display())]
+    MissingTensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration calls for.
+    #[error("{}: `{key}`: expected shape {expected:?}, found {found:?}", file.display())]
+    TensorShape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// A tensor is of a type that is no floating point number we read.
+    #[error("{}: `{key}`: expected F16, BF16, F32 or F64, found {found}", file.display())]
+    TensorType {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: String,
+        /// Its type.
+        found: String,
+    },
+    /// A tokenizer that cannot be built or used.
+    #[error("{}: {reason}", file.display())]
+    Tokenizer {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A request that this model cannot serve; the field is named as on the wire.
+    #[error("`{field}`: {reason}")]
+    Request {
+        /// The field of the request.
+        field: &'static str,
+        /// What is wrong with it, and what is possible.
+        reason: String,
+    },
+    /// The model cannot do this operation (its UNet takes other inputs).
+    #[error("`operation`: {0}")]
+    Operation(String),
+    /// NaN or infinity.
+    #[error("{what} at step {step} of {total} are not finite (NaN or infinity)")]
+    NonFinite {
+        /// What was checked: latents or pixels.
+        what: &'static str,
+        /// Steps done.
+        step: u32,
+        /// Steps in all.
+        total: u32,
+    },
+    /// The tensor library failed: memory of the device, or a defect of ours.
+    #[error("computing failed: {0}")]
+    Compute(#[from] candle_core::Error),
+}
+
+impl DiffusionError {
+    /// A request's field that cannot be served.
+    pub(crate) fn request(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Request { field, reason: reason.into() }
+    }
+
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Read { .. }
+            | Self::Json { .. }
+            | Self::Config { .. }
+            | Self::NoWeights { .. }
+            | Self::Safetensors { .. }
+            | Self::MissingTensor { .. }
+            | Self::TensorShape { .. }
+            | Self::TensorType { .. }
+            | Self::Tokenizer { .. } => ErrorCode::Internal,
+            Self::Request { .. } => ErrorCode::InvalidRequest,
+            Self::Operation(_) => ErrorCode::UnsupportedOperation,
+            Self::NonFinite { .. } => ErrorCode::NonFinite,
+            Self::Compute(error) if says_out_of_memory(error) => ErrorCode::OutOfMemory,
+            Self::Compute(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+/// CUDA and Metal report a full device in the text of their errors only.
+fn says_out_of_memory(error: &candle_core::Error) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    text.contains("out of memory") || text.contains("out_of_memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_device_is_told_apart_from_a_defect() {
+        let full = candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY: out of memory".into());
+        assert_eq!(DiffusionError::from(full).code(), ErrorCode::OutOfMemory);
+        let defect = candle_core::Error::Msg("shape mismatch".into());
+        assert_eq!(DiffusionError::from(defect).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn an_error_of_a_tensor_names_file_key_expected_and_found() {
+        let error = DiffusionError::TensorShape {
+            file: "unet/weights.safetensors".into(),
+            key: "conv_in.weight".into(),
+            expected: vec![64, 4, 3, 3],
+            found: vec![64, 9, 3, 3],
+        };
+        let text = error.to_string();
+        for part in ["unet/weights.safetensors", "conv_in.weight", "[64, 4, 3, 3]", "[64, 9, 3, 3]"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! One picture, computed: a Stable Diffusion checkpoint in the diffusers layout, on candle's primitives.
+//!
+//! Everything is read from the checkpoint's own configuration and agrees with Hugging Face diffusers within float
+//! error (`tests/parity.rs`). No network, no queue, no runtime: [`StableDiffusion`] holds the weights and nothing of
+//! a picture, [`Denoising`] is one picture between two steps.
+
+mod begin;
+mod config;
+mod denoising;
+mod error;
+mod layers;
+mod noise;
+mod ops;
+mod picture;
+mod pipeline;
+mod preview;
+mod resnet;
+mod schedulers;
+mod spec;
+mod text_encoder;
+mod tokenizer;
+mod unet;
+mod vae;
+mod weights;
+
+pub use candle_core::{DType, Device};
+pub use denoising::Denoising;
+pub use error::DiffusionError;
+pub use noise::TorchRng;
+pub use pipeline::StableDiffusion;
+pub use schedulers::SchedulerKind;
+pub use spec::{ImageSpec, Source};

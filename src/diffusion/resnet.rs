@@ -1,0 +1,125 @@
+//! The residual block and the two samplers that UNet and VAE share (diffusers' ResnetBlock2D, Downsample2D, Upsample2D).
+
+use candle_core::{Result, Tensor};
+
+use super::{
+    DiffusionError,
+    config::Activation,
+    layers::{Conv2d, GroupNorm, Linear},
+    ops,
+    weights::Scope,
+};
+
+/// What all residual blocks of a network have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct ResnetOptions {
+    /// Groups of the norms.
+    pub groups: usize,
+    /// Epsilon of the norms.
+    pub eps: f64,
+    /// Between norm and convolution.
+    pub activation: Activation,
+    /// Width of the time embedding; none in a VAE.
+    pub time_embed_dim: Option<usize>,
+}
+
+/// Norm, activation, convolution, twice, with the time embedding added between.
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+    activation: Activation,
+}
+
+impl ResnetBlock {
+    /// Reads a block from `inputs` to `outputs` channels.
+    pub fn load(
+        at: &Scope<'_>,
+        inputs: usize,
+        outputs: usize,
+        options: ResnetOptions,
+    ) -> std::result::Result<Self, DiffusionError> {
+        let ResnetOptions { groups, eps, activation, time_embed_dim } = options;
+        Ok(Self {
+            norm1: GroupNorm::load(&at.at("norm1"), inputs, groups, eps)?,
+            conv1: Conv2d::load_3x3(&at.at("conv1"), inputs, outputs)?,
+            time: match time_embed_dim {
+                Some(width) => Some(Linear::load(&at.at("time_emb_proj"), width, outputs)?),
+                None => None,
+            },
+            norm2: GroupNorm::load(&at.at("norm2"), outputs, groups, eps)?,
+            conv2: Conv2d::load_3x3(&at.at("conv2"), outputs, outputs)?,
+            shortcut: if inputs == outputs {
+                None
+            } else {
+                Some(Conv2d::load_1x1(&at.at("conv_shortcut"), inputs, outputs)?)
+            },
+            activation,
+        })
+    }
+
+    /// `time` is the activated time embedding `[batch, time_embed_dim]`, for blocks that were loaded with one.
+    pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let h = ops::activate(&self.norm1.forward(x)?, self.activation)?;
+        let mut h = self.conv1.forward(&h)?;
+        if let (Some(projection), Some(time)) = (&self.time, time) {
+            let (batch, channels, _, _) = h.dims4()?;
+            h = h.broadcast_add(&projection.forward(time)?.reshape((batch, channels, 1, 1))?)?;
+        }
+        let h = ops::activate(&self.norm2.forward(&h)?, self.activation)?;
+        let h = self.conv2.forward(&h)?;
+        match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x)? + h,
+            None => x + h,
+        }
+    }
+}
+
+/// Half the size by a convolution of stride 2.
+pub struct Downsample {
+    conv: Conv2d,
+    pad_after: bool,
+}
+
+impl Downsample {
+    /// With padding 0, one row and column of zeros is added after, as diffusers does.
+    pub fn load(
+        at: &Scope<'_>,
+        channels: usize,
+        padding: usize,
+    ) -> std::result::Result<Self, DiffusionError> {
+        let conv = Conv2d::load(&at.at("conv"), channels, channels, 3, 2, padding)?;
+        Ok(Self { conv, pad_after: padding == 0 })
+    }
+
+    /// `[batch, channels, height, width]` to half of it.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.pad_after {
+            self.conv.forward(&x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?)
+        } else {
+            self.conv.forward(x)
+        }
+    }
+}
+
+/// Twice the size, or a given size, by nearest neighbour, then a convolution.
+pub struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    /// Reads the convolution.
+    pub fn load(at: &Scope<'_>, channels: usize) -> std::result::Result<Self, DiffusionError> {
+        Ok(Self { conv: Conv2d::load_3x3(&at.at("conv"), channels, channels)? })
+    }
+
+    /// To `size` (height, width), or to twice the size.
+    pub fn forward(&self, x: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
+        let (height, width) = size.unwrap_or((2 * height, 2 * width));
+        self.conv.forward(&ops::upsample_nearest(x, height, width)?)
+    }
+}

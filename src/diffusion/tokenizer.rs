@@ -1,0 +1,175 @@
+//! CLIP's tokenizer: a prompt to as many token ids as the text encoder has positions.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::{
+    AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    models::bpe::BPE,
+    normalizers::{Lowercase, NFC, Replace, Sequence, replace::ReplacePattern},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence as PreSequence,
+        split::{Split, SplitPattern},
+    },
+    processors::roberta::RobertaProcessing,
+};
+
+use super::{DiffusionError, config::ConfigFile};
+
+/// Start and end of a prompt in every CLIP vocabulary.
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+/// What CLIP takes for a word.
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Tokens of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// As many as the tokenizer's length, with start, end and padding.
+    pub ids: Vec<u32>,
+    /// The end of the prompt that did not fit.
+    pub cut: Option<String>,
+}
+
+/// The tokenizer of a checkpoint.
+pub struct ClipTokenizer {
+    file: PathBuf,
+    tokenizer: Tokenizer,
+    end: u32,
+    padding: u32,
+    length: usize,
+}
+
+impl ClipTokenizer {
+    /// Reads `tokenizer.json`, or else `vocab.json` and `merges.txt`. `max_length` is the text encoder's number of
+    /// positions and `vocab_size` its number of embeddings: an id beyond them would have none.
+    pub fn load(folder: &Path, max_length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
+        let whole = folder.join("tokenizer.json");
+        let (file, mut tokenizer) = if whole.is_file() {
+            let tokenizer = Tokenizer::from_file(&whole).map_err(|error| unusable(&whole, error))?;
+            (whole, tokenizer)
+        } else {
+            let vocabulary = folder.join("vocab.json");
+            let tokenizer = from_vocabulary(&vocabulary, &folder.join("merges.txt"))?;
+            (vocabulary, tokenizer)
+        };
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
+        let id = |token: &str| {
+            tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| unusable(&file, format!("`{token}`: expected in the vocabulary, found none")))
+        };
+        let end = id(END)?;
+        id(START)?;
+        if let Some((token, id)) = tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size) {
+            let reason = format!("`{token}`: expected an id below {vocab_size}, found {id}");
+            return Err(unusable(&file, reason));
+        }
+        let options = Options::read(folder)?;
+        let padding = match &options.padding {
+            Some(token) => id(token)?,
+            None => end,
+        };
+        let length = options.length.map_or(max_length, |length| length.min(max_length)).max(2);
+        Ok(Self { end, padding, length, tokenizer, file })
+    }
+
+    /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
+    pub fn encode(&self, prompt: &str) -> Result<Tokens, DiffusionError> {
+        let encoding =
+            self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let mut cut = None;
+        if ids.len() > self.length {
+            let start = encoding.get_offsets().get(self.length - 1).map_or(0, |(start, _)| *start);
+            cut = Some(prompt.get(start..).unwrap_or(prompt).trim().to_owned());
+            ids.truncate(self.length - 1);
+            ids.push(self.end);
+        }
+        ids.resize(self.length, self.padding);
+        Ok(Tokens { ids, cut })
+    }
+
+    /// Tokens per prompt.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
+    DiffusionError::Tokenizer { file: file.to_owned(), reason: reason.to_string() }
+}
+
+/// CLIP's tokenizer as transformers builds it.
+fn from_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Tokenizer, DiffusionError> {
+    for file in [vocabulary, merges] {
+        std::fs::metadata(file)
+            .map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
+    }
+    let broken = |error: tokenizers::Error| unusable(vocabulary, error);
+    let model = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
+        .unk_token(END.into())
+        .continuing_subword_prefix(String::new())
+        .end_of_word_suffix("</w>".into())
+        .build()
+        .map_err(broken)?;
+    let mut tokenizer = Tokenizer::new(model);
+    let id = |token: &str| {
+        tokenizer.token_to_id(token).ok_or_else(|| {
+            unusable(vocabulary, format!("`{token}`: expected in the vocabulary, found none"))
+        })
+    };
+    let (start, end) = (id(START)?, id(END)?);
+    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(broken)?;
+    let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.into(), Lowercase.into()];
+    let split =
+        Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(broken)?;
+    let words: Vec<PreTokenizerWrapper> = vec![split.into(), ByteLevel::new(false, true, true).into()];
+    tokenizer
+        .with_normalizer(Some(Sequence::new(normalizers)))
+        .map_err(broken)?
+        .with_pre_tokenizer(Some(PreSequence::new(words)))
+        .with_post_processor(Some(
+            RobertaProcessing::new((END.into(), end), (START.into(), start))
+                .trim_offsets(false)
+                .add_prefix_space(false),
+        ));
+    let special = [START, END].map(|token| AddedToken::from(token, true).normalized(false));
+    tokenizer.add_special_tokens(special).map_err(broken)?;
+    Ok(tokenizer)
+}
+
+/// What `tokenizer_config.json` and `special_tokens_map.json` add.
+struct Options {
+    padding: Option<String>,
+    length: Option<usize>,
+}
+
+impl Options {
+    fn read(folder: &Path) -> Result<Self, DiffusionError> {
+        let mut options = Self { padding: None, length: None };
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let path = folder.join(name);
+            if !path.is_file() {
+                continue;
+            }
+            let file = ConfigFile::read(&path)?;
+            if options.padding.is_none() {
+                options.padding = file.value("pad_token").and_then(token_text).map(str::to_owned);
+            }
+            if options.length.is_none() {
+                options.length =
+                    file.value("model_max_length").and_then(Value::as_u64).map(|length| length as usize);
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A token is written as a text or as an object with its `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
+}

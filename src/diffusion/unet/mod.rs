@@ -1,0 +1,92 @@
+//! UNet2DConditionModel: predicts what a sampler needs from noisy latents, a timestep per sample and a text.
+
+mod blocks;
+mod embedding;
+mod transformer;
+
+use candle_core::{Result, Tensor};
+
+use self::{
+    blocks::{DownBlock, MidBlock, UpBlock},
+    embedding::TimeEmbedding,
+};
+use super::{
+    DiffusionError,
+    config::UNetConfig,
+    layers::{Conv2d, GroupNorm},
+    ops,
+    weights::Scope,
+};
+
+/// The network.
+pub struct UNet {
+    config: UNetConfig,
+    time: TimeEmbedding,
+    conv_in: Conv2d,
+    down: Vec<DownBlock>,
+    mid: MidBlock,
+    up: Vec<UpBlock>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl UNet {
+    /// Reads all weights.
+    pub fn load(config: UNetConfig, at: &Scope<'_>) -> std::result::Result<Self, DiffusionError> {
+        let first = config.block_out_channels[0];
+        let blocks = config.block_out_channels.len();
+        let down = (0..blocks).map(|i| DownBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
+        let up = (0..blocks).map(|i| UpBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
+        Ok(Self {
+            time: TimeEmbedding::load(at, &config)?,
+            conv_in: Conv2d::load(
+                &at.at("conv_in"),
+                config.in_channels,
+                first,
+                config.conv_in_kernel,
+                1,
+                (config.conv_in_kernel - 1) / 2,
+            )?,
+            down,
+            mid: MidBlock::load(at, &config)?,
+            up,
+            norm_out: GroupNorm::load(
+                &at.at("conv_norm_out"),
+                first,
+                config.norm_num_groups,
+                config.norm_eps,
+            )?,
+            conv_out: Conv2d::load(
+                &at.at("conv_out"),
+                first,
+                config.out_channels,
+                config.conv_out_kernel,
+                1,
+                (config.conv_out_kernel - 1) / 2,
+            )?,
+            config,
+        })
+    }
+
+    /// What the network is made of.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// `latents` `[batch, in_channels, height, width]`, one timestep per sample, `text` `[batch, tokens, width]`
+    /// → `[batch, out_channels, height, width]`.
+    pub fn forward(&self, latents: &Tensor, timesteps: &[f32], text: &Tensor) -> Result<Tensor> {
+        let time = self.time.forward(timesteps, latents.device(), latents.dtype())?;
+        let mut x = self.conv_in.forward(latents)?;
+        let mut skips = vec![x.clone()];
+        for block in &self.down {
+            x = block.forward(&x, &time, text, &mut skips)?;
+        }
+        x = self.mid.forward(&x, &time, text)?;
+        for block in &self.up {
+            x = block.forward(&x, &time, text, &mut skips)?;
+        }
+        let x = ops::activate(&self.norm_out.forward(&x)?, self.config.activation)?;
+        self.conv_out.forward(&x)
+    }
+}

@@ -1,0 +1,162 @@
+//! Transformer2DModel: self attention over the pixels, cross attention to the text, gated feed-forward.
+
+use candle_core::{Result, Tensor};
+
+use crate::diffusion::{
+    DiffusionError,
+    config::UNetConfig,
+    layers::{Conv2d, GroupNorm, LayerNorm, Linear},
+    ops::{self, AttentionOptions},
+    weights::Scope,
+};
+
+/// Epsilons that diffusers fixes for this model.
+const GROUP_NORM_EPS: f64 = 1e-6;
+const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// Into and out of the transformer's width: linear layers or 1x1 convolutions.
+enum Projection {
+    Linear(Linear),
+    Conv(Conv2d),
+}
+
+impl Projection {
+    fn load(at: &Scope<'_>, channels: usize, linear: bool) -> std::result::Result<Self, DiffusionError> {
+        Ok(if linear {
+            Self::Linear(Linear::load(at, channels, channels)?)
+        } else {
+            Self::Conv(Conv2d::load_1x1(at, channels, channels)?)
+        })
+    }
+}
+
+/// The transformer of one attention layer of a block.
+pub struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    layers: Vec<TransformerLayer>,
+    proj_out: Projection,
+}
+
+impl SpatialTransformer {
+    /// Reads the transformer of block `block` (counted from the picture inwards).
+    pub fn load(
+        at: &Scope<'_>,
+        config: &UNetConfig,
+        block: usize,
+    ) -> std::result::Result<Self, DiffusionError> {
+        let channels = config.block_out_channels[block];
+        let layers = (0..config.transformer_layers[block])
+            .map(|i| TransformerLayer::load(&at.at(format_args!("transformer_blocks.{i}")), config, block))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self {
+            norm: GroupNorm::load(&at.at("norm"), channels, config.norm_num_groups, GROUP_NORM_EPS)?,
+            proj_in: Projection::load(&at.at("proj_in"), channels, config.use_linear_projection)?,
+            layers,
+            proj_out: Projection::load(&at.at("proj_out"), channels, config.use_linear_projection)?,
+        })
+    }
+
+    /// `x` `[batch, channels, height, width]`, `text` `[batch, tokens, width]`; the same shape as `x`.
+    pub fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let (batch, channels, height, width) = x.dims4()?;
+        let to_tokens = |h: &Tensor| h.flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let to_pixels =
+            |h: &Tensor| h.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width));
+        let h = self.norm.forward(x)?;
+        let mut h = match &self.proj_in {
+            Projection::Linear(linear) => linear.forward(&to_tokens(&h)?)?,
+            Projection::Conv(conv) => to_tokens(&conv.forward(&h)?)?,
+        };
+        for layer in &self.layers {
+            h = layer.forward(&h, text)?;
+        }
+        let h = match &self.proj_out {
+            Projection::Linear(linear) => to_pixels(&linear.forward(&h)?)?,
+            Projection::Conv(conv) => conv.forward(&to_pixels(&h)?)?,
+        };
+        h + x
+    }
+}
+
+/// BasicTransformerBlock.
+struct TransformerLayer {
+    norm1: LayerNorm,
+    self_attention: Attention,
+    norm2: LayerNorm,
+    cross_attention: Attention,
+    norm3: LayerNorm,
+    feed_in: Linear,
+    feed_out: Linear,
+}
+
+impl TransformerLayer {
+    fn load(
+        at: &Scope<'_>,
+        config: &UNetConfig,
+        block: usize,
+    ) -> std::result::Result<Self, DiffusionError> {
+        let width = config.block_out_channels[block];
+        let inner = 4 * width;
+        let options = AttentionOptions {
+            heads: config.heads[block],
+            causal: false,
+            upcast: config.upcast_attention,
+        };
+        Ok(Self {
+            norm1: LayerNorm::load(&at.at("norm1"), width, LAYER_NORM_EPS)?,
+            self_attention: Attention::load(&at.at("attn1"), width, width, options)?,
+            norm2: LayerNorm::load(&at.at("norm2"), width, LAYER_NORM_EPS)?,
+            cross_attention: Attention::load(
+                &at.at("attn2"),
+                width,
+                config.cross_attention_dim[block],
+                options,
+            )?,
+            norm3: LayerNorm::load(&at.at("norm3"), width, LAYER_NORM_EPS)?,
+            feed_in: Linear::load(&at.at("ff.net.0.proj"), width, 2 * inner)?,
+            feed_out: Linear::load(&at.at("ff.net.2"), inner, width)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward(x)?;
+        let x = (self.self_attention.forward(&h, &h)? + x)?;
+        let x = (self.cross_attention.forward(&self.norm2.forward(&x)?, text)? + x)?;
+        let h = ops::geglu(&self.feed_in.forward(&self.norm3.forward(&x)?)?)?;
+        self.feed_out.forward(&h)? + x
+    }
+}
+
+/// Attention of `width` channels over a context.
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    options: AttentionOptions,
+}
+
+impl Attention {
+    fn load(
+        at: &Scope<'_>,
+        width: usize,
+        context_width: usize,
+        options: AttentionOptions,
+    ) -> std::result::Result<Self, DiffusionError> {
+        Ok(Self {
+            to_q: Linear::load_no_bias(&at.at("to_q"), width, width)?,
+            to_k: Linear::load_no_bias(&at.at("to_k"), context_width, width)?,
+            to_v: Linear::load_no_bias(&at.at("to_v"), context_width, width)?,
+            to_out: Linear::load(&at.at("to_out.0"), width, width)?,
+            options,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let q = self.to_q.forward(x)?;
+        let k = self.to_k.forward(context)?;
+        let v = self.to_v.forward(context)?;
+        self.to_out.forward(&ops::attention(&q, &k, &v, self.options)?)
+    }
+}

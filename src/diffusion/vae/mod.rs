@@ -1,0 +1,84 @@
+//! AutoencoderKL: pictures to latents and back.
+
+mod coder;
+
+use candle_core::{DType, Result, Tensor};
+
+use self::coder::{Decoder, Encoder};
+use super::{DiffusionError, config::VaeConfig, layers::Conv2d, weights::Scope};
+
+/// The log of a latent's variance is kept within these bounds, as diffusers does.
+const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
+
+/// Mean and standard deviation of a picture's latents, each `[batch, latent_channels, height, width]`, unscaled.
+pub struct Moments {
+    /// Mean.
+    pub mean: Tensor,
+    /// Standard deviation.
+    pub std: Tensor,
+}
+
+/// Encoder, decoder and the 1x1 convolutions around the latents.
+pub struct Vae {
+    config: VaeConfig,
+    dtype: DType,
+    encoder: Encoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    decoder: Decoder,
+}
+
+impl Vae {
+    /// Reads all weights; `dtype` is the type that they are read in.
+    pub fn load(
+        config: VaeConfig,
+        at: &Scope<'_>,
+        dtype: DType,
+    ) -> std::result::Result<Self, DiffusionError> {
+        let latent = config.latent_channels;
+        Ok(Self {
+            encoder: Encoder::load(&at.at("encoder"), &config)?,
+            quant_conv: match config.use_quant_conv {
+                true => Some(Conv2d::load_1x1(&at.at("quant_conv"), 2 * latent, 2 * latent)?),
+                false => None,
+            },
+            post_quant_conv: match config.use_post_quant_conv {
+                true => Some(Conv2d::load_1x1(&at.at("post_quant_conv"), latent, latent)?),
+                false => None,
+            },
+            decoder: Decoder::load(&at.at("decoder"), &config)?,
+            config,
+            dtype,
+        })
+    }
+
+    /// What the network is made of.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// The type of its weights, inputs and outputs.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// `pictures` `[batch, 3, height, width]` in -1..1, sides a multiple of the factor.
+    pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
+        let moments = self.encoder.forward(pictures)?;
+        let moments = match &self.quant_conv {
+            Some(conv) => conv.forward(&moments)?,
+            None => moments,
+        };
+        let latent = self.config.latent_channels;
+        let log_variance = moments.narrow(1, latent, latent)?.clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?;
+        Ok(Moments { mean: moments.narrow(1, 0, latent)?, std: (log_variance * 0.5)?.exp()? })
+    }
+
+    /// `latents` `[batch, latent_channels, height, width]`, unscaled, to pictures in about -1..1.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        match &self.post_quant_conv {
+            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
+            None => self.decoder.forward(latents),
+        }
+    }
+}

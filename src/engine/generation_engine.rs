@@ -1,0 +1,221 @@
+//! The engine: one long-lived blocking loop per device that advances running jobs step by step, in turn.
+
+use std::collections::VecDeque;
+
+use tokio::task::JoinHandle;
+
+use super::{
+    GenerationRequest, InferencePipeline, RequestReceiver,
+    request_queue::Next,
+    running_job::{RunningJob, Turn, end_early},
+};
+
+/// Owns the pipeline and the receiving end of the queue.
+pub struct GenerationEngine {
+    pipeline: InferencePipeline,
+    requests: RequestReceiver,
+    slots: usize,
+}
+
+/// The running engine. It ends when every [`RequestQueue`](super::RequestQueue) was dropped and its jobs are done.
+#[derive(Debug)]
+pub struct EngineHandle(JoinHandle<()>);
+
+/// The engine's thread ended by a panic that no job can be blamed for.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine was lost: {0}")]
+pub struct EngineLost(#[from] tokio::task::JoinError);
+
+impl EngineHandle {
+    /// Waits until the engine has ended. May be called again after it was cancelled.
+    ///
+    /// # Errors
+    /// [`EngineLost`] when it ended by a panic.
+    pub async fn join(&mut self) -> Result<(), EngineLost> {
+        Ok((&mut self.0).await?)
+    }
+}
+
+impl GenerationEngine {
+    /// An engine that runs one job at a time; see [`with_slots`](Self::with_slots).
+    pub fn new(pipeline: InferencePipeline, requests: RequestReceiver) -> Self {
+        Self { pipeline, requests, slots: 1 }
+    }
+
+    /// Runs up to `slots` jobs together (at least one), a step of each in turn; more wait in the order they came.
+    #[must_use]
+    pub fn with_slots(mut self, slots: usize) -> Self {
+        self.slots = slots.max(1);
+        self
+    }
+
+    /// Starts the loop on a blocking thread of the current tokio runtime.
+    pub fn start(self) -> EngineHandle {
+        EngineHandle(tokio::task::spawn_blocking(move || self.run()))
+    }
+
+    fn run(mut self) {
+        let mut waiting: VecDeque<GenerationRequest> = VecDeque::new();
+        let mut running: Vec<RunningJob> = Vec::with_capacity(self.slots);
+        loop {
+            if running.is_empty() && waiting.is_empty() {
+                match self.requests.wait() {
+                    Some(request) => waiting.push_back(request),
+                    None => return,
+                }
+            }
+            while let Next::Request(request) = self.requests.look() {
+                waiting.push_back(*request);
+            }
+            // A job that was cancelled, or whose time ran out, ends here even while every slot is busy.
+            waiting = waiting.into_iter().filter_map(end_early).collect();
+            while running.len() < self.slots
+                && let Some(request) = waiting.pop_front()
+            {
+                running.extend(RunningJob::begin(&self.pipeline, request));
+            }
+            running = running
+                .into_iter()
+                .filter_map(|job| match job.advance(&self.pipeline) {
+                    Turn::GoesOn(job) => Some(*job),
+                    Turn::Ended => None,
+                })
+                .collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::{
+        contract::ErrorCode,
+        engine::{GenerationResponse, RequestQueue, request::tests::request_with_responses},
+        models::ModelSource,
+    };
+
+    fn engine(source: &str, slots: usize) -> (RequestQueue, EngineHandle) {
+        let source: ModelSource = format!("sim={source}").parse().unwrap();
+        let pipeline = InferencePipeline::load(&[source], &candle_core::Device::Cpu).unwrap();
+        let (queue, receiver) = RequestQueue::new();
+        (queue, GenerationEngine::new(pipeline, receiver).with_slots(slots).start())
+    }
+
+    async fn all(mut responses: UnboundedReceiver<GenerationResponse>) -> Vec<GenerationResponse> {
+        let mut got = vec![];
+        while let Some(response) = responses.recv().await {
+            got.push(response);
+        }
+        got
+    }
+
+    #[tokio::test]
+    async fn a_job_reports_each_step_and_then_its_picture() {
+        let (queue, mut handle) = engine("sim://?step_ms=0&size=64", 1);
+        let (request, slots, responses) = request_with_responses(5);
+        queue.add(request).unwrap();
+        let got = all(responses).await;
+        let steps: Vec<_> = got
+            .iter()
+            .filter_map(|r| match r {
+                GenerationResponse::Progress { step, total } => Some((*step, *total)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(steps, [(1, 4), (2, 4), (3, 4), (4, 4)]);
+        assert!(matches!(&got[4], GenerationResponse::Image(image) if image.seed == 5 && image.index == 0));
+        assert!(matches!(got.last(), Some(GenerationResponse::Done { .. })));
+        assert_eq!(slots.available_permits(), 1);
+        drop(queue);
+        handle.join().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn picture_i_is_the_single_job_with_seed_plus_i() {
+        let (queue, _handle) = engine("sim://?step_ms=0&size=64", 1);
+        let pictures = |got: Vec<GenerationResponse>| -> Vec<_> {
+            got.into_iter()
+                .filter_map(|r| match r {
+                    GenerationResponse::Image(image) => Some((image.seed, image.image)),
+                    _ => None,
+                })
+                .collect()
+        };
+        let (mut three, _, responses) = request_with_responses(u64::MAX - 1);
+        three.n = 3;
+        queue.add(three).unwrap();
+        let three = pictures(all(responses).await);
+        assert_eq!(three.iter().map(|p| p.0).collect::<Vec<_>>(), [u64::MAX - 1, u64::MAX, 0]);
+        for (seed, image) in three {
+            let (single, _, responses) = request_with_responses(seed);
+            queue.add(single).unwrap();
+            assert_eq!(pictures(all(responses).await), [(seed, image)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn cancel_ends_a_job_at_the_next_step_and_no_other() {
+        let (queue, _handle) = engine("sim://?step_ms=20&size=64", 2);
+        let (mut first, _, mut first_responses) = request_with_responses(1);
+        first.spec.steps = 100;
+        let cancel = first.cancel.clone();
+        let (second, _, second_responses) = request_with_responses(2);
+        queue.add(first).unwrap();
+        queue.add(second).unwrap();
+        first_responses.recv().await.unwrap();
+        cancel.set();
+        let got = all(first_responses).await;
+        assert!(matches!(got.last(), Some(GenerationResponse::Cancelled { step }) if *step <= 3), "{got:?}");
+        assert!(matches!(all(second_responses).await.last(), Some(GenerationResponse::Done { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_waits_can_be_cancelled_while_another_runs() {
+        let (queue, _handle) = engine("sim://?step_ms=20&size=64", 1);
+        let (mut long, _, long_responses) = request_with_responses(1);
+        long.spec.steps = 100;
+        let stop = long.cancel.clone();
+        let (waits, _, waiting_responses) = request_with_responses(2);
+        waits.cancel.set();
+        queue.add(long).unwrap();
+        queue.add(waits).unwrap();
+        let got = tokio::time::timeout(Duration::from_secs(1), all(waiting_responses)).await.unwrap();
+        assert!(matches!(got[..], [GenerationResponse::Cancelled { step: 0 }]), "{got:?}");
+        stop.set();
+        all(long_responses).await;
+    }
+
+    #[tokio::test]
+    async fn a_job_past_its_deadline_is_not_computed() {
+        let (queue, _handle) = engine("sim://?step_ms=0&size=64", 1);
+        let (mut late, slots, responses) = request_with_responses(1);
+        late.deadline = Instant::now();
+        queue.add(late).unwrap();
+        let got = all(responses).await;
+        let [GenerationResponse::Failed(error)] = &got[..] else { panic!("{got:?}") };
+        assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
+        assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_job_and_the_engine_goes_on() {
+        let (queue, mut handle) = engine("sim://?step_ms=0&size=64&fail=panic&fail_step=3", 2);
+        let (bad, slots, responses) = request_with_responses(1);
+        queue.add(bad).unwrap();
+        let got = all(responses).await;
+        let Some(GenerationResponse::Failed(error)) = got.last() else { panic!("{got:?}") };
+        assert_eq!(error.code(), ErrorCode::Internal);
+        assert_eq!(slots.available_permits(), 1);
+
+        let (mut good, _, responses) = request_with_responses(2);
+        good.spec.steps = 2;
+        queue.add(good).unwrap();
+        assert!(matches!(all(responses).await.last(), Some(GenerationResponse::Done { .. })));
+        drop(queue);
+        handle.join().await.unwrap();
+    }
+}

@@ -1,0 +1,12 @@
+//! Who computes next, and on which thread. One engine per device; nothing here knows NATS, HTTP or the store.
+
+mod generation_engine;
+mod pipeline;
+mod request;
+mod request_queue;
+mod running_job;
+
+pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};
+pub use pipeline::{InferencePipeline, PipelineError};
+pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};
+pub use request_queue::{EngineGone, RequestQueue, RequestReceiver};

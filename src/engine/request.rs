@@ -1,0 +1,198 @@
+//! What goes into the engine and what comes out. A request is self-contained: it carries its permit and its way back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use image::RgbImage;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::PipelineError;
+use crate::{
+    contract::{ErrorCode, JobId},
+    diffusion::ImageSpec,
+};
+
+/// A job for the engine.
+#[derive(Debug)]
+pub struct GenerationRequest {
+    /// The job, for the log.
+    pub job_id: JobId,
+    /// The model by name.
+    pub model: String,
+    /// The first picture; picture i uses seed + i (wrapping).
+    pub spec: ImageSpec,
+    /// How many pictures.
+    pub n: u32,
+    /// Steps between previews; 0: none.
+    pub preview_every: u32,
+    /// When the worker received the job.
+    pub received: Instant,
+    /// When its time is out.
+    pub deadline: Instant,
+    /// Set to stop it at the next step.
+    pub cancel: CancelFlag,
+    /// The slot; given back when the last picture has left the device.
+    pub permit: OwnedSemaphorePermit,
+    /// Where its responses go; at most one a step, and the last ends it.
+    pub response_tx: mpsc::UnboundedSender<GenerationResponse>,
+}
+
+/// What the engine says of a job. `Done`, `Failed` and `Cancelled` are the last word, exactly one of them;
+/// the slot is free by then.
+#[derive(Debug)]
+pub enum GenerationResponse {
+    /// A denoising step was done; both numbers are over all pictures.
+    Progress {
+        /// Steps done.
+        step: u32,
+        /// Steps in all.
+        total: u32,
+    },
+    /// How the present picture looks now.
+    Preview {
+        /// Steps done.
+        step: u32,
+        /// Steps in all.
+        total: u32,
+        /// At most 256 pixels a side.
+        image: RgbImage,
+    },
+    /// A picture is finished.
+    Image(Generated),
+    /// Every picture was sent.
+    Done {
+        /// Where the time went.
+        timings: EngineTimings,
+        /// What the sender should know.
+        warnings: Vec<String>,
+    },
+    /// It failed.
+    Failed(EngineError),
+    /// It was cancelled.
+    Cancelled {
+        /// Steps done by then.
+        step: u32,
+    },
+}
+
+/// A finished picture.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// Which of the job's pictures, from 0.
+    pub index: u32,
+    /// The seed that draws it alone.
+    pub seed: u64,
+    /// The scheduler that was used, by its contract name.
+    pub scheduler: &'static str,
+    /// The pixels.
+    pub image: RgbImage,
+}
+
+/// Where the engine's time on a job went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineTimings {
+    /// From receipt to the first work on it.
+    pub queue: Duration,
+    /// Text encoder, and VAE encode of inputs.
+    pub text: Duration,
+    /// All denoising steps, previews among them.
+    pub denoise: Duration,
+    /// VAE decode.
+    pub decode: Duration,
+}
+
+/// Why the engine could not finish a job.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model refused or failed.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Its time ran out.
+    #[error("the deadline passed after {step} of {total} steps")]
+    DeadlineExceeded {
+        /// Steps done.
+        step: u32,
+        /// Steps in all; 0 while it had not begun.
+        total: u32,
+    },
+    /// A defect: the code for the model panicked. The engine goes on.
+    #[error("the model panicked: {0}")]
+    Panicked(String),
+}
+
+impl EngineError {
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Pipeline(error) => error.code(),
+            Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
+            Self::Panicked(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+/// Asks a job to stop at its next step; clones share the flag.
+#[derive(Debug, Clone, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// Asks it to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{contract::PromptSyntax, diffusion::Source};
+
+    /// A request for `sim`, and the semaphore of one slot that its permit is from.
+    pub(in crate::engine) fn request(seed: u64) -> (GenerationRequest, Arc<Semaphore>) {
+        let (request, slots, _) = request_with_responses(seed);
+        (request, slots)
+    }
+
+    pub(in crate::engine) fn request_with_responses(
+        seed: u64,
+    ) -> (GenerationRequest, Arc<Semaphore>, mpsc::UnboundedReceiver<GenerationResponse>) {
+        let slots = Arc::new(Semaphore::new(1));
+        let permit = slots.clone().try_acquire_owned().unwrap();
+        let (response_tx, responses) = mpsc::unbounded_channel();
+        let request = GenerationRequest {
+            job_id: JobId::generate(),
+            model: "sim".into(),
+            spec: ImageSpec {
+                prompt: "a circle".into(),
+                negative_prompt: None,
+                prompt_syntax: PromptSyntax::Plain,
+                clip_skip: 0,
+                steps: 4,
+                guidance_scale: 7.5,
+                seed,
+                scheduler: None,
+                source: Source::Text { width: 64, height: 64 },
+            },
+            n: 1,
+            preview_every: 0,
+            received: Instant::now(),
+            deadline: Instant::now() + Duration::from_secs(60),
+            cancel: CancelFlag::default(),
+            permit,
+            response_tx,
+        };
+        (request, slots, responses)
+    }
+}

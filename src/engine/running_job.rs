@@ -1,0 +1,172 @@
+//! A job on the engine: its pictures one after the other, its steps one at a time.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+use super::{
+    EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse, InferencePipeline,
+    PipelineError,
+};
+use crate::{diffusion::ImageSpec, models::Denoising};
+
+/// A job between two steps.
+pub(super) struct RunningJob {
+    request: GenerationRequest,
+    denoising: Denoising,
+    /// Which picture is being drawn, from 0.
+    index: u32,
+    timings: EngineTimings,
+    warnings: Vec<String>,
+}
+
+/// What became of a job in its turn.
+pub(super) enum Turn {
+    GoesOn(Box<RunningJob>),
+    Ended,
+}
+
+/// Ends a waiting job that was cancelled or whose time ran out; gives back any other.
+pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest> {
+    match stop_reason(&request, 0, 0) {
+        Some(response) => {
+            end(request, response);
+            None
+        }
+        None => Some(request),
+    }
+}
+
+impl RunningJob {
+    /// Begins its first picture. `None` when that failed; the job has had its response.
+    pub(super) fn begin(pipeline: &InferencePipeline, request: GenerationRequest) -> Option<Self> {
+        let mut timings = EngineTimings { queue: request.received.elapsed(), ..EngineTimings::default() };
+        let begun = Instant::now();
+        match guarded(|| pipeline.begin(&request.model, &request.spec)) {
+            Ok(denoising) => {
+                timings.text += begun.elapsed();
+                let warnings = denoising.warnings().to_vec();
+                Some(Self { request, denoising, index: 0, timings, warnings })
+            }
+            Err(error) => {
+                end(request, GenerationResponse::Failed(error));
+                None
+            }
+        }
+    }
+
+    /// One step, and what follows from it: progress, preview, the picture, the next picture, the end.
+    pub(super) fn advance(mut self, pipeline: &InferencePipeline) -> Turn {
+        if let Some(response) = stop_reason(&self.request, self.step(), self.total()) {
+            return self.end(response);
+        }
+        match self.try_advance(pipeline) {
+            Ok(true) => {
+                let done = GenerationResponse::Done {
+                    timings: self.timings,
+                    warnings: std::mem::take(&mut self.warnings),
+                };
+                self.end(done)
+            }
+            Ok(false) => Turn::GoesOn(Box::new(self)),
+            Err(error) => self.end(GenerationResponse::Failed(error)),
+        }
+    }
+
+    /// True after the last picture.
+    fn try_advance(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
+        let model = &self.request.model;
+        let begun = Instant::now();
+        guarded(|| pipeline.advance(model, &mut [&mut self.denoising]))?;
+        let (step, total) = (self.step(), self.total());
+        self.send(GenerationResponse::Progress { step, total });
+        let finished = self.denoising.is_done();
+        let every = self.request.preview_every;
+        if every > 0 && self.denoising.step().is_multiple_of(every) && !finished {
+            let image = guarded(|| pipeline.preview(model, &self.denoising))?;
+            self.send(GenerationResponse::Preview { step, total, image });
+        }
+        self.timings.denoise += begun.elapsed();
+        if finished { self.finish_picture(pipeline) } else { Ok(false) }
+    }
+
+    fn finish_picture(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
+        let begun = Instant::now();
+        let image = guarded(|| pipeline.finish(&self.request.model, &self.denoising))?;
+        self.timings.decode += begun.elapsed();
+        let (index, seed, scheduler) = (self.index, self.seed(), self.denoising.scheduler_name());
+        self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
+        if self.index + 1 == self.request.n {
+            return Ok(true);
+        }
+        self.index += 1;
+        let begun = Instant::now();
+        let spec = ImageSpec { seed: self.seed(), ..self.request.spec.clone() };
+        self.denoising = guarded(|| pipeline.begin(&self.request.model, &spec))?;
+        self.timings.text += begun.elapsed();
+        Ok(false)
+    }
+
+    fn seed(&self) -> u64 {
+        self.request.spec.seed.wrapping_add(u64::from(self.index))
+    }
+
+    fn step(&self) -> u32 {
+        self.index * self.denoising.total() + self.denoising.step()
+    }
+
+    fn total(&self) -> u32 {
+        self.request.n * self.denoising.total()
+    }
+
+    fn send(&self, response: GenerationResponse) {
+        send(&self.request, response);
+    }
+
+    fn end(self, response: GenerationResponse) -> Turn {
+        end(self.request, response);
+        Turn::Ended
+    }
+}
+
+fn stop_reason(request: &GenerationRequest, step: u32, total: u32) -> Option<GenerationResponse> {
+    if request.cancel.is_set() {
+        return Some(GenerationResponse::Cancelled { step });
+    }
+    (Instant::now() >= request.deadline)
+        .then(|| GenerationResponse::Failed(EngineError::DeadlineExceeded { step, total }))
+}
+
+fn send(request: &GenerationRequest, response: GenerationResponse) {
+    // Nobody listens any more: the job runs on, its next look at the cancel flag decides.
+    if request.response_tx.send(response).is_err() {
+        tracing::debug!(job_id = %request.job_id, "a response has no reader");
+    }
+}
+
+/// Gives the slot back before the last word is said, so that who hears it can take the next job.
+fn end(request: GenerationRequest, response: GenerationResponse) {
+    let GenerationRequest { job_id, permit, response_tx, .. } = request;
+    drop(permit);
+    if response_tx.send(response).is_err() {
+        tracing::warn!(%job_id, "the job's end has no reader");
+    }
+}
+
+/// Runs model code so that a panic in it fails one job instead of the engine.
+fn guarded<T>(work: impl FnOnce() -> Result<T, PipelineError>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => Ok(result?),
+        Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into())
+}

@@ -1,0 +1,193 @@
+//! `sim://`: a model that draws a flat picture and only takes time, for load tests of a pool and of its error handling.
+//!
+//! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. The colour follows from prompt, steps and
+//! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite` with `fail_step=N`
+//! (default 1) makes every job fail at step N that gets so far.
+
+use std::{str::FromStr, time::Duration};
+
+use image::{Rgb, RgbImage};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    contract::limits::{MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE},
+    diffusion::{ImageSpec, Source},
+};
+
+/// Milliseconds of a step when the URL names none.
+const DEFAULT_STEP_MS: u64 = 5;
+/// Native side in pixels when the URL names none.
+const DEFAULT_SIZE: u32 = 64;
+/// The longest step, in milliseconds.
+const MAX_STEP_MS: u64 = 60_000;
+/// The longest side of a preview, in pixels.
+const PREVIEW_SIDE: u32 = 256;
+
+/// A simulated model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sim {
+    step: Duration,
+    size: u32,
+    failure: Option<(Failure, u32)>,
+}
+
+/// How a simulated job fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Panic,
+    OutOfMemory,
+    NonFinite,
+}
+
+/// A simulated job.
+#[derive(Debug, Clone)]
+pub struct SimDenoising {
+    step: u32,
+    total: u32,
+    source: Source,
+    colour: Rgb<u8>,
+}
+
+/// What a simulation says when it fails, or is asked for what it has not.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// The URL has an option that there is not, or a value out of bounds.
+    #[error(
+        "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
+         {SIDE_MULTIPLE}), fail=panic|out_of_memory|non_finite and fail_step=1.. are allowed"
+    )]
+    Option {
+        /// The whole URL.
+        url: String,
+        /// The part that is wrong.
+        option: String,
+    },
+    /// It was told to.
+    #[error("the simulation ran out of memory, as it was told to")]
+    OutOfMemory,
+    /// It was told to.
+    #[error("the simulation made NaN, as it was told to")]
+    NonFinite,
+}
+
+impl FromStr for Sim {
+    type Err = SimError;
+
+    fn from_str(url: &str) -> Result<Self, SimError> {
+        let bad = |option: &str| SimError::Option { url: url.to_owned(), option: option.to_owned() };
+        let rest = url.strip_prefix("sim://").ok_or_else(|| bad(url))?;
+        let query = match rest.strip_prefix('?') {
+            Some(query) => query,
+            None if rest.is_empty() => "",
+            None => return Err(bad(rest)),
+        };
+        let mut sim =
+            Self { step: Duration::from_millis(DEFAULT_STEP_MS), size: DEFAULT_SIZE, failure: None };
+        let (mut failure, mut fail_step) = (None, 1);
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (key, value) = option.split_once('=').ok_or_else(|| bad(option))?;
+            let number = || value.parse::<u64>().map_err(|_| bad(option));
+            match key {
+                "step_ms" if number()? <= MAX_STEP_MS => sim.step = Duration::from_millis(number()?),
+                "size" => {
+                    sim.size = u32::try_from(number()?)
+                        .ok()
+                        .filter(|s| (MIN_SIDE..=MAX_SIDE).contains(s) && s.is_multiple_of(SIDE_MULTIPLE))
+                        .ok_or_else(|| bad(option))?;
+                }
+                "fail" => {
+                    failure = Some(match value {
+                        "panic" => Failure::Panic,
+                        "out_of_memory" => Failure::OutOfMemory,
+                        "non_finite" => Failure::NonFinite,
+                        _ => return Err(bad(option)),
+                    });
+                }
+                "fail_step" => fail_step = u32::try_from(number()?).map_err(|_| bad(option))?,
+                _ => return Err(bad(option)),
+            }
+        }
+        sim.failure = failure.map(|failure| (failure, fail_step));
+        Ok(sim)
+    }
+}
+
+impl Sim {
+    /// Width and height of a picture that names none, in pixels.
+    pub fn native_size(&self) -> (u32, u32) {
+        (self.size, self.size)
+    }
+
+    pub(super) fn begin(&self, spec: &ImageSpec) -> SimDenoising {
+        let mut hash = Sha256::new();
+        hash.update(&spec.prompt);
+        hash.update(spec.seed.to_le_bytes());
+        hash.update(spec.steps.to_le_bytes());
+        let digest = hash.finalize();
+        SimDenoising {
+            step: 0,
+            total: spec.steps,
+            source: spec.source.clone(),
+            colour: Rgb([digest[0], digest[1], digest[2]]),
+        }
+    }
+
+    pub(super) fn advance(&self, jobs: &mut [&mut SimDenoising]) -> Result<(), SimError> {
+        std::thread::sleep(self.step);
+        for job in jobs {
+            job.step += 1;
+            match self.failure {
+                Some((failure, at)) if at == job.step => match failure {
+                    Failure::Panic => panic!("the simulation panicked, as it was told to"),
+                    Failure::OutOfMemory => return Err(SimError::OutOfMemory),
+                    Failure::NonFinite => return Err(SimError::NonFinite),
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SimDenoising {
+    pub(super) fn step(&self) -> u32 {
+        self.step
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub(super) fn preview(&self) -> RgbImage {
+        let (width, height) = self.source.size();
+        RgbImage::from_pixel(width.min(PREVIEW_SIDE), height.min(PREVIEW_SIDE), self.colour)
+    }
+
+    /// Flat; what a mask keeps stays as it was.
+    pub(super) fn finish(&self) -> RgbImage {
+        let (width, height) = self.source.size();
+        match &self.source {
+            Source::Text { .. } | Source::Image { .. } => RgbImage::from_pixel(width, height, self.colour),
+            Source::Inpaint { image, mask, .. } => RgbImage::from_fn(width, height, |x, y| {
+                if mask.get_pixel(x, y).0[0] >= 128 { self.colour } else { *image.get_pixel(x, y) }
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_what_there_is_not_is_refused() {
+        let sim: Sim = "sim://?step_ms=0&size=128".parse().unwrap();
+        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, failure: None });
+        assert!("sim://".parse::<Sim>().is_ok());
+        for bad in
+            ["sim://x", "sim://?size=63", "sim://?size=100", "sim://?step_ms=-1", "sim://?fail=no", "sim:"]
+        {
+            assert!(bad.parse::<Sim>().is_err(), "{bad}");
+        }
+    }
+}

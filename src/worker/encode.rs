@@ -1,0 +1,241 @@
+//! A finished picture as a file: PNG with its parameters as A1111 writes them, JPEG, lossless WebP.
+//! The same request with the same seed gives the same bytes: no time, no job id, no worker id.
+
+use std::{borrow::Cow, fmt::Write};
+
+use bytes::Bytes;
+use image::{ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, codecs::webp::WebPEncoder};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    contract::{Job, OutputFormat, hex},
+    diffusion::ImageSpec,
+    engine::Generated,
+};
+
+/// The text chunk that A1111 and its readers know.
+const A1111_KEYWORD: &str = "parameters";
+/// The text chunk with the request as JSON.
+const REQUEST_KEYWORD: &str = "sd-worker-rbee";
+/// JPEG quality of previews.
+const PREVIEW_QUALITY: u8 = 75;
+
+/// An encoded picture.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The file.
+    pub bytes: Bytes,
+    /// SHA-256 of the file, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A picture that could not be encoded: a defect, or no memory.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The PNG encoder failed.
+    #[error("encoding PNG: {0}")]
+    Png(#[from] png::EncodingError),
+    /// The JPEG or WebP encoder failed.
+    #[error("encoding: {0}")]
+    Image(#[from] image::ImageError),
+}
+
+/// Encodes a picture in the job's format. Takes milliseconds: for a blocking thread.
+///
+/// # Errors
+/// [`EncodeError`] when the encoder fails.
+pub fn encode(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> Result<Encoded, EncodeError> {
+    let bytes = match job.format {
+        OutputFormat::Png => png(&picture.image, &texts(job, spec, model, picture))?,
+        OutputFormat::Jpeg => jpeg(&picture.image, job.quality)?,
+        OutputFormat::Webp => webp(&picture.image)?,
+    };
+    let sha256 = hex(&Sha256::digest(&bytes));
+    Ok(Encoded { bytes: bytes.into(), sha256 })
+}
+
+/// A preview as JPEG.
+///
+/// # Errors
+/// [`EncodeError`] when the encoder fails.
+pub fn encode_preview(image: &RgbImage) -> Result<Vec<u8>, EncodeError> {
+    Ok(jpeg(image, PREVIEW_QUALITY)?)
+}
+
+fn jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, image::ImageError> {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image)?;
+    Ok(bytes)
+}
+
+fn webp(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
+    let mut bytes = Vec::new();
+    WebPEncoder::new_lossless(&mut bytes).write_image(
+        image,
+        image.width(),
+        image.height(),
+        ExtendedColorType::Rgb8,
+    )?;
+    Ok(bytes)
+}
+
+fn png(image: &RgbImage, texts: &[(&str, String)]) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    for (keyword, text) in texts {
+        // tEXt is Latin-1; what is beyond it goes into iTXt, as Pillow does it for A1111.
+        if text.chars().all(|c| u32::from(c) < 256) {
+            encoder.add_text_chunk((*keyword).to_owned(), text.clone())?;
+        } else {
+            encoder.add_itxt_chunk((*keyword).to_owned(), text.clone())?;
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(image.as_raw())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+fn texts(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> [(&'static str, String); 2] {
+    let request = request_json(job, spec, model, picture);
+    [(A1111_KEYWORD, a1111(spec, model, picture)), (REQUEST_KEYWORD, request.to_string())]
+}
+
+/// The text that A1111 writes: the prompt, the negative prompt, then `Key: value` pairs.
+fn a1111(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
+    let mut text = spec.prompt.clone();
+    if let Some(negative) = spec.negative_prompt.as_deref().filter(|text| !text.is_empty()) {
+        let _ = write!(text, "\nNegative prompt: {negative}");
+    }
+    let _ = write!(
+        text,
+        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}",
+        spec.steps,
+        a1111_sampler(picture.scheduler),
+        spec.guidance_scale,
+        picture.seed,
+        picture.image.width(),
+        picture.image.height(),
+    );
+    if let Some(strength) = spec.source.strength() {
+        let _ = write!(text, ", Denoising strength: {strength}");
+    }
+    if spec.clip_skip > 0 {
+        // A1111 counts the last layer as 1, diffusers as 0.
+        let _ = write!(text, ", Clip skip: {}", spec.clip_skip + 1);
+    }
+    text
+}
+
+fn a1111_sampler(scheduler: &str) -> Cow<'_, str> {
+    match scheduler {
+        "ddim" => "DDIM".into(),
+        "euler" => "Euler".into(),
+        "euler_a" => "Euler a".into(),
+        other => other.into(),
+    }
+}
+
+/// The request that draws this one picture again. Inputs are left out: they are pictures themselves.
+fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> serde_json::Value {
+    let mut request = serde_json::json!({
+        "operation": job.capability().operation(),
+        "model": model,
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "prompt_syntax": spec.prompt_syntax,
+        "clip_skip": spec.clip_skip,
+        "steps": spec.steps,
+        "guidance_scale": spec.guidance_scale,
+        "seed": picture.seed,
+        "scheduler": picture.scheduler,
+    });
+    match spec.source.strength() {
+        Some(strength) => request["strength"] = strength.into(),
+        None => {
+            request["width"] = picture.image.width().into();
+            request["height"] = picture.image.height().into();
+        }
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+    use crate::{
+        contract::{Capability, Limits, Operation},
+        diffusion::Source,
+    };
+
+    fn encoded(body: &str) -> (Encoded, RgbImage) {
+        let operation = Operation::parse(Some(Capability::Generate), body.as_bytes()).unwrap();
+        let job = Job::new(operation, &Limits::default()).unwrap();
+        let spec = ImageSpec {
+            prompt: job.prompt.clone(),
+            negative_prompt: job.negative_prompt.clone(),
+            prompt_syntax: job.prompt_syntax,
+            clip_skip: 1,
+            steps: 20,
+            guidance_scale: 7.5,
+            seed: job.seed,
+            scheduler: None,
+            source: Source::Text { width: 64, height: 72 },
+        };
+        let image = RgbImage::from_fn(64, 72, |x, y| Rgb([x as u8, y as u8, 9]));
+        let picture = Generated { index: 0, seed: 7, scheduler: "euler_a", image: image.clone() };
+        (encode(&job, &spec, "shapes", &picture).unwrap(), image)
+    }
+
+    fn text_of(bytes: &[u8], keyword: &str) -> String {
+        let reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+        let info = reader.info();
+        let latin = info.uncompressed_latin1_text.iter().find(|t| t.keyword == keyword);
+        latin.map(|t| t.text.clone()).unwrap_or_else(|| {
+            let utf8 = info.utf8_text.iter().find(|t| t.keyword == keyword).unwrap();
+            utf8.get_text().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_png_carries_its_parameters_as_a1111_writes_them() {
+        let (file, image) = encoded(r#"{"prompt":"a red circle","negative_prompt":"blur","seed":7}"#);
+        assert_eq!(image::load_from_memory(&file.bytes).unwrap().to_rgb8(), image);
+        assert_eq!(
+            text_of(&file.bytes, "parameters"),
+            "a red circle\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 7, \
+             Size: 64x72, Model: shapes, Clip skip: 2"
+        );
+        let request: serde_json::Value = serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
+        assert_eq!(request["seed"], 7);
+        assert!(request.get("job_id").is_none());
+    }
+
+    #[test]
+    fn a_prompt_in_any_script_is_kept() {
+        let (file, _) = encoded(r#"{"prompt":"円 🔴"}"#);
+        assert!(text_of(&file.bytes, "parameters").starts_with("円 🔴\nSteps"));
+    }
+
+    #[test]
+    fn two_jobs_with_one_request_have_the_same_bytes() {
+        let body = r#"{"prompt":"a","seed":7}"#;
+        assert_eq!(encoded(body).0.sha256, encoded(body).0.sha256);
+        assert_ne!(encoded(body).0.sha256, encoded(r#"{"prompt":"b","seed":7}"#).0.sha256);
+    }
+
+    #[test]
+    fn jpeg_and_webp_are_what_they_say() {
+        for (format, lossless) in [("jpeg", false), ("webp", true)] {
+            let (file, image) = encoded(&format!(r#"{{"prompt":"a","output":{{"format":"{format}"}}}}"#));
+            let read = image::load_from_memory(&file.bytes).unwrap().to_rgb8();
+            assert_eq!(read.dimensions(), image.dimensions());
+            assert_eq!(read == image, lossless, "{format}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A job's inputs as pixels: fetched from the store or read from base64, and decoded under limits.
+//! Nothing is allocated for a picture before its header has been checked.
+
+use std::io::Cursor;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use image::{
+    DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage, imageops,
+    metadata::Orientation,
+};
+
+use crate::{
+    contract::{
+        ErrorCode, ImageInput, Job, JobSource, Limits,
+        limits::{MAX_SIDE, MIN_SIDE},
+    },
+    diffusion::{ImageSpec, Source},
+    models::ModelInfo,
+    storage::{Key, StorageError, Store},
+};
+
+/// What a decoder may allocate for one pixel: 16 bits of RGBA, twice.
+const DECODER_BYTES_PER_PIXEL: u64 = 16;
+
+/// A job that the engine can draw.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The first picture.
+    pub spec: ImageSpec,
+    /// What the sender should know.
+    pub warnings: Vec<String>,
+}
+
+/// An input that cannot be used. Every message names the field.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It is not base64.
+    #[error("`{field}`: not base64: {source}")]
+    Base64 {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// What is wrong with it.
+        source: base64::DecodeError,
+    },
+    /// It is larger than the limit.
+    #[error("`{field}`: {bytes} bytes, at most {limit} are taken")]
+    TooLarge {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The most that is taken, in bytes.
+        limit: u64,
+    },
+    /// It is no picture.
+    #[error("`{field}`: cannot be decoded: {source}; PNG, JPEG and WebP are read")]
+    Undecodable {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// What the decoder says.
+        source: image::ImageError,
+    },
+    /// Its sides or its pixels are out of bounds.
+    #[error("`{field}`: {width}x{height} pixels; sides of {MIN_SIDE} to {MAX_SIDE} and at most {limit} pixels are taken")]
+    Size {
+        /// `init_image`, `mask_image`, or `width` for a size that was asked for.
+        field: &'static str,
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// The most pixels that are taken.
+        limit: u64,
+    },
+    /// The store did not give it.
+    #[error("`{field}`: {source}")]
+    Store {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// Which key, and why.
+        source: StorageError,
+    },
+    /// Decoding panicked or the runtime is going down.
+    #[error("`{field}`: decoding did not end: {source}")]
+    Lost {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// How the task ended.
+        source: tokio::task::JoinError,
+    },
+}
+
+impl InputError {
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Base64 { .. } | Self::Undecodable { .. } => ErrorCode::ImageInvalid,
+            Self::Size { field: "width", .. } => ErrorCode::InvalidRequest,
+            Self::Size { .. } => ErrorCode::ImageInvalid,
+            Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
+            // A key that is not there, or not allowed, is the sender's mistake and not the store's.
+            Self::Store { source: StorageError::NotFound { .. }, .. } => ErrorCode::InvalidRequest,
+            Self::Store { source, .. } => source.code(),
+            Self::Lost { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+/// Fills in what the job does not name, and fetches and decodes its pictures.
+///
+/// # Errors
+/// [`InputError`] for the first input that cannot be used.
+pub async fn resolve(
+    job: &Job,
+    store: &Store,
+    limits: &Limits,
+    model: &ModelInfo,
+) -> Result<Resolved, InputError> {
+    let mut warnings = vec![];
+    let source = match &job.source {
+        JobSource::Text { width, height } => {
+            let width = width.unwrap_or(model.native_size.0);
+            let height = height.unwrap_or(model.native_size.1);
+            if u64::from(width) * u64::from(height) > limits.max_pixels {
+                return Err(InputError::Size { field: "width", width, height, limit: limits.max_pixels });
+            }
+            Source::Text { width, height }
+        }
+        JobSource::Image { image, strength } => {
+            let image = picture("init_image", image, store, limits).await?.to_rgb8();
+            Source::Image { image, strength: *strength }
+        }
+        JobSource::Inpaint { image, mask, strength } => {
+            let image = picture("init_image", image, store, limits).await?.to_rgb8();
+            let mask = picture("mask_image", mask, store, limits).await?.to_luma8();
+            let mask = fit_mask(mask, &image, &mut warnings);
+            Source::Inpaint { image, mask, strength: *strength }
+        }
+    };
+    let spec = ImageSpec {
+        prompt: job.prompt.clone(),
+        negative_prompt: job.negative_prompt.clone(),
+        prompt_syntax: job.prompt_syntax,
+        clip_skip: job.clip_skip,
+        steps: job.steps.unwrap_or(model.steps),
+        guidance_scale: job.guidance_scale.unwrap_or(model.guidance_scale),
+        seed: job.seed,
+        scheduler: job.scheduler.clone(),
+        source,
+    };
+    Ok(Resolved { spec, warnings })
+}
+
+fn fit_mask(mask: GrayImage, image: &RgbImage, warnings: &mut Vec<String>) -> GrayImage {
+    let (width, height) = image.dimensions();
+    if mask.dimensions() == (width, height) {
+        return mask;
+    }
+    warnings.push(format!(
+        "mask_image: resized from {}x{} to {width}x{height}, the size of init_image",
+        mask.width(),
+        mask.height()
+    ));
+    imageops::resize(&mask, width, height, imageops::FilterType::Nearest)
+}
+
+async fn picture(
+    field: &'static str,
+    input: &ImageInput,
+    store: &Store,
+    limits: &Limits,
+) -> Result<DynamicImage, InputError> {
+    let bytes = match input {
+        ImageInput::Inline(text) => {
+            Bytes::from(STANDARD.decode(text).map_err(|source| InputError::Base64 { field, source })?)
+        }
+        ImageInput::Object(reference) => fetch(reference, store, limits.max_input)
+            .await
+            .map_err(|source| InputError::Store { field, source })?,
+    };
+    let size = bytes.len() as u64;
+    if size > limits.max_input {
+        return Err(InputError::TooLarge { field, bytes: size, limit: limits.max_input });
+    }
+    let max_pixels = limits.max_pixels;
+    tokio::task::spawn_blocking(move || decode(field, &bytes, max_pixels))
+        .await
+        .map_err(|source| InputError::Lost { field, source })?
+}
+
+async fn fetch(reference: &str, store: &Store, max_bytes: u64) -> Result<Bytes, StorageError> {
+    store.get(&Key::parse_reference(reference)?, max_bytes).await
+}
+
+fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<DynamicImage, InputError> {
+    let undecodable = |source| InputError::Undecodable { field, source };
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| undecodable(image::ImageError::IoError(error)))?;
+    let mut allowed = image::Limits::default();
+    allowed.max_alloc = Some(limit * DECODER_BYTES_PER_PIXEL);
+    reader.limits(allowed);
+    let mut decoder = reader.into_decoder().map_err(undecodable)?;
+    let (width, height) = decoder.dimensions();
+    let sides = MIN_SIDE..=MAX_SIDE;
+    let pixels = u64::from(width) * u64::from(height);
+    if !sides.contains(&width) || !sides.contains(&height) || pixels > limit {
+        return Err(InputError::Size { field, width, height, limit });
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = Cursor::new(vec![]);
+        RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
+            .write_to(&mut bytes, image::ImageFormat::Png)
+            .unwrap();
+        bytes.into_inner()
+    }
+
+    /// A PNG whose header says `side` x `side`; checksums are right.
+    fn bomb(side: u32) -> Vec<u8> {
+        let mut bytes = vec![];
+        let mut encoder = png::Encoder::new(&mut bytes, side, side);
+        encoder.set_color(png::ColorType::Grayscale);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9c, 0x63, 0, 0, 0, 1, 0, 1]).unwrap();
+        drop(writer);
+        bytes
+    }
+
+    #[test]
+    fn a_picture_is_read() {
+        let picture = decode("init_image", &png(72, 80), 1 << 22).unwrap();
+        assert_eq!((picture.width(), picture.height()), (72, 80));
+    }
+
+    #[test]
+    fn a_picture_cut_in_half_is_refused() {
+        let whole = png(128, 128);
+        let error = decode("init_image", &whole[..whole.len() / 2], 1 << 22).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ImageInvalid);
+        assert!(error.to_string().starts_with("`init_image`"), "{error}");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_by_its_header() {
+        let error = decode("mask_image", &bomb(65_535), 1 << 22).unwrap_err();
+        assert!(matches!(error, InputError::Size { width: 65_535, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused() {
+        for bytes in [&b""[..], b"nonsense", b"GIF89a\x01\0\x01\0\0\0\0"] {
+            assert_eq!(decode("init_image", bytes, 1 << 22).unwrap_err().code(), ErrorCode::ImageInvalid);
+        }
+        for (width, height) in [(63, 64), (64, 2056), (2048, 2049)] {
+            assert!(matches!(decode("init_image", &png(width, height), 1 << 22), Err(InputError::Size { .. })));
+        }
+    }
+
+    #[test]
+    fn a_mask_of_another_size_is_resized_and_said() {
+        let mut warnings = vec![];
+        let mask = GrayImage::from_fn(64, 64, |x, _| image::Luma([if x < 32 { 255 } else { 0 }]));
+        let mask = fit_mask(mask, &RgbImage::new(128, 96), &mut warnings);
+        assert_eq!(mask.dimensions(), (128, 96));
+        assert!(mask.pixels().all(|p| matches!(p.0[0], 0 | 255)));
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("64x64 to 128x96"), "{}", warnings[0]);
+    }
+}

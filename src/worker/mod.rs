@@ -1,0 +1,4 @@
+//! One job from message to acknowledgement.
+
+pub mod encode;
+pub mod inputs;

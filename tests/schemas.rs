@@ -1,0 +1,211 @@
+//! `schemas/*.json` are what the types say (`UPDATE_SCHEMAS=1 cargo test --test schemas` writes them), and real
+//! messages are judged by a JSON Schema validator that is not ours.
+
+use std::{collections::BTreeSet, path::Path};
+
+use jsonschema::Validator;
+use sd_worker_rbee::contract::{
+    Capability, CompleteEvent, ErrorCode, Event, EventKind, Health, ImageResult, JobId, JobResponse,
+    JobStatus, JobView, Operation, OutputFormat, Timings, WorkerId, WorkerInfo, WorkerStatus, Workers,
+    schema,
+};
+use serde_json::{Value, json};
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas"))
+}
+
+/// The committed schema, not the one in memory: it is what others read.
+fn validator(name: &str) -> Validator {
+    let text = std::fs::read_to_string(folder().join(name)).unwrap();
+    jsonschema::draft202012::new(&serde_json::from_str(&text).unwrap()).unwrap()
+}
+
+fn worker() -> WorkerInfo {
+    WorkerInfo {
+        id: WorkerId::new("w1").unwrap(),
+        hive_id: None,
+        model_id: "tiny".into(),
+        models: vec!["tiny".into()],
+        device: "cpu".into(),
+        status: WorkerStatus::Ready,
+        capabilities: Capability::ALL.to_vec(),
+        slots: 2,
+        free_slots: 1,
+        implementation: "sd-worker-rbee".into(),
+        version: "0.1.0".into(),
+    }
+}
+
+fn event(kind: EventKind) -> Event {
+    Event { job_id: JobId::generate(), worker_id: WorkerId::new("w1").unwrap(), attempt: 1, seq: 3, kind }
+}
+
+fn events() -> Vec<Event> {
+    let image = ImageResult {
+        key: "jobs/j/0.png".into(),
+        url: "file:///store/jobs/j/0.png".into(),
+        format: OutputFormat::Png,
+        width: 64,
+        height: 64,
+        bytes: 100,
+        sha256: "0".repeat(64),
+        seed: u64::MAX,
+    };
+    [
+        EventKind::Accepted { model: "tiny".into(), seed: u64::MAX, position: 0 },
+        EventKind::Progress { step: 1, total: 2, percent: 50.0, eta_ms: 9 },
+        EventKind::Preview {
+            step: 1,
+            total: 2,
+            percent: 50.0,
+            image: "AA==".into(),
+            format: OutputFormat::Jpeg,
+        },
+        EventKind::Complete(CompleteEvent {
+            model: "tiny".into(),
+            images: vec![image],
+            timings_ms: Timings::default(),
+            warnings: vec![],
+        }),
+        EventKind::error(ErrorCode::Busy, "no free slot"),
+        EventKind::Cancelled { step: 1 },
+    ]
+    .map(event)
+    .to_vec()
+}
+
+#[test]
+fn the_files_are_what_the_types_say() {
+    let expected = schema::all();
+    let names: BTreeSet<String> = expected.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names.len(), expected.len(), "two schemas of one name");
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::create_dir_all(folder()).unwrap();
+        for (name, schema) in &expected {
+            std::fs::write(folder().join(name), schema::to_text(schema)).unwrap();
+        }
+    }
+    for (name, schema) in &expected {
+        let text = std::fs::read_to_string(folder().join(name)).unwrap_or_default();
+        assert!(
+            text == schema::to_text(schema),
+            "schemas/{name} is stale: UPDATE_SCHEMAS=1 cargo test --test schemas"
+        );
+    }
+    let there: BTreeSet<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(there, names, "a file that no type stands for");
+}
+
+#[test]
+fn every_schema_says_which_draft_it_is() {
+    for (name, schema) in schema::all() {
+        let value = serde_json::to_value(schema).unwrap();
+        assert_eq!(value["$schema"], "https://json-schema.org/draft/2020-12/schema", "{name}");
+        assert!(jsonschema::meta::is_valid(&value), "{name}");
+    }
+}
+
+#[test]
+fn what_a_client_may_send_is_valid() {
+    let validator = validator("operation.json");
+    for message in [
+        json!({"operation": "image_generation", "prompt": "a"}),
+        json!({"operation": "image_generation", "prompt": "a", "width": 64, "height": 2048, "seed": u64::MAX,
+            "negative_prompt": "", "steps": 150, "guidance_scale": 0, "n": 8, "scheduler": "euler",
+            "output": {"format": "jpeg", "quality": 1}, "loras": [{"path": "x", "strength": 0.5}],
+            "preview_every": 0, "stream": false, "deadline_ms": 1, "job_id": "j_1", "hive_id": "localhost",
+            "worker_id": "w", "model": "tiny", "clip_skip": 11, "prompt_syntax": "a1111",
+            "webhook_url": "https://x", "webhook_events": ["complete"]}),
+        json!({"operation": "image_generation", "prompt": "a", "negative_prompt": null, "seed": null}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 1}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "object:inputs/x", "mask_image": "AA=="}),
+    ] {
+        assert!(validator.is_valid(&message), "{message}: {:?}", validator.validate(&message));
+        let operation = Operation::parse(None, message.to_string().as_bytes()).unwrap();
+        let written: Value = serde_json::from_slice(&operation.to_json()).unwrap();
+        assert!(validator.is_valid(&written), "written back: {written}");
+    }
+}
+
+#[test]
+fn what_the_contract_refuses_is_not_valid() {
+    let validator = validator("operation.json");
+    for message in [
+        json!({}),
+        json!([]),
+        json!({"prompt": "a"}),
+        json!({"operation": "image_upscale", "prompt": "a"}),
+        json!({"operation": "image_generation"}),
+        json!({"operation": "image_generation", "prompt": ""}),
+        json!({"operation": "image_generation", "prompt": 3}),
+        json!({"operation": "image_generation", "prompt": "a", "guidence_scale": 3}),
+        json!({"operation": "image_generation", "prompt": "a", "init_image": "AA=="}),
+        json!({"operation": "image_generation", "prompt": "a", "steps": 0}),
+        json!({"operation": "image_generation", "prompt": "a", "steps": 1_000_000_000}),
+        json!({"operation": "image_generation", "prompt": "a", "steps": 1.5}),
+        json!({"operation": "image_generation", "prompt": "a", "width": 63}),
+        json!({"operation": "image_generation", "prompt": "a", "width": 68}),
+        json!({"operation": "image_generation", "prompt": "a", "width": 100_001}),
+        json!({"operation": "image_generation", "prompt": "a", "guidance_scale": -1}),
+        json!({"operation": "image_generation", "prompt": "a", "seed": -1}),
+        json!({"operation": "image_generation", "prompt": "a", "n": 9}),
+        json!({"operation": "image_generation", "prompt": "a", "deadline_ms": 0}),
+        json!({"operation": "image_generation", "prompt": "a", "output": {"format": "gif"}}),
+        json!({"operation": "image_generation", "prompt": "a", "output": {"size": 3}}),
+        json!({"operation": "image_generation", "prompt": "a", "loras": [{}]}),
+        json!({"operation": "image_transform", "prompt": "a"}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 0}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 2}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "width": 64}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA=="}),
+    ] {
+        assert!(!validator.is_valid(&message), "{message}");
+    }
+}
+
+#[test]
+fn every_event_is_valid_and_a_damaged_one_is_not() {
+    let validator = validator("event.json");
+    for event in events() {
+        let value = serde_json::to_value(&event).unwrap();
+        assert!(validator.is_valid(&value), "{value}: {:?}", validator.validate(&value));
+        for field in value.as_object().unwrap().keys() {
+            let mut damaged = value.clone();
+            damaged.as_object_mut().unwrap().remove(field);
+            assert!(!validator.is_valid(&damaged), "{} without {field}", event.kind.name());
+        }
+        let mut damaged = value.clone();
+        damaged["type"] = json!("finished");
+        assert!(!validator.is_valid(&damaged));
+        damaged = value;
+        damaged["job_id"] = json!("a/b");
+        assert!(!validator.is_valid(&damaged));
+    }
+}
+
+#[test]
+fn answers_and_heartbeats_are_valid() {
+    let job = JobId::generate();
+    let view = JobView { job_id: job.clone(), status: JobStatus::Running, event: events().pop() };
+    let health = Health { status: "ok".into(), nats: "connected".into(), durable: false, workers: 1 };
+    for (name, value) in [
+        ("job_response.json", serde_json::to_value(JobResponse::new(job.clone()))),
+        ("job_view.json", serde_json::to_value(&view)),
+        ("job_view.json", serde_json::to_value(JobView { event: None, ..view })),
+        ("worker_info.json", serde_json::to_value(worker())),
+        ("workers.json", serde_json::to_value(Workers { workers: vec![worker()] })),
+        ("health.json", serde_json::to_value(health)),
+    ] {
+        let value = value.unwrap();
+        let validator = validator(name);
+        assert!(validator.is_valid(&value), "{name} {value}: {:?}", validator.validate(&value));
+        assert!(!validator.is_valid(&json!({})), "{name} takes anything");
+    }
+    let mut unknown = serde_json::to_value(worker()).unwrap();
+    unknown["status"] = json!("asleep");
+    assert!(!validator("worker_info.json").is_valid(&unknown));
+}

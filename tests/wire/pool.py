@@ -1,0 +1,96 @@
+"""A nats-server and one worker on free ports, for tests and tools that speak NATS through nats-py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0  # seconds that a process gets to come up, and a free slot to appear
+
+
+@dataclass(frozen=True)
+class Pool:
+    url: str
+    store: Path
+
+    async def connect(self) -> Client:
+        return await nats.connect(self.url, max_reconnect_attempts=1)
+
+
+def worker_binary() -> Path:
+    """`SD_WORKER`, which scripts/test sets, or a debug build."""
+    return Path(os.environ.get("SD_WORKER", ROOT / "target/debug/sd-worker-cpu"))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_until_answering(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"no answer on port {port}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped at the end, and waited for."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def pool(model: str) -> Iterator[Pool]:
+    """One worker with one slot that serves `model`, and the folder that is its store."""
+    with tempfile.TemporaryDirectory() as folder:
+        temp, port = Path(folder), free_port()
+        url, store = f"nats://127.0.0.1:{port}", temp / "store"
+        server = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(temp / "nats")]
+        worker = [str(worker_binary()), "--model", model, "--nats-url", url, "--store-url", str(store)]
+        with running(server, temp / "nats.log") as process:
+            wait_until_answering(port, process, temp / "nats.log")
+            with running([*worker, "--grace", "5s"], temp / "worker.log"):
+                try:
+                    yield Pool(url, store)
+                except BaseException:
+                    print((temp / "worker.log").read_text(errors="replace")[-2000:])
+                    raise
+
+
+async def request(client: Client, subject: str, body: bytes) -> Msg:
+    """The first reply. No responders means that no slot is free: asked again until `PATIENCE` is over."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await client.request(subject, body, timeout=PATIENCE)
+        except nats.errors.NoRespondersError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.05)
