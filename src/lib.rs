@@ -14,10 +14,10 @@ pub mod http;
 #[cfg(feature = "keeper")]
 pub mod keeper;
 pub mod logging;
-#[cfg(feature = "queen")]
-pub mod queen;
 #[cfg(feature = "worker")]
 pub mod models;
+#[cfg(feature = "queen")]
+pub mod queen;
 #[cfg(feature = "bus")]
 pub mod storage;
 pub mod units;

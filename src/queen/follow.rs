@@ -24,17 +24,29 @@ pub struct Runner {
     pub worker: WorkerId,
 }
 
+/// A worker that has the job, and the number of the last event that it sent: after a lost connection a worker may
+/// send an event again.
+struct Source {
+    runner: Runner,
+    last_seq: Option<u64>,
+}
+
 /// Follows a job to its end. A job that was sent twice may have been accepted twice: the first that accepted is
 /// believed, and the other one when that one fails in a way that leaves the job undone. Either `complete` is true,
 /// as both write the same objects.
 pub struct Follow<'a> {
-    pub shared: &'a Shared,
-    pub record: &'a Record,
-    pub runner: Runner,
-    pub others: Vec<Runner>,
+    shared: &'a Shared,
+    record: &'a Record,
+    believed: Source,
+    others: Vec<Runner>,
 }
 
-impl Follow<'_> {
+impl<'a> Follow<'a> {
+    /// Follows a job whose `accepted` event, with number `accepted_seq`, is in the record.
+    pub fn new(shared: &'a Shared, record: &'a Record, runner: Runner, accepted_seq: u64) -> Self {
+        Self { shared, record, believed: Source { runner, last_seq: Some(accepted_seq) }, others: vec![] }
+    }
+
     /// Returns when the record has its terminal event.
     pub async fn run(mut self, exchange: &mut Exchange) {
         let mut last_event = Instant::now();
@@ -49,7 +61,7 @@ impl Follow<'_> {
                             last_event = Instant::now();
                         }
                     }
-                    Some(Reply::End { sending }) if sending == self.runner.sending => {
+                    Some(Reply::End { sending }) if sending == self.believed.runner.sending => {
                         self.lost("the worker ended its replies without saying how the job ended".into()).await;
                     }
                     Some(Reply::End { .. } | Reply::NoResponders { .. }) => {}
@@ -64,7 +76,7 @@ impl Follow<'_> {
                         cancelled = Some(Instant::now());
                         self.cancel().await;
                     }
-                    match watchdog::judge(&self.shared.fleet, &self.runner.worker, last_event) {
+                    match watchdog::judge(&self.shared.fleet, &self.believed.runner.worker, last_event) {
                         Verdict::Working => {}
                         Verdict::Look if looked.elapsed() < watchdog::LOOK_AFTER => {}
                         Verdict::Look => {
@@ -84,8 +96,9 @@ impl Follow<'_> {
     /// Takes an event down if it counts; whether it is of the worker that is believed.
     fn event(&mut self, sending: u32, event: Event) -> bool {
         let from = Runner { sending, worker: event.worker_id.clone() };
-        if from != self.runner {
+        if from != self.believed.runner {
             match event.kind {
+                EventKind::Accepted { .. } if self.others.contains(&from) => {}
                 EventKind::Accepted { .. } => {
                     tracing::info!(job = %self.record.id, worker = %from.worker, "the job was accepted twice");
                     self.others.push(from);
@@ -96,6 +109,10 @@ impl Follow<'_> {
             }
             return false;
         }
+        if self.believed.last_seq.is_some_and(|last| event.seq <= last) {
+            return true;
+        }
+        self.believed.last_seq = Some(event.seq);
         let undone = matches!(event.kind, EventKind::Error { retryable: true, .. });
         if !(undone && self.believe_another()) {
             self.record.push(event);
@@ -105,11 +122,11 @@ impl Follow<'_> {
 
     /// Turns to another worker that has the job too; whether there is one.
     fn believe_another(&mut self) -> bool {
-        let failed = self.runner.worker.clone();
+        let failed = self.believed.runner.worker.clone();
         while let Some(other) = self.others.pop() {
             if other.worker != failed {
                 tracing::warn!(job = %self.record.id, %failed, worker = %other.worker, "another worker goes on");
-                self.runner = other;
+                self.believed = Source { runner: other, last_seq: None };
                 return true;
             }
         }
@@ -128,8 +145,8 @@ impl Follow<'_> {
         if self.record.has_ended() || self.believe_another() {
             return;
         }
-        tracing::warn!(job = %self.record.id, worker = %self.runner.worker, %reason, "job is lost");
-        self.record.fail(Some(&self.runner.worker), ErrorCode::Internal, reason);
+        tracing::warn!(job = %self.record.id, worker = %self.believed.runner.worker, %reason, "job is lost");
+        self.record.fail(Some(&self.believed.runner.worker), ErrorCode::Internal, reason);
     }
 
     /// Whether the store has the result, whatever events say.

@@ -146,8 +146,8 @@ impl Queen {
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         tokio::spawn(async move {
             let seek = Seek { shared: &shared, record: &record, wish, body, first };
-            if let Some(runner) = seek.run(&mut exchange).await {
-                Follow { shared: &shared, record: &record, runner, others: vec![] }.run(&mut exchange).await;
+            if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
+                Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
             }
         });
         Ok(())
@@ -187,7 +187,7 @@ impl Jobs for Queen {
         };
         let claim = match self.shared.table.claim(&id, &job.fingerprint) {
             Claimed::New(claim) => claim,
-            Claimed::Known(_) => return Ok(id),
+            Claimed::Known => return Ok(id),
             Claimed::Other => return Err(other()),
             Claimed::Full => {
                 let message = format!("{} jobs are under way", self.shared.options.max_jobs);

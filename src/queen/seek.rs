@@ -40,7 +40,8 @@ enum Why {
 
 /// What was heard.
 enum Heard {
-    Accepted(Runner),
+    /// And the number of the event that says so.
+    Accepted(Runner, u64),
     /// The job has ended; its record says how.
     Ended,
     TryAgain(Why),
@@ -49,8 +50,9 @@ enum Heard {
 }
 
 impl Seek<'_> {
-    /// Sends the job until a worker accepts it. `None`: it has ended, or is forgotten because nobody is there.
-    pub async fn run(mut self, exchange: &mut Exchange) -> Option<Runner> {
+    /// Sends the job until a worker accepts it: who, and the number of the event that says so.
+    /// `None`: it has ended, or is forgotten because nobody is there.
+    pub async fn run(mut self, exchange: &mut Exchange) -> Option<(Runner, u64)> {
         let give_up = Instant::now() + self.shared.options.queue_timeout;
         let mut bound = FIRST_PAUSE;
         let mut permit = None;
@@ -66,7 +68,7 @@ impl Seek<'_> {
             };
             let until = Instant::now() + ACCEPT_WITHIN;
             let why = match self.listen(exchange, &target, Some(sending), until).await {
-                Heard::Accepted(runner) => return Some(runner),
+                Heard::Accepted(runner, seq) => return Some((runner, seq)),
                 Heard::Ended => return None,
                 Heard::TryAgain(why) => why,
                 Heard::Nothing => Why::Silence,
@@ -101,7 +103,7 @@ impl Seek<'_> {
             bound = (bound * 2).min(LONGEST_PAUSE);
             let until = (Instant::now() + pause).min(give_up);
             match self.listen(exchange, &target, None, until).await {
-                Heard::Accepted(runner) => return Some(runner),
+                Heard::Accepted(runner, seq) => return Some((runner, seq)),
                 Heard::Ended => return None,
                 Heard::TryAgain(_) | Heard::Nothing => {}
             }
@@ -155,9 +157,10 @@ impl Seek<'_> {
         let again = match &event.kind {
             EventKind::Accepted { .. } => {
                 let runner = Runner { sending, worker: event.worker_id.clone() };
+                let seq = event.seq;
                 self.record.push(event);
                 self.tell_first();
-                return Some(Heard::Accepted(runner));
+                return Some(Heard::Accepted(runner, seq));
             }
             // Of a worker whose `accepted` was lost.
             EventKind::Progress { .. } | EventKind::Preview { .. } => return None,

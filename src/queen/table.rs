@@ -26,7 +26,7 @@ pub enum Claimed<'a> {
     /// It is new, and is forgotten again unless the claim is kept.
     New(Claim<'a>),
     /// It is known.
-    Known(Arc<Record>),
+    Known,
     /// Its id is that of another job.
     Other,
     /// No place: every job that is remembered is under way.
@@ -55,7 +55,7 @@ impl Table {
                 return Claimed::Other;
             }
             match known.may_run_again() {
-                None => return Claimed::Known(known.clone()),
+                None => return Claimed::Known,
                 Some(next) => first_seq = next,
             }
         } else {
@@ -146,7 +146,7 @@ mod tests {
         let table = Table::new(2);
         let id = JobId::new("a").unwrap();
         assert!(enter(&table, "a"));
-        assert!(matches!(table.claim(&id, "f"), Claimed::Known(_)));
+        assert!(matches!(table.claim(&id, "f"), Claimed::Known));
         assert!(matches!(table.claim(&id, "g"), Claimed::Other));
     }
 
