@@ -25,14 +25,14 @@ pub struct Fleet {
 }
 
 struct Seen {
-    workers: HashMap<WorkerId, Heartbeat>,
+    workers: HashMap<WorkerId, LastHeartbeat>,
     /// Since when heartbeats could have reached us: silence before it is ours, not the workers'.
     listening_since: Instant,
 }
 
 /// The last heartbeat of a worker.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Heartbeat {
+pub struct LastHeartbeat {
     /// What it said.
     pub info: WorkerInfo,
     /// When it came.
@@ -82,7 +82,7 @@ impl Fleet {
             }
             tracing::info!(worker = %info.id, models = ?info.models, device = %info.device, "worker is up");
         }
-        seen.workers.insert(info.id.clone(), Heartbeat { info, at: Instant::now() });
+        seen.workers.insert(info.id.clone(), LastHeartbeat { info, at: Instant::now() });
     }
 
     /// Says that no heartbeat can reach us now; time counts from the last such call.
@@ -108,7 +108,7 @@ impl Fleet {
     pub fn all(&self) -> Vec<WorkerInfo> {
         let now = Instant::now();
         let seen = self.lock();
-        let fresh = |h: &&Heartbeat| now.duration_since(h.at.max(seen.listening_since)) < self.gone_after;
+        let fresh = |h: &&LastHeartbeat| now.duration_since(h.at.max(seen.listening_since)) < self.gone_after;
         let mut workers: Vec<_> = seen.workers.values().filter(fresh).map(|h| h.info.clone()).collect();
         workers.sort_by(|a, b| a.id.cmp(&b.id));
         workers
@@ -122,7 +122,7 @@ impl Fleet {
     }
 
     /// The last heartbeat of a worker, however old.
-    pub fn heartbeat(&self, worker: &WorkerId) -> Option<Heartbeat> {
+    pub fn heartbeat(&self, worker: &WorkerId) -> Option<LastHeartbeat> {
         self.lock().workers.get(worker).cloned()
     }
 
