@@ -84,8 +84,7 @@ impl SchedulerConfig {
         let class = self.file.text("_class_name")?;
         SchedulerKind::from_class(class).ok_or_else(|| {
             let known = SchedulerKind::NAMES.join(", ");
-            let reason =
-                format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
+            let reason = format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
             DiffusionError::request("scheduler", reason)
         })
     }
@@ -105,9 +104,7 @@ impl SchedulerConfig {
             }
             Spacing::Trailing => {
                 let stride = train as f64 / steps as f64;
-                (0..steps)
-                    .map(|i| (train as f64 - i as f64 * stride).round_ties_even() - 1.0)
-                    .collect()
+                (0..steps).map(|i| (train as f64 - i as f64 * stride).round_ties_even() - 1.0).collect()
             }
             Spacing::Linspace => {
                 let last = (train - 1) as f64;
