@@ -86,7 +86,9 @@ impl EventSink for NatsSink {
                 match self.barrier.pass().await {
                     Passed::Yes if self.link.connections() == connections => return,
                     Passed::NoAnswer => {
-                        tracing::warn!("the server confirms nothing; may this user subscribe to its own inbox?");
+                        tracing::warn!(
+                            "the server confirms nothing; may this user subscribe to its own inbox?"
+                        );
                         return;
                     }
                     Passed::Yes | Passed::ConnectionLost => {

@@ -269,6 +269,11 @@ impl Operation {
         on_body!(self, body => body.job_id.as_deref())
     }
 
+    /// Gives it the job id that came beside it.
+    pub fn set_job_id(&mut self, id: &JobId) {
+        on_body!(self, body => body.job_id = Some(id.to_string()));
+    }
+
     /// The input pictures, by field name, to be replaced by references.
     pub fn images_mut(&mut self) -> Vec<(&'static str, &mut String)> {
         match self {

@@ -111,9 +111,8 @@ impl JobRun {
         {
             return Ok(event);
         }
-        let Resolved { spec, mut warnings } = timeout_at(deadline.into(), self.resolve())
-            .await
-            .map_err(|_| late("reading the inputs"))??;
+        let Resolved { spec, mut warnings } =
+            timeout_at(deadline.into(), self.resolve()).await.map_err(|_| late("reading the inputs"))??;
         if self.running.cancel.is_set() {
             return Err(Failure::Cancelled { step: 0 });
         }
@@ -132,7 +131,8 @@ impl JobRun {
 
     /// The complete event of an earlier run of the same request.
     async fn earlier_result(&self) -> Result<Option<Event>, Failure> {
-        let Some(StoredResult { fingerprint, mut event }) = self.context.store.find_result(&self.job.id).await?
+        let Some(StoredResult { fingerprint, mut event }) =
+            self.context.store.find_result(&self.job.id).await?
         else {
             return Ok(None);
         };

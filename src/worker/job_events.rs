@@ -179,9 +179,10 @@ impl JobEvents {
         if let Some(newer) = event.filter(|event| is_replaceable(event)) {
             let outdated = |waiting: &Outgoing| {
                 waiting.to == to
-                    && waiting.event.as_ref().is_some_and(|older| {
-                        is_replaceable(older) && older.kind.name() == newer.kind.name()
-                    })
+                    && waiting
+                        .event
+                        .as_ref()
+                        .is_some_and(|older| is_replaceable(older) && older.kind.name() == newer.kind.name())
             };
             pending.retain(|waiting| !outdated(waiting));
         }

@@ -52,7 +52,11 @@ impl Metrics {
     pub fn counts(&self, capability: Capability) -> Counts {
         let of = &self.capabilities[index(capability)];
         let ends: Vec<u64> = of.ends.iter().map(|end| end.load(Ordering::Relaxed)).collect();
-        Counts { requests: ends.iter().sum(), errors: ends[1], nanoseconds: of.nanoseconds.load(Ordering::Relaxed) }
+        Counts {
+            requests: ends.iter().sum(),
+            errors: ends[1],
+            nanoseconds: of.nanoseconds.load(Ordering::Relaxed),
+        }
     }
 
     /// In the text format of Prometheus.
@@ -75,7 +79,12 @@ impl Metrics {
         family("sd_worker_jobs_total", "counter", "Jobs that ended.", &ends);
         let one = |value: u64| [(String::new(), value)];
         let refused = self.refused.load(Ordering::Relaxed);
-        family("sd_worker_refused_total", "counter", "Messages refused before they were jobs.", &one(refused));
+        family(
+            "sd_worker_refused_total",
+            "counter",
+            "Messages refused before they were jobs.",
+            &one(refused),
+        );
         let passed_on = self.passed_on.load(Ordering::Relaxed);
         family("sd_worker_passed_on_total", "counter", "Messages offered to other workers.", &one(passed_on));
         family("sd_worker_slots", "gauge", "Jobs that may run together.", &one(capacity as u64));
@@ -103,7 +112,10 @@ mod tests {
         assert_eq!(metrics.counts(Capability::Inpaint).requests, 1);
         assert_eq!(metrics.counts(Capability::Generate).requests, 0);
         let text = metrics.to_text(2, 1);
-        assert!(text.contains("sd_worker_jobs_total{capability=\"inpaint\",end=\"cancelled\"} 1\n"), "{text}");
+        assert!(
+            text.contains("sd_worker_jobs_total{capability=\"inpaint\",end=\"cancelled\"} 1\n"),
+            "{text}"
+        );
         assert!(text.contains("sd_worker_slots_free 1\n"), "{text}");
     }
 }

@@ -173,8 +173,6 @@ fn join(running: &RunningJob, fingerprint: &str, reader: Option<Reader>) -> Opti
     if running.fingerprint != fingerprint {
         return Some(Begun::Conflict);
     }
-    match reader {
-        Some(reader) if !running.events.join(reader) => None,
-        _ => Some(Begun::Joined),
-    }
+    let joined = reader.is_none_or(|reader| running.events.join(reader));
+    joined.then_some(Begun::Joined)
 }
