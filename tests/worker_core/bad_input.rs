@@ -26,8 +26,7 @@ async fn refused(pool: &Pool, capability: Capability, body: &[u8], code: ErrorCo
     let header = replies.headers[0].get("Nats-Service-Error-Code").map(|value| value.as_str());
     assert_eq!(header, Some(code.code()), "{shown}");
     // Errors are answered by a task of their own; the worker is not in the way of the next request.
-    let mut good = pool.generate(r#"{"prompt":"a good one","steps":1}"#).await;
-    good.end().await.done();
+    pool.insist(r#"{"prompt":"a good one","steps":1}"#).await.done();
 }
 
 fn png(width: u32, height: u32) -> Vec<u8> {
@@ -136,7 +135,7 @@ async fn a_subject_that_is_no_capability_is_refused() {
         let (code, message) = pool.request_on(&subject, r#"{"prompt":"a"}"#, None).await.end().await.failed();
         assert_eq!(code, ErrorCode::UnsupportedOperation);
         assert!(message.contains("generate, transform, inpaint"), "{message}");
-        pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+        pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
     }
 }
 

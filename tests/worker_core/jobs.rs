@@ -183,7 +183,7 @@ async fn a_job_past_its_deadline_ends_so_and_the_next_is_done() {
     let (code, message) = replies.end().await.failed();
     assert_eq!(code, ErrorCode::DeadlineExceeded, "{message}");
     assert!(!Limits::default().deadline.is_zero());
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn a_heartbeat_says_what_there_is_and_follows_the_slots() {
 async fn discovery_finds_the_worker_and_its_statistics() {
     let pool = Pool::new().await;
     let worker = pool.worker("disco", FAST, &[]).await;
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
     let ask = async |verb: &str| {
         let subject = format!("$SRV.{verb}.sd-worker.{}", worker.id);
         let answer = pool.client.request(subject, "".into()).await.unwrap();
@@ -278,5 +278,5 @@ async fn a_lost_picture_is_an_error_that_names_the_key_and_a_failing_model_leave
         pool.generate(r#"{"prompt":"a","steps":1,"job_id":"blocked"}"#).await.end().await.failed();
     assert_eq!(code, ErrorCode::Storage, "{message}");
     assert!(message.contains("jobs/blocked/"), "{message}");
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
 }

@@ -36,7 +36,7 @@ async fn a_job_finishes_while_nats_is_away_and_its_end_is_published_afterwards()
         }
     }
     // And the worker takes jobs again.
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
 }
 
 #[tokio::test]

@@ -36,9 +36,8 @@ async fn of_three_jobs_two_workers_take_two_and_the_third_succeeds_on_retry() {
             (true, Some(EventKind::Error { code, message, .. })) => End::Failed(code, message),
             (true, _) => End::NoResponders,
         };
-        while refused(&end) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            end = pool.generate(JOB).await.end().await;
+        if refused(&end) {
+            end = pool.insist(JOB).await;
         }
         pictures += end.done().images.len();
     }
@@ -130,7 +129,7 @@ async fn a_job_for_another_worker_finds_it_through_any_door() {
 async fn a_worker_with_one_capability_leaves_the_others_to_others() {
     let pool = Pool::new().await;
     let worker = pool.worker("a", "sim://?step_ms=1&size=64", &["--capabilities", "generate"]).await;
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
     let body = r#"{"prompt":"a","init_image":"object:inputs/x"}"#;
     assert_eq!(pool.request(Capability::Transform, body).await.end().await, End::NoResponders);
     let subject = pool.subjects.direct(&worker.id, Capability::Transform);

@@ -148,7 +148,7 @@ async fn a_worker_waits_for_nats_and_says_so() {
     worker.wait_for_log(" ready ").await;
     // The pool's client may be back a little later than the worker.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    pool.generate(r#"{"prompt":"a","steps":1}"#).await.end().await.done();
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
 }
 
 #[tokio::test]
