@@ -7,3 +7,4 @@ pub mod nats;
 pub mod process;
 pub mod queen;
 pub mod s3;
+pub mod worker;
