@@ -139,16 +139,6 @@ impl Store {
         }
     }
 
-    /// Whether there is such an object.
-    pub async fn contains(&self, key: &Key) -> Result<bool, StorageError> {
-        let path = self.path(key);
-        match self.bounded(Action::Read, key, self.store().head(&path)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Where a reader can fetch it: a presigned GET on S3 (good for `--presign-ttl`), `file:///absolute` of a folder,
     /// `memory:///key` of memory. The object need not exist.
     pub async fn url(&self, key: &Key) -> Result<String, StorageError> {

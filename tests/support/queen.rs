@@ -37,7 +37,9 @@ impl QueenProcess {
         let folder = TempDir::new().expect("a temporary folder");
         let log = folder.path().join("queen.log");
         let file = File::create(&log).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_queen-rbee"))
+        // SD_QUEEN: another one than cargo has just built, an installed one for example.
+        let program = std::env::var("SD_QUEEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_queen-rbee").into());
+        let child = Command::new(program)
             .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
             .args(["--store-url", store_url])
             .args(arguments)
