@@ -202,9 +202,9 @@ async fn next_or_close(
         tokio::select! {
             biased;
             message = door.next() => return message.map(|message| (message, told)),
-            closing = close.wait_for(|closing| *closing), if !told => {
+            closing = async { close.wait_for(|closing| *closing).await.is_ok() }, if !told => {
                 told = true;
-                if closing.is_ok() && door.unsubscribe_after(UNSUBSCRIBE_AT_THE_SERVER_ONLY).await.is_err() {
+                if closing && door.unsubscribe_after(UNSUBSCRIBE_AT_THE_SERVER_ONLY).await.is_err() {
                     return None;
                 }
             }

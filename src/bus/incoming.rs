@@ -94,6 +94,6 @@ pub trait JobSource: Send + 'static {
 /// Where events go.
 pub trait EventSink: Send + Sync + 'static {
     /// Publishes the messages in order, and returns when the server has them, however long it is away.
-    /// Gives the positions of those that are larger than a message may be.
-    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<usize>>;
+    /// An event that is larger than a message may be is left out; a terminal one is sent without its details.
+    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, ()>;
 }

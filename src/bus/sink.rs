@@ -4,6 +4,8 @@
 //! are kept here until there is a connection, and published again when it was lost before the server had them; a reader
 //! may then see one twice, with the same number.
 
+use std::sync::Arc;
+
 use async_nats::{HeaderMap, Subject, client::PublishErrorKind};
 use futures::{FutureExt, future::BoxFuture};
 
@@ -30,7 +32,25 @@ impl NatsSink {
         Self { link, barrier, subjects }
     }
 
-    async fn publish(&self, message: &Outgoing) -> Result<(), BusError> {
+    /// Publishes one message. What went wrong is logged: no repetition would help.
+    async fn publish(&self, message: &Outgoing) {
+        let Err(error) = self.try_publish(message).await else { return };
+        let job_id = &message.job_id;
+        let shorter = match (&error, &message.event) {
+            (BusError::TooLarge { .. }, Some(event)) => shortened(event),
+            _ => None,
+        };
+        let Some(shorter) = shorter else {
+            return tracing::error!(%job_id, %error, "an event is lost");
+        };
+        tracing::warn!(%job_id, %error, "the job's end is too large; sending it without its details");
+        let message = Outgoing { event: Some(Arc::new(shorter)), ..message.clone() };
+        if let Err(error) = self.try_publish(&message).await {
+            tracing::error!(%job_id, %error, "the job's end is lost");
+        }
+    }
+
+    async fn try_publish(&self, message: &Outgoing) -> Result<(), BusError> {
         let subject = match &message.to {
             To::Reply(reply) => reply.clone(),
             To::Events => self.subjects.events(&message.job_id),
@@ -55,35 +75,25 @@ impl NatsSink {
 }
 
 impl EventSink for NatsSink {
-    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<usize>> {
+    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, ()> {
         async move {
             loop {
                 self.link.settled().await;
                 let connections = self.link.connections();
-                let mut too_large = vec![];
-                for (position, message) in messages.iter().enumerate() {
-                    match self.publish(message).await {
-                        Ok(()) => {}
-                        Err(error @ BusError::TooLarge { .. }) => {
-                            tracing::warn!(job_id = %message.job_id, %error, "an event is too large");
-                            too_large.push(position);
-                        }
-                        // A subject that cannot be published on, or a client that has ended: no repetition helps.
-                        Err(error) => tracing::error!(job_id = %message.job_id, %error, "an event is lost"),
-                    }
+                for message in messages {
+                    self.publish(message).await;
                 }
-                let passed = self.barrier.pass().await;
-                match passed {
-                    Passed::Yes if self.link.connections() == connections => return too_large,
+                match self.barrier.pass().await {
+                    Passed::Yes if self.link.connections() == connections => return,
                     Passed::NoAnswer => {
                         tracing::warn!(
                             "the server confirms nothing; may this user subscribe to its own inbox?"
                         );
-                        return too_large;
+                        return;
                     }
                     Passed::Yes | Passed::ConnectionLost => {
                         tracing::info!(
-                            events = messages.len(),
+                            messages = messages.len(),
                             "the connection was lost before the server confirmed; publishing again"
                         );
                     }
@@ -92,6 +102,22 @@ impl EventSink for NatsSink {
         }
         .boxed()
     }
+}
+
+/// A terminal event without what makes it long: `result.json` has it all. `None` for any other event.
+fn shortened(event: &Event) -> Option<Event> {
+    let kind = match &event.kind {
+        EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => return None,
+        EventKind::Complete(complete) => {
+            let mut complete = complete.clone();
+            complete.images.iter_mut().for_each(|image| image.url.clear());
+            complete.warnings = vec!["shortened to fit into a message; result.json has it all".into()];
+            EventKind::Complete(complete)
+        }
+        EventKind::Error { code, message, .. } => EventKind::error(*code, header_text(message)),
+        EventKind::Cancelled { step } => EventKind::Cancelled { step: *step },
+    };
+    Some(Event { kind, ..event.clone() })
 }
 
 fn to_json(event: &Event) -> Vec<u8> {

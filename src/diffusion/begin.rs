@@ -170,8 +170,7 @@ fn from_masked_image(
 ) -> Result<Start, DiffusionError> {
     not_empty(image)?;
     if mask.dimensions() != image.dimensions() {
-        let reason =
-            format!("{:?} pixels; the picture has {:?}", mask.dimensions(), image.dimensions());
+        let reason = format!("{:?} pixels; the picture has {:?}", mask.dimensions(), image.dimensions());
         return Err(DiffusionError::request("mask_image", reason));
     }
     let factor = model.vae.config().factor() as u32;

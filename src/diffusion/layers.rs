@@ -59,12 +59,20 @@ impl Conv2d {
     }
 
     /// 3x3 that keeps the size.
-    pub fn load_3x3(at: &Scope<'_>, inputs: usize, outputs: usize) -> std::result::Result<Self, DiffusionError> {
+    pub fn load_3x3(
+        at: &Scope<'_>,
+        inputs: usize,
+        outputs: usize,
+    ) -> std::result::Result<Self, DiffusionError> {
         Self::load(at, inputs, outputs, 3, 1, 1)
     }
 
     /// 1x1.
-    pub fn load_1x1(at: &Scope<'_>, inputs: usize, outputs: usize) -> std::result::Result<Self, DiffusionError> {
+    pub fn load_1x1(
+        at: &Scope<'_>,
+        inputs: usize,
+        outputs: usize,
+    ) -> std::result::Result<Self, DiffusionError> {
         Self::load(at, inputs, outputs, 1, 1, 0)
     }
 

@@ -35,7 +35,8 @@ impl PreviewMap {
         let latents = Tensor::from_vec(scaled, (1, channels, side, side), device)?
             .affine(scale, vae.config().shift_factor)?
             .to_dtype(vae.dtype())?;
-        let picture = vae.decode(&latents)?.to_dtype(candle_core::DType::F32)?.squeeze(0)?.to_vec3::<f32>()?;
+        let picture =
+            vae.decode(&latents)?.to_dtype(candle_core::DType::F32)?.squeeze(0)?.to_vec3::<f32>()?;
         let factor = vae.config().factor();
         let mut samples = Vec::with_capacity(PATCHES * PATCHES);
         for y in (PATCH / 2..side).step_by(PATCH) {
@@ -62,7 +63,11 @@ impl PreviewMap {
             }))
         });
         let longest = width.max(height);
-        let (times, parts) = if longest <= LONGEST_SIDE { (LONGEST_SIDE / longest, 1) } else { (1, longest.div_ceil(LONGEST_SIDE)) };
+        let (times, parts) = if longest <= LONGEST_SIDE {
+            (LONGEST_SIDE / longest, 1)
+        } else {
+            (1, longest.div_ceil(LONGEST_SIDE))
+        };
         let size = |side: u32| (side * times / parts).max(1);
         imageops::resize(&small, size(width), size(height), imageops::FilterType::Nearest)
     }

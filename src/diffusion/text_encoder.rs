@@ -24,12 +24,11 @@ impl TextEncoder {
     /// Reads all weights; names with and without the leading `text_model` are taken.
     pub fn load(config: TextConfig, at: &Scope<'_>) -> std::result::Result<Self, DiffusionError> {
         let inner = at.at("text_model");
-        let at =
-            if inner.has("embeddings.token_embedding.weight") || inner.has("final_layer_norm.weight") {
-                inner
-            } else {
-                at.clone()
-            };
+        let at = if inner.has("embeddings.token_embedding.weight") || inner.has("final_layer_norm.weight") {
+            inner
+        } else {
+            at.clone()
+        };
         let width = config.hidden_size;
         let tokens = at.tensor("embeddings.token_embedding.weight", &[config.vocab_size, width])?;
         let layers = (0..config.layers)

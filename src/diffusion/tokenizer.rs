@@ -64,7 +64,9 @@ impl ClipTokenizer {
         };
         let end = id(END)?;
         id(START)?;
-        if let Some((token, id)) = tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size) {
+        if let Some((token, id)) =
+            tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size)
+        {
             let reason = format!("`{token}`: expected an id below {vocab_size}, found {id}");
             return Err(unusable(&file, reason));
         }
@@ -79,8 +81,7 @@ impl ClipTokenizer {
 
     /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
     pub fn encode(&self, prompt: &str) -> Result<Tokens, DiffusionError> {
-        let encoding =
-            self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
+        let encoding = self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
         let mut ids = encoding.get_ids().to_vec();
         let mut cut = None;
         if ids.len() > self.length {
@@ -106,8 +107,7 @@ fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
 /// CLIP's tokenizer as transformers builds it.
 fn from_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Tokenizer, DiffusionError> {
     for file in [vocabulary, merges] {
-        std::fs::metadata(file)
-            .map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
+        std::fs::metadata(file).map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
     }
     let broken = |error: tokenizers::Error| unusable(vocabulary, error);
     let model = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
@@ -118,15 +118,15 @@ fn from_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Tokenizer, Diffus
         .map_err(broken)?;
     let mut tokenizer = Tokenizer::new(model);
     let id = |token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| {
-            unusable(vocabulary, format!("`{token}`: expected in the vocabulary, found none"))
-        })
+        tokenizer
+            .token_to_id(token)
+            .ok_or_else(|| unusable(vocabulary, format!("`{token}`: expected in the vocabulary, found none")))
     };
     let (start, end) = (id(START)?, id(END)?);
     let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(broken)?;
     let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.into(), Lowercase.into()];
-    let split =
-        Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(broken)?;
+    let split = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)
+        .map_err(broken)?;
     let words: Vec<PreTokenizerWrapper> = vec![split.into(), ByteLevel::new(false, true, true).into()];
     tokenizer
         .with_normalizer(Some(Sequence::new(normalizers)))

@@ -86,8 +86,7 @@ impl Weights {
         let (start, end) = info.data_offsets;
         let data = &self.map[self.data_start + start..self.data_start + end];
         let tensor = Tensor::from_raw_buffer(data, dtype, shape, &self.device)?.to_dtype(self.dtype)?;
-        self.bytes
-            .fetch_add((tensor.elem_count() * self.dtype.size_in_bytes()) as u64, Ordering::Relaxed);
+        self.bytes.fetch_add((tensor.elem_count() * self.dtype.size_in_bytes()) as u64, Ordering::Relaxed);
         Ok(tensor)
     }
 

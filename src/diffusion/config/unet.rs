@@ -81,8 +81,10 @@ impl UNetConfig {
         let in_channels = file.integer_or("in_channels", 4)?;
         let out_channels = file.integer_or("out_channels", 4)?;
         if in_channels != out_channels && in_channels != 2 * out_channels + 1 {
-            let expected =
-                format!("{out_channels} (latents) or {} (with mask and masked picture)", 2 * out_channels + 1);
+            let expected = format!(
+                "{out_channels} (latents) or {} (with mask and masked picture)",
+                2 * out_channels + 1
+            );
             return Err(file.unusable("in_channels", &expected, in_channels));
         }
         let sample_size = match file.value("sample_size") {

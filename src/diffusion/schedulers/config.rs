@@ -43,6 +43,8 @@ pub struct SchedulerConfig {
     pub spacing: Option<Spacing>,
     /// Added to leading timesteps.
     pub steps_offset: usize,
+    /// Predicted clean samples are clipped to -1..1 or another range (DDIM only, and on by default).
+    pub clip_sample: bool,
 }
 
 impl SchedulerConfig {
@@ -75,8 +77,15 @@ impl SchedulerConfig {
             prediction,
             spacing,
             steps_offset: file.natural_or("steps_offset", 0)?,
+            clip_sample: file.flag_or("clip_sample", true)?,
             file,
         })
+    }
+
+    /// What diffusers' Stable Diffusion pipelines set whatever the checkpoint says: an offset of 1, and no clipping,
+    /// which is for pixels and not for latents.
+    pub fn for_latents(self) -> Self {
+        Self { steps_offset: 1, clip_sample: false, ..self }
     }
 
     /// The checkpoint's own scheduler; one that we lack is refused by name.
@@ -84,8 +93,7 @@ impl SchedulerConfig {
         let class = self.file.text("_class_name")?;
         SchedulerKind::from_class(class).ok_or_else(|| {
             let known = SchedulerKind::NAMES.join(", ");
-            let reason =
-                format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
+            let reason = format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
             DiffusionError::request("scheduler", reason)
         })
     }
@@ -105,9 +113,7 @@ impl SchedulerConfig {
             }
             Spacing::Trailing => {
                 let stride = train as f64 / steps as f64;
-                (0..steps)
-                    .map(|i| (train as f64 - i as f64 * stride).round_ties_even() - 1.0)
-                    .collect()
+                (0..steps).map(|i| (train as f64 - i as f64 * stride).round_ties_even() - 1.0).collect()
             }
             Spacing::Linspace => {
                 let last = (train - 1) as f64;

@@ -28,12 +28,15 @@ impl Euler {
         if let (true, Some(last)) = (config.zero_terminal_snr, alphas.last_mut()) {
             *last = LEAST_ALPHA;
         }
-        let train: Vec<f64> =
-            alphas.iter().map(|alpha| f64::from(((1.0 - alpha) / alpha).sqrt())).collect();
+        let train: Vec<f64> = alphas.iter().map(|alpha| f64::from(((1.0 - alpha) / alpha).sqrt())).collect();
         let mut last = 0.0;
         if ancestral {
             if config.prediction == Prediction::Sample {
-                return Err(file.unusable("prediction_type", "epsilon or v_prediction for euler_a", "sample"));
+                return Err(file.unusable(
+                    "prediction_type",
+                    "epsilon or v_prediction for euler_a",
+                    "sample",
+                ));
             }
         } else {
             for switch in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] {

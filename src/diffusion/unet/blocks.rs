@@ -73,7 +73,13 @@ impl DownBlock {
     }
 
     /// Leaves what each layer made in `skips`.
-    pub fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        time: &Tensor,
+        text: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
             x = layer.forward(&x, time, text)?;
@@ -157,7 +163,13 @@ impl UpBlock {
 
     /// Takes as many `skips` as there are layers, and grows to the size of the next one: sides of the latents need
     /// not be a multiple of what the down blocks divide by.
-    pub fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        time: &Tensor,
+        text: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
             let skip = skips.pop().ok_or_else(|| {

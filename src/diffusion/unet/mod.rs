@@ -35,7 +35,8 @@ impl UNet {
     pub fn load(config: UNetConfig, at: &Scope<'_>) -> std::result::Result<Self, DiffusionError> {
         let first = config.block_out_channels[0];
         let blocks = config.block_out_channels.len();
-        let down = (0..blocks).map(|i| DownBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
+        let down =
+            (0..blocks).map(|i| DownBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
         let up = (0..blocks).map(|i| UpBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             time: TimeEmbedding::load(at, &config)?,

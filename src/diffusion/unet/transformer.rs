@@ -91,18 +91,11 @@ struct TransformerLayer {
 }
 
 impl TransformerLayer {
-    fn load(
-        at: &Scope<'_>,
-        config: &UNetConfig,
-        block: usize,
-    ) -> std::result::Result<Self, DiffusionError> {
+    fn load(at: &Scope<'_>, config: &UNetConfig, block: usize) -> std::result::Result<Self, DiffusionError> {
         let width = config.block_out_channels[block];
         let inner = 4 * width;
-        let options = AttentionOptions {
-            heads: config.heads[block],
-            causal: false,
-            upcast: config.upcast_attention,
-        };
+        let options =
+            AttentionOptions { heads: config.heads[block], causal: false, upcast: config.upcast_attention };
         Ok(Self {
             norm1: LayerNorm::load(&at.at("norm1"), width, LAYER_NORM_EPS)?,
             self_attention: Attention::load(&at.at("attn1"), width, width, options)?,
