@@ -2,8 +2,10 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod fake_pool;
 pub mod fake_worker;
 pub mod nats;
 pub mod process;
 pub mod queen;
 pub mod s3;
+pub mod worker;

@@ -39,7 +39,14 @@ impl QueenProcess {
         let file = File::create(&log).expect("a log file");
         // SD_QUEEN: another one than cargo has just built, an installed one for example.
         let program = std::env::var("SD_QUEEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_queen-rbee").into());
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        // What the shell of whoever runs the tests has set must not decide.
+        let set =
+            |name: &str| ["SD_", "NATS_", "QUEEN_", "STORE_"].iter().any(|start| name.starts_with(start));
+        for (name, _) in std::env::vars().filter(|(name, _)| set(name)) {
+            command.env_remove(name);
+        }
+        let child = command
             .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
             .args(["--store-url", store_url])
             .args(arguments)
