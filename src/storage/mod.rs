@@ -8,6 +8,8 @@ mod error;
 mod key;
 mod options;
 mod result;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
