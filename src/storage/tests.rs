@@ -80,7 +80,10 @@ async fn a_result_is_read_back_and_what_is_none_is_said() {
     let result = StoredResult { fingerprint: "f".into(), event };
     store.put_result(&job, &result).await.unwrap();
     assert_eq!(store.find_result(&job).await.unwrap(), Some(result));
-    store.put(&Key::Result { job: job.clone() }, Bytes::from_static(b"{}"), "application/json").await.unwrap();
+    store
+        .put(&Key::Result { job: job.clone() }, Bytes::from_static(b"{}"), "application/json")
+        .await
+        .unwrap();
     let error = store.find_result(&job).await.unwrap_err().to_string();
     assert!(error.starts_with("object `jobs/j/result.json` cannot be read"), "{error}");
 }
