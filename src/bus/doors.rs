@@ -176,7 +176,7 @@ async fn door(
     client: &Client,
     subject: &str,
     group: &str,
-    mut close: tokio::sync::watch::Receiver<bool>,
+    close: tokio::sync::watch::Receiver<bool>,
 ) -> Result<impl Stream<Item = Message> + Send + use<>, BusError> {
     let failed = |reason: String| BusError::Subscribe { subject: subject.to_owned(), reason };
     let mut door = client

@@ -75,10 +75,10 @@ impl JobRun {
         let took = self.received.elapsed();
         self.context.metrics.ended(self.job.capability(), &event.kind, took);
         log_end(&event, took);
-        self.running.events.repeat(event);
-        // Where the engine did not have it, the slot is free from here on.
+        // Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
         drop(self.permits.take_slot());
         self.context.slots.changed();
+        self.running.events.repeat(event);
         if let Err(error) = publisher.await {
             tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
         }

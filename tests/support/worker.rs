@@ -87,6 +87,18 @@ impl Pool {
         self.request(Capability::Generate, body).await
     }
 
+    /// Sends a body until a worker takes it, and reads to the end.
+    pub async fn insist(&self, body: &str) -> End {
+        for _ in 0..200 {
+            let end = self.generate(body).await.end().await;
+            if end != End::NoResponders && !matches!(end, End::Failed(ErrorCode::Busy, _)) {
+                return end;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no worker takes {body}")
+    }
+
     pub async fn direct(&self, worker: &WorkerId, body: impl AsRef<[u8]>) -> Replies {
         self.request_on(&self.subjects.direct(worker, Capability::Generate), body, None).await
     }
@@ -262,7 +274,9 @@ impl WorkerProcess {
         let folder = TempDir::new().expect("a folder");
         let log = folder.path().join("log");
         let file = File::create(&log).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sd-worker-cpu"));
+        let program =
+            std::env::var("SD_WORKER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sd-worker-cpu").into());
+        let mut command = Command::new(program);
         // What the shell of whoever runs the tests has set must not decide.
         for (name, _) in
             std::env::vars().filter(|(name, _)| name.starts_with("SD_") || name.starts_with("NATS_"))

@@ -1,0 +1,10 @@
+//! Workers as they are run: real processes on a real nats-server, with the simulated model.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod jobs;
+mod outage;
+mod pool;
+mod shutdown;
