@@ -16,6 +16,8 @@ pub mod keeper;
 pub mod logging;
 #[cfg(feature = "worker")]
 pub mod models;
+#[cfg(feature = "queen")]
+pub mod queen;
 #[cfg(feature = "bus")]
 pub mod storage;
 pub mod units;

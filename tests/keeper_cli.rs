@@ -141,10 +141,14 @@ async fn stream(State(queen): State<StandIn>, UrlPath(id): UrlPath<String>, head
     let rest: futures::stream::BoxStream<'static, Result<Bytes, std::io::Error>> = match ending {
         None => Box::pin(futures::stream::empty()),
         Some(false) => Box::pin(futures::stream::pending()),
-        Some(true) => Box::pin(futures::stream::iter([
-            Ok(Bytes::from_static(b"id: 99\ndata: {\"half\"")),
-            Err(std::io::Error::other("cable pulled")),
-        ])),
+        // What hyper has not sent when a body fails is never sent: the events go out first.
+        Some(true) => Box::pin(futures::stream::unfold(0, |piece| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            match piece {
+                0 => Some((Ok(Bytes::from_static(b"id: 99\ndata: {\"half\"")), 1)),
+                _ => Some((Err(std::io::Error::other("cable pulled")), 2)),
+            }
+        })),
     };
     let body = Body::from_stream(futures::StreamExt::chain(chunks, rest));
     ([("content-type", "text/event-stream")], body).into_response()

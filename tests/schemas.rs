@@ -122,6 +122,7 @@ fn what_a_client_may_send_is_valid() {
             "webhook_url": "https://x", "webhook_events": ["complete"]}),
         json!({"operation": "image_generation", "prompt": "a", "negative_prompt": null, "seed": null}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 1}),
+        json!({"operation": "image_transform", "prompt": "a", "input_image": "AA=="}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "object:inputs/x", "mask_image": "AA=="}),
     ] {
         assert!(validator.is_valid(&message), "{message}: {:?}", validator.validate(&message));
@@ -158,6 +159,7 @@ fn what_the_contract_refuses_is_not_valid() {
         json!({"operation": "image_generation", "prompt": "a", "output": {"size": 3}}),
         json!({"operation": "image_generation", "prompt": "a", "loras": [{}]}),
         json!({"operation": "image_transform", "prompt": "a"}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "input_image": "AA=="}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 0}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 2}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "width": 64}),

@@ -1,1 +1,20 @@
-fn main() {}
+//! `sd-worker-cuda`: the worker on a GPU, through CUDA. Without the feature `cuda` it says how it is built.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sd_worker_rbee::worker::start(open)
+}
+
+#[cfg(feature = "cuda")]
+fn open(index: usize) -> Result<(candle_core::Device, String), String> {
+    match candle_core::Device::new_cuda(index) {
+        Ok(device) => Ok((device, format!("cuda:{index}"))),
+        Err(error) => Err(format!("--device {index}: {error}; is there such a GPU, and its driver?")),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open(_index: usize) -> Result<(candle_core::Device, String), String> {
+    Err("this build has no CUDA: cargo build --release --features cuda --bin sd-worker-cuda".into())
+}

@@ -7,5 +7,7 @@ use sd_worker_rbee::keeper::{Cli, run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    run(Cli::parse()).await
+    let cli = Cli::parse();
+    cli.log.init();
+    run(cli).await
 }

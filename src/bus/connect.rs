@@ -1,11 +1,12 @@
 //! The connection: waiting for NATS at start, reconnecting for ever, and saying so in the log.
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, ConnectErrorKind, Event};
+use async_nats::{Client, ConnectErrorKind, Event, connection::State};
+use tokio::sync::watch;
 
 use super::NatsOptions;
 
@@ -14,8 +15,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between attempts while NATS is away at start.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between attempts to reconnect. Every client of the pool is back this soon after its server,
-/// which is what [`super::RECONNECT_SETTLE`] counts on.
+/// within [`RECONNECT_SETTLE`].
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// After this long without traffic the server is asked whether it is there; a third silence ends the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a reconnected worker waits before it publishes what it kept: NATS clients try every 2 s by default,
+/// and an event that is published before its reader is back is lost.
+pub(super) const RECONNECT_SETTLE: Duration = Duration::from_millis(2_500);
 /// How often a wait for NATS is logged.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
@@ -67,18 +73,69 @@ pub enum BusError {
     },
 }
 
+/// A connection whose state can be watched. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub client: Client,
+    /// When the client last came back after an outage; `None` before the first.
+    reconnected: watch::Receiver<Option<Instant>>,
+}
+
+impl Link {
+    /// How often a connection was made. While this number stays, nothing that was handed to the client was lost.
+    pub fn connections(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Resolves when the client comes back after an outage that begins later than this call.
+    pub async fn reconnection(&mut self) {
+        self.reconnected.borrow_and_update();
+        if self.reconnected.changed().await.is_err() {
+            // The client is gone, and nothing comes back.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until there is a connection, and after an outage until the others are back too.
+    pub async fn settled(&self) {
+        loop {
+            if !self.is_connected() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            let since = (*self.reconnected.borrow()).map(|at| at.elapsed());
+            match since {
+                Some(since) if since < RECONNECT_SETTLE => {
+                    tokio::time::sleep(RECONNECT_SETTLE - since).await;
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
 /// Connects, waiting for as long as NATS is away, and logging that every few seconds.
 ///
 /// # Errors
 /// [`BusError::Options`] for what can never work; [`BusError::Refused`] when the server answers and says no.
 pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, BusError> {
+    Ok(open(options, name).await?.client)
+}
+
+/// As [`connect`], with the connection's state.
+pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusError> {
     let servers = options.servers()?;
     let mut logged: Option<Instant> = None;
     loop {
         let error = match attempt(options, name, servers.clone()).await? {
-            Ok(client) => {
+            Ok(link) => {
                 tracing::info!(url = %options.nats_url, "connected to NATS");
-                return Ok(client);
+                return Ok(link);
             }
             Err(error) => error,
         };
@@ -104,19 +161,28 @@ async fn attempt(
     options: &NatsOptions,
     name: &str,
     servers: Vec<async_nats::ServerAddr>,
-) -> Result<Result<Client, async_nats::ConnectError>, BusError> {
-    let quiet = std::sync::Arc::new(Mutex::new(None::<Instant>));
+) -> Result<Result<Link, async_nats::ConnectError>, BusError> {
+    let quiet = Arc::new(Mutex::new(None::<Instant>));
+    let (came_back, reconnected) = watch::channel(None);
+    let connected_before = Mutex::new(false);
     let options = options
         .to_connect_options()
         .await?
         .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(reconnect_pause)
         .event_callback(move |event| {
             log_event(&event, &quiet);
+            if event == Event::Connected {
+                let mut before = connected_before.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if std::mem::replace(&mut *before, true) {
+                    came_back.send_replace(Some(Instant::now()));
+                }
+            }
             std::future::ready(())
         });
-    Ok(options.connect(servers).await)
+    Ok(options.connect(servers).await.map(|client| Link { client, reconnected }))
 }
 
 /// No pause before the first attempt, then doubling from 20 ms.

@@ -1,7 +1,38 @@
 //! NATS in and out. async-nats lives here and nowhere else; what goes in and out is the contract's types.
+//!
+//! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
+//! The side of whoever asks: `requester`, `fleet`.
 
+mod barrier;
+mod cancels;
 mod connect;
+mod discovery;
+mod doors;
+mod fleet;
+mod heartbeat;
+mod incoming;
+pub mod memory;
+mod offers;
 mod options;
+mod requester;
+mod sink;
+mod worker_bus;
 
+pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, connect};
+pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
+pub use doors::{DoorOptions, Doors};
+pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
+pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
+pub use incoming::{EventSink, Incoming, JobSource, Outgoing, To, Via};
 pub use options::NatsOptions;
+pub use requester::{Exchange, Reply, Requester, Target};
+pub use sink::NatsSink;
+pub use worker_bus::WorkerBus;
+
+async fn subscribe(client: &async_nats::Client, subject: &str) -> Result<async_nats::Subscriber, BusError> {
+    client
+        .subscribe(subject.to_owned())
+        .await
+        .map_err(|error| BusError::Subscribe { subject: subject.to_owned(), reason: error.to_string() })
+}

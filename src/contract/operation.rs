@@ -10,8 +10,8 @@ use super::{Capability, ContractError, JobId, OutputFormat, PromptSyntax, limits
 /// Declares a body: the fields that every operation has, and its own.
 macro_rules! body {
     ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident : $ty:ty),* $(,)? }) => {
-        $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        $(#[$meta])*
         #[serde(deny_unknown_fields)]
         pub struct $name {
             /// What to draw, 1..=4096 characters.
@@ -102,6 +102,7 @@ body! {
 
 body! {
     /// Image to image.
+    #[schemars(transform = super::schema::allow_input_image)]
     TransformBody {
         /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
         #[serde(alias = "input_image")]
@@ -115,6 +116,7 @@ body! {
 
 body! {
     /// Repaint what a mask selects.
+    #[schemars(transform = super::schema::allow_input_image)]
     InpaintBody {
         /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
         #[serde(alias = "input_image")]
@@ -265,6 +267,11 @@ impl Operation {
     /// The job id as sent, unchecked.
     pub fn job_id(&self) -> Option<&str> {
         on_body!(self, body => body.job_id.as_deref())
+    }
+
+    /// Gives it the job id that came beside it.
+    pub fn set_job_id(&mut self, id: &JobId) {
+        on_body!(self, body => body.job_id = Some(id.to_string()));
     }
 
     /// The input pictures, by field name, to be replaced by references.

@@ -1,6 +1,7 @@
 //! The JSON Schemas (draft 2020-12) of everything that travels, generated from the types.
 
 use schemars::{Schema, schema_for};
+use serde_json::{Value, json};
 
 use super::{Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
 
@@ -15,6 +16,17 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("workers.json", schema_for!(Workers)),
         ("health.json", schema_for!(Health)),
     ]
+}
+
+/// `input_image` is another name of `init_image`: either is there, not both.
+pub(super) fn allow_input_image(schema: &mut Schema) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    let Some(image) = properties.get("init_image").cloned() else { return };
+    properties.insert("input_image".into(), image);
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|field| field != "init_image");
+    }
+    schema.insert("oneOf".into(), json!([{"required": ["init_image"]}, {"required": ["input_image"]}]));
 }
 
 /// The text of a schema's file.

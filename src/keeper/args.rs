@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
-use crate::units::{parse_duration, parse_size};
+use crate::{
+    logging::LogOptions,
+    units::{parse_duration, parse_size},
+};
 
 /// Asks a pool of image workers for pictures, through queen.
 #[derive(Debug, Parser)]
@@ -23,6 +26,9 @@ pub struct Cli {
     /// One JSON line per event on standard output, and nothing else there.
     #[arg(long, global = true)]
     pub json: bool,
+    /// How logs are written.
+    #[command(flatten)]
+    pub log: LogOptions,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{KeeperError, client::Queen, request::OutputPlan};
-use crate::contract::{CompleteEvent, ImageResult, JobId};
+use crate::contract::{CompleteEvent, ImageResult, JobId, hex};
 
 /// How often a picture is fetched again after a broken connection.
 const FETCH_RETRIES: u32 = 3;
@@ -52,7 +52,7 @@ async fn fetch(
             result => break result?,
         }
     };
-    let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(&bytes));
     if sha256 != image.sha256 {
         let reason = format!("its sha256 is {sha256}, {} was promised", image.sha256);
         return Err(KeeperError::Damaged { index, reason });

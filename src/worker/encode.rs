@@ -4,7 +4,9 @@
 use std::{borrow::Cow, fmt::Write};
 
 use bytes::Bytes;
-use image::{ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, codecs::webp::WebPEncoder};
+use image::{
+    ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, codecs::webp::WebPEncoder,
+};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -211,7 +213,8 @@ mod tests {
             "a red circle\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 7, \
              Size: 64x72, Model: shapes, Clip skip: 2"
         );
-        let request: serde_json::Value = serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
+        let request: serde_json::Value =
+            serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
         assert_eq!(request["seed"], 7);
         assert!(request.get("job_id").is_none());
     }

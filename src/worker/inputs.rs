@@ -5,10 +5,7 @@ use std::io::Cursor;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use image::{
-    DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage, imageops,
-    metadata::Orientation,
-};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage, imageops, metadata::Orientation};
 
 use crate::{
     contract::{
@@ -62,7 +59,9 @@ pub enum InputError {
         source: image::ImageError,
     },
     /// Its sides or its pixels are out of bounds.
-    #[error("`{field}`: {width}x{height} pixels; sides of {MIN_SIDE} to {MAX_SIDE} and at most {limit} pixels are taken")]
+    #[error(
+        "`{field}`: {width}x{height} pixels; sides of {MIN_SIDE} to {MAX_SIDE} and at most {limit} pixels are taken"
+    )]
     Size {
         /// `init_image`, `mask_image`, or `width` for a size that was asked for.
         field: &'static str,
@@ -263,7 +262,10 @@ mod tests {
             assert_eq!(decode("init_image", bytes, 1 << 22).unwrap_err().code(), ErrorCode::ImageInvalid);
         }
         for (width, height) in [(63, 64), (64, 2056), (2048, 2049)] {
-            assert!(matches!(decode("init_image", &png(width, height), 1 << 22), Err(InputError::Size { .. })));
+            assert!(matches!(
+                decode("init_image", &png(width, height), 1 << 22),
+                Err(InputError::Size { .. })
+            ));
         }
     }
 

@@ -1,4 +1,28 @@
-//! One job from message to acknowledgement.
+//! One job from message to acknowledgement, and the worker around it.
+//!
+//! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end.
 
+mod context;
 pub mod encode;
+mod http;
 pub mod inputs;
+mod intake;
+mod job;
+mod job_events;
+mod job_router;
+mod metrics;
+mod options;
+mod progress;
+mod registry;
+mod run;
+mod shutdown;
+mod slots;
+mod start;
+
+pub use context::{Context, Identity};
+pub use http::WorkerJobs;
+pub use job_router::{JobRouter, Refusal, Routed};
+pub use options::{OptionsError, Precision, WorkerOptions};
+pub use run::{StartError, run};
+pub use slots::{Permits, Slots};
+pub use start::start;

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 import scenes
@@ -89,7 +90,7 @@ def train_tokenizer(folder: Path, seed: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> "torch.Tensor":  # noqa: F821
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """`[batch, 77]` token numbers, padded and cut as the pipeline does it."""
     return tokenizer(
         captions, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"

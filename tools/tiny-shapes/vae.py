@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 POOL = 4000
 ANY_COLOUR = 0.15  # share of the pictures in colours outside the palette
 KL_WEIGHT = 5e-4
+LATE_KL_WEIGHT = 2e-3  # while the rate falls: tells the encoder to leave out what the decoder can do without
 CROP = 64
 
 
@@ -73,7 +74,7 @@ def psnr(vae: nn.Module, pictures: Tensor) -> float:
     return (10 * torch.log10(4.0 / errors)).mean().item()
 
 
-def check_pictures(count: int = 32) -> Tensor:
+def check_pictures(count: int = 8) -> Tensor:
     """Scenes that no stage trains on."""
     rng = np.random.default_rng(987654)
     return as_tensor(np.stack([scenes.render(scenes.random_scene(rng)) for _ in range(count)]))
@@ -89,30 +90,32 @@ def train_vae(
     compiled: bool,
     muon: bool = True,
 ) -> AutoencoderKL:
-    """Crops first, whole pictures for the last `whole` steps; saves the averaged weights."""
+    """Crops first, whole pictures (half as many) for the last `whole` steps; saves the averaged weights."""
     torch.manual_seed(seed)
-    vae = new_vae()
+    vae = new_vae().to(memory_format=torch.channels_last)
     average, optimiser = Average(vae, 0.995), Optimiser(vae, schedule.rate, muon=muon)
     state = folder / "state.pt"
     done = load_state(state, vae, average, optimiser) if resume and state.exists() else 0
     folder.mkdir(parents=True, exist_ok=True)
     pool, held_out = picture_pool(seed), check_pictures()
 
-    def loss_of(pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def loss_of(pictures: Tensor, noise: Tensor, kl_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         moments = vae.encode(pictures).latent_dist
         drawn = vae.decode(moments.mean + moments.std * noise).sample
         kl = 0.5 * (moments.mean.square() + moments.var - 1.0 - moments.logvar).mean()
         reconstruction = picture_loss(drawn, pictures)
-        return reconstruction + KL_WEIGHT * kl, reconstruction, kl
+        return reconstruction + kl_weight * kl, reconstruction, kl
 
     run = torch.compile(loss_of) if compiled else loss_of
     begun, saved = time.monotonic(), time.monotonic()
     for step in range(done, schedule.total):
         rng = np.random.default_rng([seed, 4, step])
         side = scenes.SIZE if step >= schedule.total - whole else CROP
-        pictures = batch_of(pool, rng, batch, side)
-        noise = torch.from_numpy(rng.standard_normal((batch, 4, side // 8, side // 8), dtype=np.float32))
-        loss, reconstruction, kl = run(pictures, noise)
+        count = batch if side == CROP else batch // 2
+        pictures = batch_of(pool, rng, count, side).contiguous(memory_format=torch.channels_last)
+        noise = torch.from_numpy(rng.standard_normal((count, 4, side // 8, side // 8), dtype=np.float32))
+        kl_weight = torch.tensor(LATE_KL_WEIGHT if step >= schedule.total - schedule.decay else KL_WEIGHT)
+        loss, reconstruction, kl = run(pictures, noise, kl_weight)
         loss.backward()
         optimiser.step(schedule.at(step))
         average.update(vae, step)
@@ -121,7 +124,7 @@ def train_vae(
                 "vae step %d loss %.4f kl %.2f rate %.2g, %.0f s",
                 step, reconstruction.item(), kl.item(), schedule.at(step), time.monotonic() - begun,
             )
-        if time.monotonic() - saved > 150 or step == schedule.total - 1:
+        if time.monotonic() - saved > 240 or step == schedule.total - 1:
             saved = time.monotonic()
             save_state(state, step + 1, vae, average, optimiser)
             log.info("vae step %d saved, held-out %.2f dB", step, psnr(average.model, held_out))

@@ -1,0 +1,99 @@
+//! A job as it comes in, and the two edges of the bus that a worker sees: where jobs come from, where events go.
+//! Both have a double in memory (`memory`).
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::BusError;
+use crate::contract::{Capability, Event, JobId, WorkerId};
+
+/// How a message reached this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// On `image.*`: another worker may have it instead.
+    Door,
+    /// On `worker.<id>.image.*`: nobody else may.
+    Direct,
+}
+
+/// A message that asks for a job, unread.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The subject it came on.
+    pub subject: String,
+    /// How it came.
+    pub via: Via,
+    /// What the subject implies; `None` for an `image.` subject that is no capability.
+    pub capability: Option<Capability>,
+    /// The body.
+    pub body: Bytes,
+    /// Where the answers go: the requester's inbox, also after the message was offered again.
+    pub reply: Option<String>,
+    /// The `Job-Id` header.
+    pub job_id: Option<JobId>,
+    /// W3C trace context, passed on to the events.
+    pub traceparent: Option<String>,
+    /// How often it was offered again.
+    pub hops: u32,
+    /// When it was received.
+    pub received: Instant,
+}
+
+/// Where an event goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum To {
+    /// The reply subject of a requester.
+    Reply(String),
+    /// `events.<job_id>`.
+    Events,
+    /// `previews.<job_id>`.
+    Previews,
+}
+
+/// One message about a job.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub to: To,
+    /// The event; `None` is the empty message that ends the replies.
+    pub event: Option<Arc<Event>>,
+    /// The job.
+    pub job_id: JobId,
+    /// This worker.
+    pub worker_id: WorkerId,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+}
+
+/// Where jobs come from.
+pub trait JobSource: Send + 'static {
+    /// Sees to it that up to `free` jobs may come from `image.*`.
+    ///
+    /// # Errors
+    /// When the client does not take subscriptions any more.
+    fn arm(&mut self, free: usize) -> impl Future<Output = Result<(), BusError>> + Send;
+
+    /// The next message; `None` when the source has ended. May be dropped and called again without loss.
+    fn next(&mut self) -> impl Future<Output = Option<Incoming>> + Send;
+
+    /// Gives a message that this worker cannot take to another: on the subject it came on, or to `worker` alone.
+    /// When there is nobody, its requester is told `busy`.
+    fn pass_on(
+        &mut self,
+        message: Incoming,
+        job_id: JobId,
+        worker: Option<WorkerId>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Stops taking jobs from `image.*`, without losing one; what had come by then is still given by [`Self::next`].
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Where events go.
+pub trait EventSink: Send + Sync + 'static {
+    /// Publishes the messages in order, and returns when the server has them, however long it is away.
+    /// An event that is larger than a message may be is left out; a terminal one is sent without its details.
+    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, ()>;
+}

@@ -1,0 +1,173 @@
+//! The requester's side of a job: publish and inbox on one connection, replies parsed into events.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, connection::State};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::BusError;
+use crate::contract::{Capability, Event, JobId, Subjects, WorkerId, headers};
+
+/// How long a worker has to answer that it holds a job that is to be cancelled.
+const CANCEL_ANSWER: Duration = Duration::from_secs(2);
+
+/// Asks for jobs.
+#[derive(Clone)]
+pub struct Requester {
+    client: Client,
+    subjects: Subjects,
+}
+
+/// Whom a job is sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Any worker with a free slot.
+    Any,
+    /// That worker.
+    Worker(WorkerId),
+}
+
+/// An answer to one of the times that a job was sent; `sending` counts them from 0.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// An event.
+    Event {
+        /// Which sending.
+        sending: u32,
+        /// The event.
+        event: Box<Event>,
+    },
+    /// The last reply of a worker.
+    End {
+        /// Which sending.
+        sending: u32,
+    },
+    /// 503: nobody listens there.
+    NoResponders {
+        /// Which sending.
+        sending: u32,
+    },
+}
+
+/// One job's inbox. Dropped, it is unsubscribed.
+pub struct Exchange {
+    requester: Requester,
+    job: JobId,
+    inbox: String,
+    replies: Subscriber,
+    sendings: u32,
+}
+
+impl Requester {
+    /// A requester on this connection.
+    pub fn new(client: Client, subjects: Subjects) -> Self {
+        Self { client, subjects }
+    }
+
+    /// Whether NATS is reachable now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Opens an inbox for a job.
+    pub async fn open(&self, job: JobId) -> Result<Exchange, BusError> {
+        let inbox = self.client.new_inbox();
+        let subject = format!("{inbox}.*");
+        let replies = self
+            .client
+            .subscribe(subject.clone())
+            .await
+            .map_err(|e| BusError::Subscribe { subject, reason: e.to_string() })?;
+        Ok(Exchange { requester: self.clone(), job, inbox, replies, sendings: 0 })
+    }
+
+    /// Tells whoever holds the job to stop; nothing is awaited.
+    pub async fn cancel(&self, job: &JobId) -> Result<(), BusError> {
+        let subject = self.subjects.cancel(job);
+        self.client
+            .publish(subject.clone(), Bytes::new())
+            .await
+            .map_err(|e| BusError::Publish { subject, reason: e.to_string() })
+    }
+
+    /// As [`Requester::cancel`]; whether a worker answered that it holds the job.
+    pub async fn cancel_and_ask(&self, job: &JobId) -> bool {
+        let answer = self.client.request(self.subjects.cancel(job), Bytes::new());
+        matches!(tokio::time::timeout(CANCEL_ANSWER, answer).await, Ok(Ok(_)))
+    }
+
+    /// Sends what is buffered, within a bound, before the process ends.
+    pub async fn flush(&self) {
+        // `flush` waits for the socket alone, and for ever while NATS is away.
+        let _ = tokio::time::timeout(CANCEL_ANSWER, self.client.flush()).await;
+    }
+}
+
+impl Exchange {
+    /// Sends the job. Returns the number of this sending, which its replies carry.
+    pub async fn send(
+        &mut self,
+        target: &Target,
+        capability: Capability,
+        body: Bytes,
+    ) -> Result<u32, BusError> {
+        let subjects = &self.requester.subjects;
+        let subject = match target {
+            Target::Any => subjects.image(capability),
+            Target::Worker(worker) => subjects.direct(worker, capability),
+        };
+        let limit = self.requester.client.max_payload();
+        if body.len() > limit {
+            return Err(BusError::TooLarge { subject, bytes: body.len(), limit });
+        }
+        let sending = self.sendings;
+        self.sendings += 1;
+        let mut header = HeaderMap::new();
+        header.insert(headers::JOB_ID, self.job.as_str());
+        self.requester
+            .client
+            .publish_with_reply_and_headers(
+                subject.clone(),
+                format!("{}.{sending}", self.inbox),
+                header,
+                body,
+            )
+            .await
+            .map_err(|e| BusError::Publish { subject, reason: e.to_string() })?;
+        Ok(sending)
+    }
+
+    /// The next reply that can be read; `None` when the connection is closed for good.
+    pub async fn next(&mut self) -> Option<Reply> {
+        loop {
+            let message = self.replies.next().await?;
+            let prefix = self.inbox.len() + 1;
+            let Some(sending) = message.subject.get(prefix..).and_then(|n| n.parse().ok()) else { continue };
+            match read(&message, sending, &self.job) {
+                Ok(reply) => return Some(reply),
+                Err(reason) => {
+                    tracing::warn!(job = %self.job, %reason, "a reply that is none is left out");
+                }
+            }
+        }
+    }
+}
+
+fn read(message: &Message, sending: u32, job: &JobId) -> Result<Reply, String> {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Ok(Reply::NoResponders { sending });
+    }
+    let kind = message.headers.as_ref().and_then(|h| h.get(headers::JOB_EVENT));
+    if message.payload.is_empty() {
+        return match kind {
+            Some(kind) if kind.as_str() == headers::EVENT_END => Ok(Reply::End { sending }),
+            _ => Err("it is empty and no end".into()),
+        };
+    }
+    let event: Event = serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
+    if event.job_id != *job {
+        return Err(format!("it is an event of job {}", event.job_id));
+    }
+    Ok(Reply::Event { sending, event: Box::new(event) })
+}

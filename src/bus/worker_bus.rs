@@ -1,0 +1,83 @@
+//! Everything that a worker has on NATS, opened over one connection.
+
+use tokio::sync::watch;
+
+use super::{
+    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, NatsOptions, NatsSink, ReadCounts,
+    barrier::{Barrier, Passed},
+    connect::{Link, open},
+    offers::Offers,
+};
+use crate::contract::WorkerInfo;
+
+/// A worker's connection. Nothing is subscribed until asked for.
+pub struct WorkerBus {
+    link: Link,
+    barrier: Barrier,
+    sink: NatsSink,
+    options: DoorOptions,
+}
+
+impl WorkerBus {
+    /// Connects, waiting for as long as NATS is away.
+    ///
+    /// # Errors
+    /// Options that cannot work, or a server that refuses us.
+    pub async fn connect(nats: &NatsOptions, options: DoorOptions) -> Result<Self, BusError> {
+        let link = open(nats, options.worker_id.as_str()).await?;
+        let barrier = Barrier::start(&link).await?;
+        let sink = NatsSink::new(link.clone(), barrier.clone(), options.subjects.clone());
+        Ok(Self { link, barrier, sink, options })
+    }
+
+    /// Where events go.
+    pub fn sink(&self) -> NatsSink {
+        self.sink.clone()
+    }
+
+    /// Where jobs come from: the worker's own subject from now on, `image.*` when it is armed.
+    ///
+    /// # Errors
+    /// When the client does not take a subscription.
+    pub async fn doors(&self) -> Result<Doors, BusError> {
+        let offers =
+            Offers::start(&self.link, &self.sink, &self.options.subjects, &self.options.worker_id).await?;
+        Doors::open(self.link.clone(), self.barrier.clone(), offers, self.options.clone()).await
+    }
+
+    /// Requests to cancel.
+    ///
+    /// # Errors
+    /// When the client does not take a subscription.
+    pub async fn cancels(&self) -> Result<Cancels, BusError> {
+        Cancels::open(&self.link, &self.options.subjects).await
+    }
+
+    /// Answers discovery until the guard is dropped.
+    ///
+    /// # Errors
+    /// When the client does not take a subscription.
+    pub async fn discovery(
+        &self,
+        info: watch::Receiver<WorkerInfo>,
+        counts: ReadCounts,
+    ) -> Result<Discovery, BusError> {
+        Discovery::start(&self.link, self.options.clone(), info, counts).await
+    }
+
+    /// Publishes `info` regularly and when it changes, until the guard is dropped.
+    pub fn heartbeat(&self, info: watch::Receiver<WorkerInfo>) -> Heartbeat {
+        Heartbeat::start(self.link.clone(), &self.options.subjects, info)
+    }
+
+    /// Whether there is a connection now; clones go on telling.
+    pub fn connectivity(&self) -> impl Fn() -> bool + Send + Sync + Clone + use<> {
+        let link = self.link.clone();
+        move || link.is_connected()
+    }
+
+    /// Waits until the server has read everything published so far; false when that could not be confirmed.
+    pub async fn round_trip(&self) -> bool {
+        self.link.is_connected() && self.barrier.pass().await == Passed::Yes
+    }
+}

@@ -1,0 +1,308 @@
+//! The front of the pool: HTTP in, bus out. Jobs, their events over SSE, routing, the view of the fleet.
+//!
+//! Nothing here computes a picture, and nothing here is needed for one: workers take jobs from NATS by themselves.
+
+mod auth;
+mod follow;
+mod inputs;
+mod options;
+mod record;
+mod route;
+mod run;
+mod seek;
+mod table;
+mod watchdog;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{Fleet, Requester},
+    contract::{
+        CompleteEvent, ErrorCode, Event, EventKind, Health, Job, JobId, JobStatus, JobView, Limits,
+        Operation, Workers,
+    },
+    http::{ApiError, Jobs, MAX_IMAGE_BYTES},
+    storage::{Key, Store, StoredResult},
+};
+
+use follow::Follow;
+use record::Record;
+use route::Wish;
+use seek::Seek;
+use table::{Claimed, Table};
+
+pub use auth::Token;
+pub use options::QueenOptions;
+pub use record::MAX_EVENTS;
+pub use run::{QueenError, run};
+
+/// When to send a job again that had no place.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The jobs of this queen. Cheap to clone.
+#[derive(Clone)]
+pub struct Queen {
+    shared: Arc<Shared>,
+}
+
+/// What every job needs.
+struct Shared {
+    options: QueenOptions,
+    limits: Limits,
+    requester: Requester,
+    fleet: Fleet,
+    store: Store,
+    table: Table,
+    retrying: Arc<Semaphore>,
+    /// Jobs that no worker has are ended.
+    stopping: CancellationToken,
+    /// Streams are ended.
+    cut: CancellationToken,
+}
+
+impl Queen {
+    /// A queen without jobs. `fleet` follows the heartbeats of the subjects that `requester` sends on.
+    pub fn new(options: QueenOptions, requester: Requester, fleet: Fleet, store: Store) -> Self {
+        let limits = Limits { max_input: options.max_input, ..Limits::default() };
+        let table = Table::new(options.max_jobs as usize);
+        let retrying = Arc::new(Semaphore::new(options.max_retrying));
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let shared =
+            Shared { options, limits, requester, fleet, store, table, retrying, stopping, cut };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The workers that are up.
+    pub fn workers(&self) -> Workers {
+        Workers { workers: self.shared.fleet.all() }
+    }
+
+    /// Whether the job is done by what the store says.
+    async fn stored(&self, id: &JobId) -> Result<Option<StoredResult>, ApiError> {
+        let Some(mut result) = self.shared.store.find_result(id).await? else { return Ok(None) };
+        if let EventKind::Complete(complete) = &mut result.event.kind {
+            self.renew_urls(complete).await;
+        }
+        Ok(Some(result))
+    }
+
+    /// A presigned URL from a result that was stored a while ago may have run out.
+    async fn renew_urls(&self, complete: &mut CompleteEvent) {
+        for image in &mut complete.images {
+            let Ok(key) = Key::parse_reference(&image.key) else { continue };
+            match self.shared.store.url(&key).await {
+                Ok(url) => image.url = url,
+                Err(error) => tracing::warn!(%key, %error, "the URL of a stored picture could not be renewed"),
+            }
+        }
+    }
+
+    /// A job that is neither remembered nor stored, or is.
+    async fn known(&self, id: &JobId) -> Result<Known, ApiError> {
+        if let Some(record) = self.shared.table.get(id) {
+            return Ok(Known::Remembered(record));
+        }
+        match self.stored(id).await? {
+            Some(result) => Ok(Known::Stored(Box::new(result))),
+            None => Err(ApiError::unknown_job(id)),
+        }
+    }
+
+    /// Refuses what no worker would be reached by.
+    fn may_send(&self) -> Result<(), ApiError> {
+        let refuse = |message: &str| {
+            Err(ApiError::new(ErrorCode::Busy, message.to_owned()).with_retry_after(RETRY_AFTER))
+        };
+        if self.shared.stopping.is_cancelled() {
+            return Err(ApiError::new(ErrorCode::ShuttingDown, "queen is shutting down"));
+        }
+        if !self.shared.requester.is_connected() {
+            return refuse("queen has no connection to NATS at present");
+        }
+        if self.shared.retrying.available_permits() == 0 {
+            return refuse("every worker is busy, and as many jobs are waiting as may");
+        }
+        Ok(())
+    }
+
+    /// Runs a job in the background. `first` is told of the first answer.
+    async fn start(
+        &self,
+        record: Arc<Record>,
+        wish: Wish,
+        body: Bytes,
+        first: Option<oneshot::Sender<Result<(), ApiError>>>,
+    ) -> Result<(), ApiError> {
+        let shared = self.shared.clone();
+        let mut exchange = shared
+            .requester
+            .open(record.id.clone())
+            .await
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+        tokio::spawn(async move {
+            let seek = Seek { shared: &shared, record: &record, wish, body, first };
+            if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
+                Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What is known of a job.
+enum Known {
+    Remembered(Arc<Record>),
+    Stored(Box<StoredResult>),
+}
+
+impl Jobs for Queen {
+    async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
+        let named = operation.job_id().is_some();
+        let id = operation.settle()?;
+        // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.
+        match &mut operation {
+            Operation::ImageGeneration(body) => body.stream = None,
+            Operation::ImageTransform(body) => body.stream = None,
+            Operation::ImageInpaint(body) => body.stream = None,
+        }
+        let (max_inline, max_input) = (self.shared.options.max_inline, self.shared.options.max_input);
+        // Decoding and hashing tens of megabytes would hold up every other request.
+        let (operation, inputs) = tokio::task::spawn_blocking(move || {
+            let inputs = inputs::extract(&mut operation, max_inline, max_input)?;
+            Ok::<_, ApiError>((operation, inputs))
+        })
+        .await
+        .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+        let body = Bytes::from(operation.to_json());
+        let job = Job::new(operation, &self.shared.limits)?;
+
+        let other = || {
+            let message = format!("`job_id`: `{id}` is the id of another request");
+            ApiError::new(ErrorCode::InvalidRequest, message)
+        };
+        let claim = match self.shared.table.claim(&id, &job.fingerprint) {
+            Claimed::New(claim) => claim,
+            Claimed::Known => return Ok(id),
+            Claimed::Other => return Err(other()),
+            Claimed::Full => {
+                let message = format!("{} jobs are under way", self.shared.options.max_jobs);
+                return Err(ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER));
+            }
+        };
+        if named && let Some(result) = self.stored(&id).await? {
+            if result.fingerprint != job.fingerprint {
+                return Err(other());
+            }
+            claim.record().push(result.event);
+            claim.keep();
+            return Ok(id);
+        }
+        self.may_send()?;
+        let wish = Wish::of(&job);
+        let route = wish.route(&self.shared.fleet.taking(), random_below)?;
+        inputs::store(&self.shared.store, inputs).await?;
+        let record = claim.record().clone();
+        if route.known {
+            self.start(record, wish, body, None).await?;
+        } else {
+            // No heartbeat says that anybody is there: the first answer decides whether there is a job at all.
+            let (first, answer) = oneshot::channel();
+            self.start(record, wish, body, Some(first)).await?;
+            // A task that ended without an answer has written how the job ended into the record.
+            answer.await.unwrap_or(Ok(()))?;
+        }
+        claim.keep();
+        Ok(id)
+    }
+
+    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
+        Ok(match self.known(id).await? {
+            Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
+            Known::Stored(result) => stream::iter([result.event]).boxed(),
+        })
+    }
+
+    async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
+        Ok(match self.known(id).await? {
+            Known::Remembered(record) => record.view(),
+            Known::Stored(result) => {
+                let status = result.event.kind.status();
+                JobView { job_id: id.clone(), status, event: Some(result.event) }
+            }
+        })
+    }
+
+    async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
+        match self.known(id).await {
+            Ok(Known::Remembered(record)) if record.has_ended() => {
+                Err(ApiError::has_ended(id, ended_how(record.view().status)))
+            }
+            Ok(Known::Remembered(record)) => {
+                record.cancel.cancel();
+                Ok(())
+            }
+            Ok(Known::Stored(_)) => Err(ApiError::has_ended(id, ended_how(JobStatus::Completed))),
+            // Not our job, and perhaps another queen's.
+            Err(unknown) => match self.shared.requester.cancel_and_ask(id).await {
+                true => Ok(()),
+                false => Err(unknown),
+            },
+        }
+    }
+
+    async fn image(&self, id: &JobId, index: u32) -> Result<(Bytes, &'static str), ApiError> {
+        let complete = match self.known(id).await? {
+            Known::Remembered(record) => record.complete(),
+            Known::Stored(result) => match result.event.kind {
+                EventKind::Complete(complete) => Some(complete),
+                _ => None,
+            },
+        };
+        let missing = |message: String| ApiError::new(ErrorCode::InvalidRequest, message).with_status(404);
+        let complete = complete.ok_or_else(|| missing(format!("job `{id}` has no pictures")))?;
+        let image = complete.images.get(index as usize).ok_or_else(|| {
+            missing(format!("job `{id}` has {} pictures, and none of index {index}", complete.images.len()))
+        })?;
+        let key = Key::parse_reference(&image.key)?;
+        let bytes = self.shared.store.get(&key, MAX_IMAGE_BYTES).await?;
+        Ok((bytes, image.format.content_type()))
+    }
+
+    async fn health(&self) -> Health {
+        let connected = self.shared.requester.is_connected();
+        let workers = self.shared.fleet.all().len();
+        let status = if connected && workers > 0 { "ok" } else { "degraded" };
+        Health {
+            status: status.into(),
+            nats: if connected { "connected" } else { "disconnected" }.into(),
+            durable: false,
+            workers: u32::try_from(workers).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+fn ended_how(status: JobStatus) -> &'static str {
+    match status {
+        JobStatus::Completed => "completed",
+        JobStatus::Failed => "failed",
+        JobStatus::Cancelled => "cancelled",
+        JobStatus::Queued | JobStatus::Running => "not yet",
+    }
+}
+
+/// A random number in 0..1.
+fn random_unit() -> f64 {
+    // Without randomness every job waits half of the bound, which is still a pause.
+    let bits = getrandom::u64().unwrap_or(1 << 63);
+    bits as f64 / (u64::MAX as f64 + 1.0)
+}
+
+/// A random number below `n`, or 0.
+fn random_below(n: usize) -> usize {
+    ((random_unit() * n as f64) as usize).min(n.saturating_sub(1))
+}

@@ -1,0 +1,58 @@
+//! The command line of `queen-rbee`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{
+    bus::NatsOptions,
+    logging::LogOptions,
+    storage::StoreOptions,
+    units::{parse_duration, parse_size},
+};
+
+/// The HTTP front of a pool of workers: takes jobs, hands them to workers over NATS, streams their events
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "queen-rbee", version)]
+pub struct QueenOptions {
+    /// Address to listen on; port 0 takes a free one, which the log names
+    #[arg(long, env = "QUEEN_LISTEN", default_value = "127.0.0.1:7833", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// File with the token that clients must send as `Authorization: Bearer <token>`; none: anybody who can connect
+    #[arg(long, env = "QUEEN_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Goes in front of every subject; must be the workers'
+    #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
+    pub subject_prefix: String,
+    /// How long a job waits for a worker to take it
+    #[arg(long, env = "QUEEN_QUEUE_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub queue_timeout: Duration,
+    /// Jobs that may be sent again and again at one time; beyond them a job is refused with Retry-After
+    #[arg(long, env = "QUEEN_MAX_RETRYING", default_value = "64")]
+    pub max_retrying: usize,
+    /// Jobs that are remembered, with their events; finished ones are forgotten first, and read from the store
+    #[arg(long, env = "QUEEN_MAX_JOBS", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_jobs: u32,
+    /// The largest body of a request
+    #[arg(long, env = "QUEEN_MAX_BODY", default_value = "48MiB", value_parser = parse_size)]
+    pub max_body: u64,
+    /// The largest input image
+    #[arg(long, env = "SD_MAX_INPUT", default_value = "16MiB", value_parser = parse_size)]
+    pub max_input: u64,
+    /// Inputs above this size are put into the store and travel as a reference
+    #[arg(long, env = "QUEEN_MAX_INLINE", default_value = "64KiB", value_parser = parse_size)]
+    pub max_inline: u64,
+    /// How long open connections have to end on SIGTERM
+    #[arg(long, env = "QUEEN_GRACE", default_value = "10s", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// A worker that is silent for this long is gone (three heartbeats)
+    #[arg(long, env = "QUEEN_WORKER_SILENCE", default_value = "30s", value_parser = parse_duration, hide = true)]
+    pub worker_silence: Duration,
+    /// Where NATS is.
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreOptions,
+    /// How logs are written.
+    #[command(flatten)]
+    pub log: LogOptions,
+}

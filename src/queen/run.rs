@@ -1,0 +1,132 @@
+//! From options to a queen that serves until it is told to stop.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use axum::{Json, Router, middleware, routing::get};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{Queen, QueenOptions, Token, auth};
+use crate::{
+    bus::{BusError, Fleet, Requester, connect},
+    contract::{ContractError, Subjects},
+    http::{fallback, job_routes, serve},
+    storage::{StorageError, Store},
+};
+
+/// How often the view of the fleet is tidied.
+const FLEET_EVERY: Duration = Duration::from_secs(1);
+/// How long jobs that no worker has are given to say that they have ended, before streams are cut.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Why queen does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum QueenError {
+    /// A flag cannot be used.
+    #[error(transparent)]
+    Flag(#[from] ContractError),
+    /// NATS.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The file with the token.
+    #[error("--token-file {}: {source}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The address.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Signals or the server.
+    #[error("serving: {0}")]
+    Serve(#[source] io::Error),
+}
+
+/// Runs queen until SIGTERM or SIGINT, then ends within `--grace`.
+pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
+    let subjects = Subjects::new(&options.subject_prefix)?;
+    let token = match &options.token_file {
+        None => None,
+        Some(path) => {
+            let failed = |source| QueenError::Token { path: path.clone(), source };
+            Some(Token::read(path).map_err(failed)?)
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(QueenError::Serve)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(QueenError::Serve)?;
+
+    let store = Store::open(&options.store)?;
+    store.check().await?;
+    let client = tokio::select! {
+        client = connect(&options.nats, "queen-rbee") => client?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let requester = Requester::new(client.clone(), subjects.clone());
+    let fleet = Fleet::new(options.worker_silence);
+    fleet.follow(&client, &subjects).await?;
+    tokio::spawn(tidy(fleet.clone(), requester.clone()));
+
+    let failed = |source| QueenError::Listen { address: options.listen, source };
+    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    if token.is_none() && !address.ip().is_loopback() {
+        tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
+    }
+    let grace = options.grace;
+    let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
+    let queen = Queen::new(options, requester.clone(), fleet, store);
+    let router = routes(queen.clone(), max_body, token);
+    tracing::info!("listening on http://{address}");
+
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new jobs; workers finish those that they have");
+        queen.shared.stopping.cancel();
+        tokio::time::sleep(LAST_WORDS).await;
+        queen.shared.cut.cancel();
+    };
+    serve(listener, router, stop, grace).await.map_err(QueenError::Serve)?;
+    requester.flush().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn routes(queen: Queen, max_body: usize, token: Option<Token>) -> Router {
+    let workers = {
+        let queen = queen.clone();
+        get(move || async move { Json(queen.workers()) })
+    };
+    let router = fallback(job_routes(queen, max_body).route("/v1/workers", workers));
+    match token {
+        None => router,
+        Some(token) => router.layer(middleware::from_fn_with_state(token, auth::require)),
+    }
+}
+
+/// Forgets workers that are gone. While NATS is away nobody can be heard, and nobody is gone for that.
+async fn tidy(fleet: Fleet, requester: Requester) {
+    let mut tick = tokio::time::interval(FLEET_EVERY);
+    loop {
+        tick.tick().await;
+        if !requester.is_connected() {
+            fleet.deaf();
+        }
+        fleet.forget_gone();
+    }
+}

@@ -1,0 +1,120 @@
+//! What every job of a worker shares: who it is, its limits, its slots, the store, the way into the engine.
+//! The queue is here, the engine is not.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::{metrics::Metrics, registry::Registry, slots::Slots};
+use crate::{
+    bus::EventSink,
+    contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
+    engine::RequestQueue,
+    models::ModelInfo,
+    storage::Store,
+};
+
+/// Who a worker is and what it takes.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// Its hive.
+    pub hive_id: Option<HiveId>,
+    /// What it can do.
+    pub capabilities: Vec<Capability>,
+    /// `cpu`, `cuda:0`, `metal:0`.
+    pub device: String,
+    /// What a job may ask for.
+    pub limits: Limits,
+    /// Its models; the first is the default.
+    pub catalog: Vec<ModelInfo>,
+}
+
+/// What every job shares.
+pub struct Context {
+    /// Who the worker is.
+    pub identity: Identity,
+    /// How many jobs it holds.
+    pub slots: Slots,
+    /// Which they are.
+    pub registry: Registry,
+    /// Where pictures go.
+    pub store: Store,
+    /// Where events go.
+    pub sink: Arc<dyn EventSink>,
+    /// What was counted.
+    pub metrics: Metrics,
+    queue: Mutex<Option<RequestQueue>>,
+    closed: AtomicBool,
+}
+
+impl Context {
+    /// A worker that takes jobs.
+    pub fn new(
+        identity: Identity,
+        slots: Slots,
+        store: Store,
+        sink: Arc<dyn EventSink>,
+        queue: RequestQueue,
+    ) -> Self {
+        Self {
+            identity,
+            slots,
+            registry: Registry::new(),
+            store,
+            sink,
+            metrics: Metrics::default(),
+            queue: Mutex::new(Some(queue)),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes no more jobs. It does not open again.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.slots.changed();
+    }
+
+    /// Whether it takes no more jobs.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The way into the engine; `None` after [`Self::drop_queue`].
+    pub fn queue(&self) -> Option<RequestQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives up the way into the engine, which ends when nobody has one.
+    pub fn drop_queue(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// What the heartbeat says now.
+    pub fn info(&self) -> WorkerInfo {
+        let free = if self.is_closed() { 0 } else { self.slots.free() };
+        let status = match (self.is_closed(), free) {
+            (true, _) => WorkerStatus::ShuttingDown,
+            (false, 0) => WorkerStatus::Busy,
+            (false, _) => WorkerStatus::Ready,
+        };
+        let slots = self.slots.slots();
+        let models: Vec<String> = self.identity.catalog.iter().map(|model| model.name.clone()).collect();
+        WorkerInfo {
+            id: self.identity.worker_id.clone(),
+            hive_id: self.identity.hive_id.clone(),
+            model_id: models.first().cloned().unwrap_or_default(),
+            models,
+            device: self.identity.device.clone(),
+            status,
+            capabilities: self.identity.capabilities.clone(),
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            // With prefetch there may be room for more jobs than run together.
+            free_slots: u32::try_from(free.min(slots)).unwrap_or(u32::MAX),
+            implementation: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}

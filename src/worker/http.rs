@@ -1,0 +1,171 @@
+//! `--http`: the job endpoints on this worker alone, through the same router as messages, and /ready and /metrics.
+//! What the handlers share holds the queue, never the engine.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{
+    context::Context,
+    job_router::{JobRouter, Refusal},
+    registry::RunningJob,
+};
+use crate::{
+    contract::{ErrorCode, Event, EventKind, Health, JobId, JobStatus, JobView, Operation},
+    http::{ApiError, DEFAULT_BODY_LIMIT, Jobs, MAX_IMAGE_BYTES, fallback, job_routes},
+    storage::Key,
+};
+
+/// When a client that found no free slot may try again.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The jobs of this worker, for the endpoints. Cheap to clone.
+#[derive(Clone)]
+pub struct WorkerJobs {
+    router: JobRouter,
+    is_connected: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl WorkerJobs {
+    /// `is_connected` says whether NATS is there.
+    pub fn new(router: JobRouter, is_connected: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { router, is_connected: Arc::new(is_connected) }
+    }
+
+    /// All endpoints of a worker.
+    pub fn routes(self) -> Router {
+        let own = Router::new()
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .with_state(self.clone());
+        fallback(job_routes(self, DEFAULT_BODY_LIMIT).merge(own))
+    }
+
+    fn context(&self) -> &Context {
+        self.router.context()
+    }
+
+    /// How a job ended that is not here any more.
+    async fn ended(&self, id: &JobId) -> Result<Event, ApiError> {
+        if let Some(event) = self.context().registry.ended(id) {
+            return Ok(Event::clone(&event));
+        }
+        let stored = self.context().store.find_result(id).await?;
+        stored.map(|result| result.event).ok_or_else(|| ApiError::unknown_job(id))
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let error = Self::new(refusal.code, refusal.message);
+        if refusal.code.http_status() == 503 { error.with_retry_after(RETRY_AFTER) } else { error }
+    }
+}
+
+impl Jobs for WorkerJobs {
+    async fn submit(&self, operation: Operation) -> Result<JobId, ApiError> {
+        Ok(self.router.submit(operation)?)
+    }
+
+    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
+        let is_new = move |event: &Event| after.is_none_or(|after| event.seq > after);
+        let Some(job) = self.context().registry.running(id) else {
+            let event = self.ended(id).await?;
+            return Ok(stream::iter([event]).boxed());
+        };
+        let (history, live) = job.events.follow();
+        let history: Vec<Event> = history.iter().map(|event| Event::clone(event)).filter(is_new).collect();
+        let live = live.map_or_else(|| stream::empty().boxed(), |live| follow(job, live).boxed());
+        Ok(stream::iter(history).chain(live).boxed())
+    }
+
+    async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
+        let event = match self.context().registry.running(id) {
+            Some(job) => job.events.last().map(|event| Event::clone(&event)),
+            None => Some(self.ended(id).await?),
+        };
+        let status = event.as_ref().map_or(JobStatus::Queued, |event| event.kind.status());
+        Ok(JobView { job_id: id.clone(), status, event })
+    }
+
+    async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
+        if self.router.cancel(id) {
+            return Ok(());
+        }
+        let how = match self.context().registry.running(id) {
+            Some(job) => job.events.last().map_or("ended", |event| event.kind.name()),
+            None => self.ended(id).await?.kind.name(),
+        };
+        Err(ApiError::has_ended(id, how))
+    }
+
+    async fn image(&self, id: &JobId, index: u32) -> Result<(Bytes, &'static str), ApiError> {
+        let event = match self.context().registry.running(id).and_then(|job| job.events.last()) {
+            Some(event) => Event::clone(&event),
+            None => self.ended(id).await?,
+        };
+        let EventKind::Complete(complete) = event.kind else {
+            let message = format!("job `{id}` has no pictures");
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404));
+        };
+        let Some(image) = complete.images.get(index as usize) else {
+            let message = format!("job `{id}` has {} pictures", complete.images.len());
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404));
+        };
+        let key = Key::Image { job: id.clone(), index, format: image.format };
+        Ok((self.context().store.get(&key, MAX_IMAGE_BYTES).await?, image.format.content_type()))
+    }
+
+    async fn health(&self) -> Health {
+        let connected = (self.is_connected)();
+        let fine = connected && !self.context().is_closed();
+        Health {
+            status: if fine { "ok" } else { "degraded" }.into(),
+            nats: if connected { "connected" } else { "disconnected" }.into(),
+            durable: false,
+            workers: 1,
+        }
+    }
+}
+
+/// What comes after the history, to the terminal event; a reader that fell behind skips to where the job is.
+fn follow(job: Arc<RunningJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream<Item = Event> + Send {
+    stream::unfold(Some((job, live)), |state| async move {
+        let (job, mut live) = state?;
+        let event = loop {
+            match live.recv().await {
+                Ok(event) => break event,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => break job.events.last()?,
+            }
+        };
+        let next = (!event.kind.is_terminal()).then_some((job, live));
+        Some((Event::clone(&event), next))
+    })
+}
+
+async fn ready(State(jobs): State<WorkerJobs>) -> impl IntoResponse {
+    if jobs.context().is_closed() || !(jobs.is_connected)() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn metrics(State(jobs): State<WorkerJobs>) -> impl IntoResponse {
+    let slots = &jobs.context().slots;
+    let text = jobs.context().metrics.to_text(slots.slots(), slots.free());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

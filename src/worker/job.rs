@@ -1,0 +1,339 @@
+//! One job from its acceptance to its end: inputs, engine, events, upload, `result.json`, `complete`.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures::FutureExt;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
+    time::timeout_at,
+};
+
+use super::{
+    context::Context,
+    encode::{encode, encode_preview},
+    inputs::{Resolved, resolve},
+    progress::{Progress, percent},
+    registry::RunningJob,
+    slots::Permits,
+};
+use crate::{
+    contract::{
+        CompleteEvent, ErrorCode, Event, EventKind, ImageResult, Job, JobSource, OutputFormat, Timings,
+    },
+    diffusion::ImageSpec,
+    engine::{EngineTimings, Generated, GenerationRequest, GenerationResponse},
+    models::ModelInfo,
+    storage::{Key, StorageError, StoredResult},
+};
+
+/// A job that was taken.
+pub(super) struct JobRun {
+    pub context: Arc<Context>,
+    pub running: Arc<RunningJob>,
+    pub job: Job,
+    pub model: ModelInfo,
+    pub permits: Permits,
+    pub received: Instant,
+    /// Whether the requester chose the job id: only then may there be a result of it.
+    pub named: bool,
+}
+
+/// Why a job did not end in pictures.
+enum Failure {
+    Error(ErrorCode, String),
+    Cancelled { step: u32 },
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::Error(error.code(), error.to_string())
+    }
+}
+
+impl JobRun {
+    /// Runs the job to its end on a task of its own.
+    pub fn spawn(self) {
+        tokio::spawn(self.run());
+    }
+
+    async fn run(mut self) {
+        let (running, sink) = (self.running.clone(), self.context.sink.clone());
+        let publisher = tokio::spawn(async move { running.events.publish(&*sink).await });
+        let done = AssertUnwindSafe(self.execute()).catch_unwind().await.unwrap_or_else(|_| {
+            Err(Failure::Error(ErrorCode::Internal, "the worker has a defect; its log has more".into()))
+        });
+        let event = match done {
+            Ok(event) => event,
+            Err(failure) => self.running.events.build(self.end_of(failure)),
+        };
+        let took = self.received.elapsed();
+        self.context.metrics.ended(self.job.capability(), &event.kind, took);
+        log_end(&event, took);
+        self.running.events.repeat(event);
+        // Where the engine did not have it, the slot is free from here on.
+        drop(self.permits.take_slot());
+        self.context.slots.changed();
+        if let Err(error) = publisher.await {
+            tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
+        }
+        self.context.registry.end(&self.running);
+    }
+
+    fn end_of(&self, failure: Failure) -> EventKind {
+        match failure {
+            Failure::Error(code, message) => EventKind::error(code, message),
+            Failure::Cancelled { .. } if self.running.is_handed_back() => {
+                EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
+            }
+            Failure::Cancelled { step } => EventKind::Cancelled { step },
+        }
+    }
+
+    /// The complete event.
+    async fn execute(&mut self) -> Result<Event, Failure> {
+        let limit = self.context.identity.limits.deadline;
+        let allowed = self.job.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let deadline = self.received + allowed;
+        let late = |what: &str| {
+            let message = format!("the deadline of {} ms passed while {what}", allowed.as_millis());
+            Failure::Error(ErrorCode::DeadlineExceeded, message)
+        };
+        if self.named
+            && let Some(event) = timeout_at(deadline.into(), self.earlier_result())
+                .await
+                .map_err(|_| late("looking for an earlier result"))??
+        {
+            return Ok(event);
+        }
+        let Resolved { spec, mut warnings } =
+            timeout_at(deadline.into(), self.resolve()).await.map_err(|_| late("reading the inputs"))??;
+        if self.running.cancel.is_set() {
+            return Err(Failure::Cancelled { step: 0 });
+        }
+        let spec = Arc::new(spec);
+        let responses = self.hand_to_engine(&spec, deadline)?;
+        let mut uploads = JoinSet::new();
+        let computed = self.follow(responses, &spec, &mut uploads).await;
+        self.context.slots.changed();
+        let (engine, engine_warnings) = computed?;
+        warnings.extend(engine_warnings);
+        let computed_at = Instant::now();
+        timeout_at(deadline.into(), self.store(engine, warnings, uploads, computed_at))
+            .await
+            .map_err(|_| late("storing the pictures"))?
+    }
+
+    /// The complete event of an earlier run of the same request.
+    async fn earlier_result(&self) -> Result<Option<Event>, Failure> {
+        let Some(StoredResult { fingerprint, mut event }) =
+            self.context.store.find_result(&self.job.id).await?
+        else {
+            return Ok(None);
+        };
+        if fingerprint != self.job.fingerprint {
+            return Err(Failure::Error(ErrorCode::InvalidRequest, super::job_router::conflict(&self.job.id)));
+        }
+        if let EventKind::Complete(complete) = &mut event.kind {
+            // A presigned URL may have run out since.
+            for (index, image) in (0..).zip(&mut complete.images) {
+                let key = Key::Image { job: self.job.id.clone(), index, format: image.format };
+                image.url = self.context.store.url(&key).await?;
+            }
+        }
+        Ok(Some(event))
+    }
+
+    async fn resolve(&self) -> Result<Resolved, Failure> {
+        let limits = &self.context.identity.limits;
+        resolve(&self.job, &self.context.store, limits, &self.model)
+            .await
+            .map_err(|error| Failure::Error(error.code(), error.to_string()))
+    }
+
+    fn hand_to_engine(
+        &mut self,
+        spec: &ImageSpec,
+        deadline: Instant,
+    ) -> Result<UnboundedReceiver<GenerationResponse>, Failure> {
+        let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
+        let queue = self.context.queue().ok_or_else(gone)?;
+        let permit = self.permits.take_slot().ok_or_else(gone)?;
+        let position = u32::try_from(self.context.slots.position_of_last()).unwrap_or(u32::MAX);
+        let (response_tx, responses) = unbounded_channel();
+        let request = GenerationRequest {
+            job_id: self.job.id.clone(),
+            model: self.model.name.clone(),
+            spec: spec.clone(),
+            n: self.job.n,
+            preview_every: self.job.preview_every,
+            received: self.received,
+            deadline,
+            cancel: self.running.cancel.clone(),
+            permit,
+            response_tx,
+        };
+        queue.add(request).map_err(|_| gone())?;
+        self.running.events.emit(EventKind::Accepted {
+            model: self.model.name.clone(),
+            seed: self.job.seed,
+            position,
+        });
+        Ok(responses)
+    }
+
+    /// Turns the engine's responses into events and starts the upload of each picture.
+    async fn follow(
+        &self,
+        mut responses: UnboundedReceiver<GenerationResponse>,
+        spec: &Arc<ImageSpec>,
+        uploads: &mut JoinSet<Result<ImageResult, Failure>>,
+    ) -> Result<(EngineTimings, Vec<String>), Failure> {
+        let events = &self.running.events;
+        let mut progress = Progress::new(self.expected_steps(spec));
+        loop {
+            let response = match timeout_at(progress.repeat_at(), responses.recv()).await {
+                Err(_) => {
+                    events.emit(progress.tell());
+                    continue;
+                }
+                Ok(None) => {
+                    return Err(Failure::Error(ErrorCode::Internal, "the engine was lost; try again".into()));
+                }
+                Ok(Some(response)) => response,
+            };
+            match response {
+                GenerationResponse::Progress { step, total } => {
+                    progress.step(step, total).into_iter().for_each(|kind| events.emit(kind));
+                }
+                GenerationResponse::Preview { step, total, image } => {
+                    if progress.may_preview() {
+                        self.emit_preview(step, total, image).await;
+                    }
+                }
+                GenerationResponse::Image(picture) => {
+                    let (context, job) = (self.context.clone(), self.job.clone());
+                    let (spec, model) = (spec.clone(), self.model.name.clone());
+                    uploads.spawn(async move { upload(&context, job, spec, model, picture).await });
+                }
+                GenerationResponse::Done { timings, warnings } => return Ok((timings, warnings)),
+                GenerationResponse::Failed(error) => {
+                    return Err(Failure::Error(error.code(), error.to_string()));
+                }
+                GenerationResponse::Cancelled { step } => return Err(Failure::Cancelled { step }),
+            }
+        }
+    }
+
+    /// Until the engine tells: a strength below 1 runs a part of the schedule.
+    fn expected_steps(&self, spec: &ImageSpec) -> u32 {
+        let strength = match &self.job.source {
+            JobSource::Text { .. } => 1.0,
+            JobSource::Image { strength, .. } | JobSource::Inpaint { strength, .. } => *strength,
+        };
+        let steps = (f64::from(spec.steps) * strength) as u32;
+        steps.max(1) * self.job.n
+    }
+
+    async fn emit_preview(&self, step: u32, total: u32, image: image::RgbImage) {
+        match tokio::task::spawn_blocking(move || encode_preview(&image)).await {
+            Ok(Ok(jpeg)) => self.running.events.emit(EventKind::Preview {
+                step,
+                total,
+                percent: percent(step, total),
+                image: STANDARD.encode(jpeg),
+                format: OutputFormat::Jpeg,
+            }),
+            Ok(Err(error)) => tracing::warn!(job_id = %self.job.id, %error, "a preview could not be encoded"),
+            Err(error) => tracing::warn!(job_id = %self.job.id, %error, "a preview was lost"),
+        }
+    }
+
+    /// Waits for the uploads and writes `result.json`, last.
+    async fn store(
+        &self,
+        engine: EngineTimings,
+        warnings: Vec<String>,
+        mut uploads: JoinSet<Result<ImageResult, Failure>>,
+        computed_at: Instant,
+    ) -> Result<Event, Failure> {
+        let mut images = Vec::with_capacity(self.job.n as usize);
+        while let Some(uploaded) = uploads.join_next().await {
+            let image = uploaded.map_err(|error| {
+                Failure::Error(ErrorCode::Internal, format!("storing a picture did not end: {error}"))
+            })?;
+            images.push(image?);
+        }
+        // Seeds wrap, keys do not: `jobs/<id>/<index>.<ext>`, of one digit.
+        images.sort_by(|a, b| a.key.cmp(&b.key));
+        if self.running.cancel.is_set() && !self.running.is_handed_back() {
+            return Err(Failure::Cancelled { step: self.job.n * self.job.steps.unwrap_or(self.model.steps) });
+        }
+        let event = self.running.events.build(EventKind::Complete(CompleteEvent {
+            model: self.model.name.clone(),
+            images,
+            timings_ms: Timings {
+                queue: ms(engine.queue),
+                load: 0,
+                text: ms(engine.text),
+                denoise: ms(engine.denoise),
+                decode: ms(engine.decode),
+                upload: ms(computed_at.elapsed()),
+                total: ms(self.received.elapsed()),
+            },
+            warnings,
+        }));
+        let result = StoredResult { fingerprint: self.job.fingerprint.clone(), event };
+        self.context.store.put_result(&self.job.id, &result).await?;
+        Ok(result.event)
+    }
+}
+
+async fn upload(
+    context: &Context,
+    job: Job,
+    spec: Arc<ImageSpec>,
+    model: String,
+    picture: Generated,
+) -> Result<ImageResult, Failure> {
+    let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
+    let (width, height) = picture.image.dimensions();
+    let (index, seed) = (picture.index, picture.seed);
+    let key = Key::Image { job: job.id.clone(), index, format: job.format };
+    let format = job.format;
+    let encoded = tokio::task::spawn_blocking(move || encode(&job, &spec, &model, &picture))
+        .await
+        .map_err(|error| defect(format!("encoding did not end: {error}")))?
+        .map_err(|error| defect(error.to_string()))?;
+    let bytes = encoded.bytes.len() as u64;
+    context.store.put(&key, encoded.bytes, format.content_type()).await?;
+    Ok(ImageResult {
+        key: key.path(),
+        url: context.store.url(&key).await?,
+        format,
+        width,
+        height,
+        bytes,
+        sha256: encoded.sha256,
+        seed,
+    })
+}
+
+fn log_end(event: &Event, took: Duration) {
+    let (job_id, took_ms) = (&event.job_id, ms(took));
+    match &event.kind {
+        EventKind::Error { code, message, .. } => {
+            tracing::warn!(%job_id, took_ms, %code, %message, "a job failed");
+        }
+        kind => tracing::info!(%job_id, took_ms, end = kind.name(), "a job ended"),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,297 @@
+//! The one way in: a message on a subject and a body over HTTP are read, checked and begun here.
+
+use std::{sync::Arc, time::Instant};
+
+use serde::Deserialize;
+
+use super::{
+    context::Context,
+    job::JobRun,
+    job_events::Reader,
+    registry::{Begun, RunningJob},
+    slots::Permits,
+};
+use crate::{
+    bus::{Incoming, Outgoing, To, Via},
+    contract::{ContractError, ErrorCode, Event, EventKind, Job, JobId, Operation, WorkerId},
+    models::ModelInfo,
+};
+
+/// Routes jobs. Cheap to clone; handlers hold it, and through it the queue, never the engine.
+#[derive(Clone)]
+pub struct JobRouter {
+    pub(super) context: Arc<Context>,
+}
+
+/// What became of a message.
+#[derive(Debug)]
+pub enum Routed {
+    /// It was taken, joined or refused.
+    Done,
+    /// It is for another worker: this one if named, else whoever has a free slot.
+    PassOn {
+        /// The message.
+        message: Box<Incoming>,
+        /// Its job.
+        job_id: JobId,
+        /// The worker that it is for.
+        worker: Option<WorkerId>,
+    },
+}
+
+/// A job that is not taken.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The code on the wire.
+    pub code: ErrorCode,
+    /// In words.
+    pub message: String,
+    /// Whether it ends the job for everybody (`events.<job_id>`), or answers this requester alone.
+    ends_the_job: bool,
+}
+
+impl From<ContractError> for Refusal {
+    fn from(error: ContractError) -> Self {
+        Self { code: error.code(), message: error.to_string(), ends_the_job: true }
+    }
+}
+
+impl Refusal {
+    fn to_requester(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), ends_the_job: false }
+    }
+}
+
+/// The message for a job id that stands for another request.
+pub(super) fn conflict(id: &JobId) -> String {
+    format!("`job_id`: `{id}` was used for another request; the same id stands for the same request")
+}
+
+impl JobRouter {
+    /// A router for this worker.
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// What the jobs share.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Takes, joins or refuses what came on a subject; what another worker may take is given back.
+    pub fn route(&self, message: Incoming) -> Routed {
+        let read = self.read(&message);
+        let (job, named) = match read {
+            Ok(read) => read,
+            Err(refusal) => {
+                let id = job_id_of(&message).unwrap_or_else(JobId::generate);
+                return self.refuse(message, id, refusal);
+            }
+        };
+        let id = job.id.clone();
+        if let Some(other) = job.worker_id.clone().filter(|id| *id != self.context.identity.worker_id) {
+            return match message.via {
+                Via::Door => self.pass_on(message, id, Some(other)),
+                Via::Direct => {
+                    let refusal = ContractError::field("worker_id", format!("this is not `{other}`"));
+                    self.refuse(message, id, refusal.into())
+                }
+            };
+        }
+        let model = match self.check(&job) {
+            Ok(model) => model,
+            Err(refusal) => return self.refuse(message, id, refusal),
+        };
+        let reader = message.reply.clone().map(|reply| Reader {
+            reply,
+            stream: job.stream,
+            traceparent: message.traceparent.clone(),
+        });
+        // Somebody who asks again for what runs here needs no slot.
+        match self.context.registry.join(&id, &job.fingerprint, reader.clone()) {
+            Some(Begun::Conflict) => {
+                let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
+                return self.refuse(message, id, refusal);
+            }
+            Some(_) => return Routed::Done,
+            None => {}
+        }
+        let permits = if self.context.is_closed() { None } else { self.context.slots.try_take() };
+        let Some(permits) = permits else {
+            return match message.via {
+                Via::Door => self.pass_on(message, id, None),
+                Via::Direct => {
+                    let refusal = self.no_slot();
+                    self.refuse(message, id, refusal)
+                }
+            };
+        };
+        let (received, traceparent) = (message.received, message.traceparent.clone());
+        match self.begin(&job, reader, traceparent) {
+            Begun::New(running) => self.run(running, job, model, permits, received, named),
+            Begun::Joined => {}
+            Begun::Conflict => {
+                let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
+                return self.refuse(message, id, refusal);
+            }
+        }
+        Routed::Done
+    }
+
+    /// Takes or joins what came over HTTP.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn submit(&self, operation: Operation) -> Result<JobId, Refusal> {
+        let received = Instant::now();
+        let named = operation.job_id().is_some();
+        let job = Job::new(operation, &self.context.identity.limits)?;
+        let id = job.id.clone();
+        if let Some(other) = job.worker_id.as_ref().filter(|id| **id != self.context.identity.worker_id) {
+            return Err(ContractError::field("worker_id", format!("this is not `{other}`")).into());
+        }
+        let model = self.check(&job)?;
+        let conflicts = || Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
+        match self.context.registry.join(&id, &job.fingerprint, None) {
+            Some(Begun::Conflict) => return Err(conflicts()),
+            Some(_) => return Ok(id),
+            None => {}
+        }
+        if self.context.is_closed() {
+            return Err(self.no_slot());
+        }
+        let permits = self.context.slots.try_take().ok_or_else(|| self.no_slot())?;
+        match self.begin(&job, None, None) {
+            Begun::New(running) => self.run(running, job, model, permits, received, named),
+            Begun::Joined => {}
+            Begun::Conflict => return Err(conflicts()),
+        }
+        Ok(id)
+    }
+
+    /// Stops a job that is held here; false when there is none.
+    pub fn cancel(&self, id: &JobId) -> bool {
+        let running = self.context.registry.running(id);
+        let running = running.filter(|job| job.events.last().is_none_or(|event| !event.kind.is_terminal()));
+        match running {
+            Some(job) => {
+                job.cancel.set();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn read(&self, message: &Incoming) -> Result<(Job, bool), Refusal> {
+        let Some(capability) = message.capability else {
+            let reason = format!("`{}` is for none; there are generate, transform, inpaint", message.subject);
+            return Err(ContractError::UnsupportedOperation(reason).into());
+        };
+        let mut operation = Operation::parse(Some(capability), &message.body)?;
+        if let (None, Some(id)) = (operation.job_id(), &message.job_id) {
+            operation.set_job_id(id);
+        }
+        let named = operation.job_id().is_some();
+        Ok((Job::new(operation, &self.context.identity.limits)?, named))
+    }
+
+    /// Hive, capability and model.
+    fn check(&self, job: &Job) -> Result<ModelInfo, Refusal> {
+        let identity = &self.context.identity;
+        if let Some(asked) = &job.hive_id
+            && identity.hive_id.as_ref() != Some(asked)
+        {
+            let own = match &identity.hive_id {
+                Some(own) => format!("this worker is of hive `{own}`, not of `{asked}`"),
+                None => format!("this worker is of no hive, so not of `{asked}`"),
+            };
+            return Err(ContractError::field("hive_id", own).into());
+        }
+        if !identity.capabilities.contains(&job.capability()) {
+            let served: Vec<_> = identity.capabilities.iter().map(|c| c.operation()).collect();
+            let reason = format!("this worker does {} and nothing else", served.join(", "));
+            return Err(ContractError::UnsupportedOperation(reason).into());
+        }
+        let found = match &job.model {
+            None => identity.catalog.first(),
+            Some(name) => identity.catalog.iter().find(|model| model.name == *name),
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<_> = identity.catalog.iter().map(|model| model.name.as_str()).collect();
+            let model = job.model.clone().unwrap_or_default();
+            ContractError::UnsupportedModel { model, known: known.join(", ") }.into()
+        })
+    }
+
+    fn begin(&self, job: &Job, reader: Option<Reader>, traceparent: Option<String>) -> Begun {
+        let worker_id = &self.context.identity.worker_id;
+        self.context.registry.begin(&job.id, &job.fingerprint, worker_id, reader, traceparent)
+    }
+
+    fn run(
+        &self,
+        running: Arc<RunningJob>,
+        job: Job,
+        model: ModelInfo,
+        permits: Permits,
+        received: Instant,
+        named: bool,
+    ) {
+        let context = self.context.clone();
+        JobRun { context, running, job, model, permits, received, named }.spawn();
+    }
+
+    fn no_slot(&self) -> Refusal {
+        if self.context.is_closed() {
+            Refusal::to_requester(ErrorCode::ShuttingDown, "the worker shuts down; try again")
+        } else {
+            Refusal::to_requester(ErrorCode::Busy, "this worker has no free slot; try again")
+        }
+    }
+
+    fn pass_on(&self, message: Incoming, job_id: JobId, worker: Option<WorkerId>) -> Routed {
+        self.context.metrics.passed_on();
+        Routed::PassOn { message: Box::new(message), job_id, worker }
+    }
+
+    fn refuse(&self, message: Incoming, job_id: JobId, refusal: Refusal) -> Routed {
+        tracing::info!(%job_id, code = %refusal.code, message = %refusal.message, "a request is refused");
+        self.context.metrics.refused();
+        let worker_id = self.context.identity.worker_id.clone();
+        let event = Arc::new(Event {
+            job_id: job_id.clone(),
+            worker_id: worker_id.clone(),
+            attempt: 1,
+            seq: 0,
+            kind: EventKind::error(refusal.code, refusal.message),
+        });
+        let outgoing = |to: To, event: Option<Arc<Event>>| Outgoing {
+            to,
+            event,
+            job_id: job_id.clone(),
+            worker_id: worker_id.clone(),
+            traceparent: message.traceparent.clone(),
+        };
+        let mut messages = vec![];
+        if let Some(reply) = &message.reply {
+            messages.push(outgoing(To::Reply(reply.clone()), Some(event.clone())));
+            messages.push(outgoing(To::Reply(reply.clone()), None));
+        }
+        if refusal.ends_the_job {
+            messages.push(outgoing(To::Events, Some(event)));
+        }
+        let sink = self.context.sink.clone();
+        tokio::spawn(async move { sink.deliver(&messages).await });
+        Routed::Done
+    }
+}
+
+/// The job id of a request that is wrong elsewhere.
+fn job_id_of(message: &Incoming) -> Option<JobId> {
+    #[derive(Deserialize)]
+    struct Named {
+        job_id: JobId,
+    }
+    let in_body = || Some(serde_json::from_slice::<Named>(&message.body).ok()?.job_id);
+    message.job_id.clone().or_else(in_body)
+}

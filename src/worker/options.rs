@@ -1,0 +1,250 @@
+//! The command line of the workers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::context::Identity;
+use crate::{
+    bus::NatsOptions,
+    contract::{
+        Capability, HiveId, Limits, Subjects, WorkerId,
+        limits::{MAX_IMAGES, MAX_STEPS},
+    },
+    logging::LogOptions,
+    models::{ModelInfo, ModelSource},
+    storage::StoreOptions,
+    units::{parse_duration, parse_pixels, parse_size},
+};
+
+/// The most jobs that one worker holds.
+const MAX_SLOTS: usize = 1024;
+
+/// The precision of weights and computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+    /// Brain floating point, 16 bits.
+    Bf16,
+}
+
+/// Takes jobs for Stable Diffusion from NATS and puts the pictures into a store
+#[derive(Debug, Clone, clap::Parser)]
+#[command(version)]
+pub struct WorkerOptions {
+    /// A model: a folder in the diffusers layout, or sim://?step_ms=5&size=64 (only takes time); repeat for more, the
+    /// first is the default
+    #[arg(
+        long = "model",
+        env = "SD_MODELS",
+        value_name = "[NAME=]SOURCE",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub models: Vec<ModelSource>,
+    /// The connection to NATS.
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreOptions,
+    /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
+    #[arg(long, env = "WORKER_ID")]
+    pub worker_id: Option<WorkerId>,
+    /// The hive that this worker belongs to
+    #[arg(long, env = "HIVE_ID")]
+    pub hive_id: Option<HiveId>,
+    /// What it takes
+    #[arg(
+        long,
+        env = "SD_CAPABILITIES",
+        value_delimiter = ',',
+        default_value = "generate,transform,inpaint"
+    )]
+    pub capabilities: Vec<Capability>,
+    /// Queue group that the pool's workers share
+    #[arg(long, env = "SD_QUEUE_GROUP", default_value = "workers", value_parser = parse_group)]
+    pub queue_group: String,
+    /// Put before every subject, with a dot
+    #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
+    pub subject_prefix: String,
+    /// Jobs that may run together
+    #[arg(long, env = "SD_SLOTS", default_value = "1", value_parser = parse_slots)]
+    pub slots: usize,
+    /// Jobs held ready beyond the slots
+    #[arg(long, env = "SD_PREFETCH", default_value = "0", value_parser = parse_prefetch)]
+    pub prefetch: usize,
+    /// Index of the GPU
+    #[arg(long, env = "SD_DEVICE", default_value = "0")]
+    pub device: usize,
+    /// Threads that compute [default: all cores]
+    #[arg(long, env = "SD_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Precision of weights and computation [default: f32]
+    #[arg(long, env = "SD_DTYPE", value_enum)]
+    pub dtype: Option<Precision>,
+    /// Most pixels of a picture
+    #[arg(long, env = "SD_MAX_PIXELS", default_value = "2048x2048", value_parser = parse_pixels)]
+    pub max_pixels: u64,
+    /// Most denoising steps
+    #[arg(long, env = "SD_MAX_STEPS", default_value_t = MAX_STEPS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_STEPS)))]
+    pub max_steps: u32,
+    /// Most pictures of a job
+    #[arg(long, env = "SD_MAX_IMAGES", default_value_t = MAX_IMAGES,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_IMAGES)))]
+    pub max_images: u32,
+    /// Most bytes of an input picture
+    #[arg(long, env = "SD_MAX_INPUT", default_value = "16MiB", value_parser = parse_size)]
+    pub max_input: u64,
+    /// The longest that a job may take
+    #[arg(long, env = "SD_DEADLINE", default_value = "60m", value_parser = parse_duration)]
+    pub deadline: Duration,
+    /// How long running jobs may go on after SIGTERM
+    #[arg(long, env = "SD_GRACE", default_value = "60s", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// Address for /health, /ready, /metrics and the job endpoints on this worker alone, for example 127.0.0.1:8080
+    #[arg(long, env = "SD_HTTP", value_name = "ADDRESS")]
+    pub http: Option<SocketAddr>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+/// Flags that do not go together.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}: {reason}")]
+pub struct OptionsError {
+    /// The flag.
+    pub flag: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl WorkerOptions {
+    /// Checks what clap cannot: that names are unique and that the dtype is one that models are loaded in.
+    ///
+    /// # Errors
+    /// The first flag that is wrong.
+    pub fn check(&self) -> Result<Subjects, OptionsError> {
+        let error = |flag, reason: String| Err(OptionsError { flag, reason });
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].iter().any(|earlier| earlier.name() == model.name()) {
+                return error(
+                    "--model",
+                    format!("two models are called `{}`; give one a name with NAME=SOURCE", model.name()),
+                );
+            }
+        }
+        if !matches!(self.dtype, None | Some(Precision::F32)) {
+            return error("--dtype", "models are loaded in f32".into());
+        }
+        if self.deadline.is_zero() {
+            return error("--deadline", "must be above 0".into());
+        }
+        Subjects::new(&self.subject_prefix)
+            .map_err(|e| OptionsError { flag: "--subject-prefix", reason: e.to_string() })
+    }
+
+    /// Who the worker is, on a device of this name (`cpu`, `cuda:0`), with these models.
+    pub fn identity(&self, device: &str, catalog: Vec<ModelInfo>) -> Identity {
+        let mut capabilities = self.capabilities.clone();
+        capabilities.sort_unstable();
+        capabilities.dedup();
+        Identity {
+            worker_id: self.worker_id.clone().unwrap_or_else(|| random_id(device)),
+            hive_id: self.hive_id.clone(),
+            capabilities,
+            device: device.to_owned(),
+            limits: Limits {
+                max_pixels: self.max_pixels,
+                max_steps: self.max_steps,
+                max_images: self.max_images,
+                max_input: self.max_input,
+                deadline: self.deadline,
+            },
+            catalog,
+        }
+    }
+}
+
+fn parse_slots(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(slots) if (1..=MAX_SLOTS).contains(&slots) => Ok(slots),
+        _ => Err(format!("1 to {MAX_SLOTS} are allowed")),
+    }
+}
+
+fn parse_prefetch(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(prefetch) if prefetch <= MAX_SLOTS => Ok(prefetch),
+        _ => Err(format!("0 to {MAX_SLOTS} are allowed")),
+    }
+}
+
+fn parse_group(text: &str) -> Result<String, String> {
+    WorkerId::new(text).map(String::from).map_err(|_| "one token of A-Z a-z 0-9 - _ is allowed".to_owned())
+}
+
+/// `host-device-random`, of characters that a subject token may have.
+fn random_id(device: &str) -> WorkerId {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "worker".into());
+    let mut random = [0u8; 4];
+    // Without the system's randomness the process id tells workers on one host apart.
+    if getrandom::fill(&mut random).is_err() {
+        random = std::process::id().to_le_bytes();
+    }
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+    let host: String = host.trim().chars().take(64).map(allowed).collect();
+    let device: String = device.chars().take(16).map(allowed).collect();
+    let id = format!("{host}-{device}-{}", crate::contract::hex(&random));
+    WorkerId::new(id).expect("at most 90 characters, all of them allowed")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<WorkerOptions, clap::Error> {
+        WorkerOptions::try_parse_from([&["worker", "--model", "sim://"], args].concat())
+    }
+
+    #[test]
+    fn the_flags_are_a_valid_command() {
+        use clap::CommandFactory;
+        WorkerOptions::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_at_start() {
+        for bad in [
+            &["--capabilities", "upscale"][..],
+            &["--slots", "0"],
+            &["--worker-id", "a.b"],
+            &["--max-steps", "151"],
+            &["--queue-group", "a b"],
+            &["--deadline", "60"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        for bad in [&["--model", "sim://"][..], &["--dtype", "f16"], &["--subject-prefix", "a..b"]] {
+            assert!(parse(bad).unwrap().check().is_err(), "{bad:?}");
+        }
+        assert!(parse(&["--model", "other=sim://"]).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn a_worker_without_a_name_gets_one_of_its_own() {
+        let options = parse(&["--capabilities", "inpaint,generate,inpaint"]).unwrap();
+        let (a, b) = (options.identity("cuda:0", vec![]), options.identity("cuda:0", vec![]));
+        assert!(a.worker_id.as_str().contains("-cuda-0-"), "{}", a.worker_id);
+        assert_ne!(a.worker_id, b.worker_id);
+        assert_eq!(a.capabilities, [Capability::Generate, Capability::Inpaint]);
+    }
+}

@@ -1,0 +1,116 @@
+//! Which progress is told: at most four events a second, the last step always, and one at least every five seconds.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::contract::EventKind;
+
+/// The shortest time between two progress events.
+const AT_MOST_EVERY: Duration = Duration::from_millis(250);
+/// The longest time without one: whoever listens can tell a slow step from a dead worker.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+/// The shortest time between two previews.
+const PREVIEW_EVERY: Duration = Duration::from_secs(1);
+
+/// The progress of one job.
+#[derive(Debug)]
+pub(super) struct Progress {
+    step: u32,
+    total: u32,
+    /// When the first step was done.
+    first: Option<Instant>,
+    told: Option<Instant>,
+    previewed: Option<Instant>,
+    repeat_at: Instant,
+}
+
+impl Progress {
+    /// Nothing done; `total` is what the request lets expect.
+    pub fn new(total: u32) -> Self {
+        let repeat_at = Instant::now() + AT_LEAST_EVERY;
+        Self { step: 0, total, first: None, told: None, previewed: None, repeat_at }
+    }
+
+    /// A step was done; the event, if it is to be told.
+    pub fn step(&mut self, step: u32, total: u32) -> Option<EventKind> {
+        (self.step, self.total) = (step, total);
+        let now = Instant::now();
+        self.first.get_or_insert(now);
+        let due = self.told.is_none_or(|told| now - told >= AT_MOST_EVERY);
+        (due || step >= total).then(|| self.tell())
+    }
+
+    /// Whether a preview may be told now; then the next may a second later.
+    pub fn may_preview(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.previewed.is_none_or(|at| now - at >= PREVIEW_EVERY);
+        if due {
+            self.previewed = Some(now);
+        }
+        due
+    }
+
+    /// When the last event is to be repeated, unless another comes first.
+    pub fn repeat_at(&self) -> Instant {
+        self.repeat_at
+    }
+
+    /// The event of the last step.
+    pub fn tell(&mut self) -> EventKind {
+        let now = Instant::now();
+        self.told = Some(now);
+        self.repeat_at = now + AT_LEAST_EVERY;
+        EventKind::Progress {
+            step: self.step,
+            total: self.total,
+            percent: percent(self.step, self.total),
+            eta_ms: self.eta_ms(now),
+        }
+    }
+
+    fn eta_ms(&self, now: Instant) -> u64 {
+        // The first step is the start of the clock: what came before it was the queue and the text encoder.
+        let (Some(first), 2..) = (self.first, self.step) else { return 0 };
+        let pace = (now - first).as_secs_f64() / f64::from(self.step - 1);
+        (pace * f64::from(self.total.saturating_sub(self.step)) * 1e3) as u64
+    }
+}
+
+/// 0 to 100.
+pub(super) fn percent(step: u32, total: u32) -> f32 {
+    if total == 0 { 0.0 } else { (f64::from(step) * 100.0 / f64::from(total)) as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_is_told_four_times_a_second_and_at_the_last_step() {
+        let mut progress = Progress::new(100);
+        let mut told = vec![];
+        for step in 1..=100 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            told.extend(progress.step(step, 100));
+        }
+        let steps: Vec<_> = told
+            .iter()
+            .map(|kind| match kind {
+                EventKind::Progress { step, .. } => *step,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(steps, [1, 26, 51, 76, 100]);
+        assert!(matches!(told[1], EventKind::Progress { eta_ms: 740, percent: 26.0, .. }), "{:?}", told[1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_step_is_told_again_after_five_seconds() {
+        let mut progress = Progress::new(9);
+        assert!(progress.step(1, 9).is_some());
+        assert_eq!(progress.repeat_at() - Instant::now(), AT_LEAST_EVERY);
+        tokio::time::sleep_until(progress.repeat_at()).await;
+        assert!(matches!(progress.tell(), EventKind::Progress { step: 1, .. }));
+    }
+}

@@ -1,0 +1,217 @@
+//! The wiring: load, open the store, connect, arm, and drain when told. A binary parses, calls this and exits.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, task::JoinHandle};
+
+use super::{
+    context::Context,
+    http::WorkerJobs,
+    intake::take_jobs,
+    job_router::JobRouter,
+    options::{OptionsError, WorkerOptions},
+    shutdown::{Engine, Signals, drain, engine_lost},
+    slots::Slots,
+};
+use crate::{
+    bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
+    engine::{GenerationEngine, InferencePipeline, RequestQueue},
+    models::ModelError,
+    storage::{StorageError, Store},
+};
+
+/// Exit code: it could not start; the message says what to do.
+const FAILED_AT_START: u8 = 1;
+/// How long open HTTP connections may go on after the last job.
+const HTTP_GRACE: Duration = Duration::from_secs(2);
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Flags.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A model.
+    #[error("--model: {0}")]
+    Model(#[from] ModelError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StorageError),
+    /// NATS.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The address of `--http`.
+    #[error("--http {address}: {source}; give a free address of this machine")]
+    Http {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Loading ended without a result.
+    #[error("loading the models did not end: {0}")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+/// A worker that takes jobs.
+struct Running {
+    context: Arc<Context>,
+    bus: WorkerBus,
+    engine: Engine,
+    doors_closed: Arc<Notify>,
+    /// Ends with the process, or when this is dropped.
+    _guards: (Heartbeat, Discovery, Tasks),
+    http: Option<(JoinHandle<()>, Arc<Notify>)>,
+}
+
+/// Tasks that end with their owner.
+struct Tasks(Vec<JoinHandle<()>>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Runs a worker on `device` (called `device_name` in heartbeats) until it is told to stop.
+pub async fn run(options: WorkerOptions, device: candle_core::Device, device_name: &str) -> ExitCode {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return failed(format!("signals cannot be listened to: {error}")),
+    };
+    let started = tokio::select! {
+        started = start(&options, device, device_name) => started,
+        signal = signals.recv() => {
+            tracing::info!(signal, "stopped before it took a job");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let mut running = match started {
+        Ok(running) => running,
+        Err(error) => return failed(error.to_string()),
+    };
+    let code = tokio::select! {
+        signal = signals.recv() => {
+            tracing::info!(signal, grace = ?options.grace, "draining: no new jobs; a second signal stops at once");
+            signals.exit_at_the_next();
+            drain(&running.context, &running.bus, &mut running.engine, &running.doors_closed, options.grace).await
+        }
+        lost = running.engine.lost() => {
+            tracing::error!(error = %lost, "the engine was lost; the worker ends");
+            engine_lost(&running.context, &running.doors_closed).await
+        }
+    };
+    if let Some((server, stop)) = running.http.take() {
+        stop.notify_one();
+        if let Err(error) = server.await {
+            tracing::warn!(%error, "the HTTP server was lost");
+        }
+    }
+    code
+}
+
+fn failed(message: String) -> ExitCode {
+    tracing::error!("{message}");
+    ExitCode::from(FAILED_AT_START)
+}
+
+async fn start(
+    options: &WorkerOptions,
+    device: candle_core::Device,
+    device_name: &str,
+) -> Result<Running, StartError> {
+    let subjects = options.check()?;
+    let http = match options.http {
+        Some(address) => Some(
+            tokio::net::TcpListener::bind(address)
+                .await
+                .map_err(|source| StartError::Http { address, source })?,
+        ),
+        None => None,
+    };
+    let sources = options.models.clone();
+    let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::load(&sources, &device)).await??;
+    let store = Store::open(&options.store)?;
+    store.check().await?;
+
+    let identity = options.identity(device_name, pipeline.catalog());
+    let doors = DoorOptions {
+        worker_id: identity.worker_id.clone(),
+        capabilities: identity.capabilities.clone(),
+        queue_group: options.queue_group.clone(),
+        subjects,
+    };
+    let bus = WorkerBus::connect(&options.nats, doors).await?;
+
+    let (queue, receiver) = RequestQueue::new();
+    let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
+    let slots = Slots::new(options.slots, options.prefetch);
+    let context = Arc::new(Context::new(identity, slots, store, Arc::new(bus.sink()), queue));
+    let router = JobRouter::new(context.clone());
+
+    let (heartbeat, discovery, status) = announce(&context, &bus).await?;
+    let doors_closed = Arc::new(Notify::new());
+    let intake = tokio::spawn(take_jobs(bus.doors().await?, router.clone(), doors_closed.clone()));
+    let cancels = tokio::spawn(hear_cancels(bus.cancels().await?, router.clone()));
+    let http = http.map(|listener| serve(listener, WorkerJobs::new(router, bus.connectivity())));
+    // Everything above is with the server when this comes back.
+    if !bus.round_trip().await {
+        tracing::warn!("the server does not confirm the subscriptions; are they allowed to this user?");
+    }
+    let identity = &context.identity;
+    tracing::info!(
+        worker_id = %identity.worker_id,
+        device = device_name,
+        models = ?identity.catalog.iter().map(|model| &model.name).collect::<Vec<_>>(),
+        slots = options.slots,
+        "ready"
+    );
+    let guards = (heartbeat, discovery, Tasks(vec![status, intake, cancels]));
+    Ok(Running { context, bus, engine, doors_closed, _guards: guards, http })
+}
+
+/// Heartbeat and discovery, and the task that keeps them up to date.
+async fn announce(
+    context: &Arc<Context>,
+    bus: &WorkerBus,
+) -> Result<(Heartbeat, Discovery, JoinHandle<()>), BusError> {
+    let (sender, info) = tokio::sync::watch::channel(context.info());
+    let mut changes = context.slots.changes();
+    let watched = context.clone();
+    let status = tokio::spawn(async move {
+        // The context, and with it the sender of changes, lives in this task.
+        while changes.changed().await.is_ok() {
+            let now = watched.info();
+            sender.send_if_modified(|info| {
+                let changed = *info != now;
+                *info = now;
+                changed
+            });
+        }
+    });
+    let counted = context.clone();
+    let counts = Box::new(move |capability| counted.metrics.counts(capability));
+    let discovery = bus.discovery(info.clone(), counts).await?;
+    Ok((bus.heartbeat(info), discovery, status))
+}
+
+async fn hear_cancels(mut cancels: Cancels, router: JobRouter) {
+    while let Some(request) = cancels.next().await {
+        if router.cancel(&request.job_id) {
+            tracing::info!(job_id = %request.job_id, "a job is cancelled");
+            request.answer(&router.context().identity.worker_id).await;
+        }
+    }
+}
+
+fn serve(listener: tokio::net::TcpListener, jobs: WorkerJobs) -> (JoinHandle<()>, Arc<Notify>) {
+    let stop = Arc::new(Notify::new());
+    let told = stop.clone();
+    let server = tokio::spawn(async move {
+        let stopped = async move { told.notified().await };
+        if let Err(error) = crate::http::serve(listener, jobs.routes(), stopped, HTTP_GRACE).await {
+            tracing::error!(%error, "the HTTP server ended");
+        }
+    });
+    (server, stop)
+}

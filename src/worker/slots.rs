@@ -1,0 +1,119 @@
+//! How many jobs a worker holds. A slot is held from receipt to the end of compute; a finish permit from receipt until
+//! the end was published, so that uploads are bounded and the device waits for none of them.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// The permits of one worker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    slot: Arc<Semaphore>,
+    finish: Arc<Semaphore>,
+    slots: usize,
+    capacity: usize,
+    changes: Arc<watch::Sender<u64>>,
+}
+
+/// What a job holds.
+#[derive(Debug)]
+pub struct Permits {
+    slot: Option<OwnedSemaphorePermit>,
+    finish: Option<OwnedSemaphorePermit>,
+    slots: Slots,
+}
+
+impl Slots {
+    /// `slots` jobs run together and `prefetch` more wait; one more may be on its way into the store.
+    pub fn new(slots: usize, prefetch: usize) -> Self {
+        let capacity = slots + prefetch;
+        Self {
+            slot: Arc::new(Semaphore::new(capacity)),
+            finish: Arc::new(Semaphore::new(capacity + 1)),
+            slots,
+            capacity,
+            changes: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// Jobs that would be taken now.
+    pub fn free(&self) -> usize {
+        self.slot.available_permits().min(self.finish.available_permits())
+    }
+
+    /// Jobs that may run together.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Jobs that would run before one that was taken just now.
+    pub fn position_of_last(&self) -> usize {
+        (self.capacity - self.slot.available_permits()).saturating_sub(self.slots)
+    }
+
+    /// Both permits, or neither.
+    pub fn try_take(&self) -> Option<Permits> {
+        let finish = self.finish.clone().try_acquire_owned().ok()?;
+        let slot = self.slot.clone().try_acquire_owned().ok()?;
+        self.changed();
+        Some(Permits { slot: Some(slot), finish: Some(finish), slots: self.clone() })
+    }
+
+    /// Says that a permit was taken or given back. The engine gives slots back without a word, so whoever hears that
+    /// a job has left it says so.
+    pub fn changed(&self) {
+        self.changes.send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    /// Changes whenever a permit was taken or given back.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl Permits {
+    /// The slot, for the engine to give back. `None` the second time.
+    pub fn take_slot(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.slot.take()
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        drop(self.slot.take());
+        drop(self.finish.take());
+        self.slots.changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_holds_slots_and_prefetch_and_no_more() {
+        let slots = Slots::new(1, 1);
+        let first = slots.try_take().unwrap();
+        assert_eq!(slots.position_of_last(), 0);
+        let _second = slots.try_take().unwrap();
+        assert_eq!((slots.position_of_last(), slots.free()), (1, 0));
+        assert!(slots.try_take().is_none());
+        drop(first);
+        assert_eq!(slots.free(), 1);
+    }
+
+    #[test]
+    fn uploads_that_pile_up_stop_new_jobs() {
+        let slots = Slots::new(1, 0);
+        let mut uploading: Vec<_> = (0..2)
+            .map(|_| {
+                let mut permits = slots.try_take().unwrap();
+                drop(permits.take_slot());
+                permits
+            })
+            .collect();
+        assert!(slots.try_take().is_none());
+        uploading.pop();
+        assert!(slots.try_take().is_some());
+    }
+}

@@ -1,0 +1,89 @@
+//! S3 servers over HTTP: s3s-fs, which checks signatures, and moto, which checks that a bucket exists.
+
+use std::{fs, time::Duration};
+
+use sd_worker_rbee::storage::{Store, StoreOptions};
+use tempfile::TempDir;
+
+use super::process::{Leashed, free_port, listens, program};
+
+const KEY: &str = "test-key";
+pub const SECRET: &str = "test-secret-that-is-never-printed";
+
+/// A server in a folder of its own.
+pub struct S3Server {
+    _process: Leashed,
+    folder: TempDir,
+    pub port: u16,
+}
+
+impl S3Server {
+    /// s3s-fs: a bucket is a folder.
+    pub fn s3s() -> Self {
+        let program = program("s3s-fs", "S3S_FS");
+        Self::start(|port, data| {
+            let port = port.to_string();
+            let arguments =
+                ["--host", "127.0.0.1", "--port", &port, "--access-key", KEY, "--secret-key", SECRET, data];
+            (program.clone(), arguments.map(str::to_owned).to_vec())
+        })
+    }
+
+    /// moto: any credentials will do, a bucket must be made first.
+    pub fn moto() -> Self {
+        let program = program("moto_server", "MOTO_SERVER");
+        Self::start(|port, _| {
+            let arguments = ["-H", "127.0.0.1", "-p", &port.to_string()];
+            (program.clone(), arguments.map(str::to_owned).to_vec())
+        })
+    }
+
+    fn start(command: impl Fn(u16, &str) -> (String, Vec<String>)) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("a folder");
+        // Another process may take the port in between.
+        for _ in 0..3 {
+            let port = free_port();
+            let (program, arguments) = command(port, data.to_str().expect("a UTF-8 path"));
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            let process = Leashed::start(&program, &arguments, &folder.path().join("log"));
+            if listens(port, Duration::from_secs(60)) {
+                return Self { _process: process, folder, port };
+            }
+            eprintln!("{program} does not listen:\n{}", process.log());
+        }
+        panic!("no S3 server could be started");
+    }
+
+    /// Makes a bucket of s3s-fs.
+    pub fn bucket(&self, name: &str) {
+        fs::create_dir_all(self.folder.path().join("data").join(name)).expect("a bucket");
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The variables that AWS tools read.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        environment(&self.endpoint(), SECRET)
+    }
+
+    /// A store in this server.
+    pub fn store(&self, url: &str) -> Store {
+        Store::open_with(&StoreOptions::new(url), self.environment()).expect("a store")
+    }
+}
+
+/// The variables for a server at `endpoint`.
+pub fn environment(endpoint: &str, secret: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", endpoint),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
