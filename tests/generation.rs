@@ -209,7 +209,7 @@ fn without_guidance_the_negative_prompt_is_not_computed() {
 }
 
 #[test]
-fn a_preview_is_small_and_resembles_the_picture() {
+fn a_preview_is_small_and_keeps_the_proportions() {
     let model = model("text");
     let mut job = model.begin(&text(64, 72)).unwrap();
     while !job.is_done() {
