@@ -30,3 +30,7 @@ pub use noise::TorchRng;
 pub use pipeline::StableDiffusion;
 pub use schedulers::SchedulerKind;
 pub use spec::{ImageSpec, Source};
+pub use text_encoder::TextEncoder;
+pub use tokenizer::{ClipTokenizer, Tokens};
+pub use unet::UNet;
+pub use vae::{Moments, Vae};

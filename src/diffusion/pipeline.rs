@@ -42,7 +42,8 @@ impl StableDiffusion {
         let vae_file = config_of("vae")?;
         let vae_config = VaeConfig::read(&vae_file)?;
         let text_config = TextConfig::read(&config_of("text_encoder")?)?;
-        let scheduler = SchedulerConfig::read(&folder.join("scheduler").join("scheduler_config.json"))?;
+        let scheduler =
+            SchedulerConfig::read(&folder.join("scheduler").join("scheduler_config.json"))?.for_latents();
         if vae_config.latent_channels != unet_config.out_channels {
             let expected = format!("{} as the UNet's out_channels", unet_config.out_channels);
             return Err(vae_file.unusable("latent_channels", &expected, vae_config.latent_channels));
@@ -93,6 +94,26 @@ impl StableDiffusion {
     /// Bytes of the weights in the type that is computed in.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
+    }
+
+    /// The tokenizer, for tools and tests; so are the next three.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
+    }
+
+    /// The text encoder.
+    pub fn text_encoder(&self) -> &TextEncoder {
+        &self.text_encoder
+    }
+
+    /// The network that denoises.
+    pub fn unet(&self) -> &UNet {
+        &self.unet
+    }
+
+    /// The autoencoder.
+    pub fn vae(&self) -> &Vae {
+        &self.vae
     }
 
     /// Tokenises, encodes text and input picture, and draws the first noise.

@@ -12,7 +12,7 @@ use crate::{
 
 /// Asks a pool of image workers for pictures, through queen.
 #[derive(Debug, Parser)]
-#[command(name = "rbee-keeper", version, about, arg_required_else_help = true)]
+#[command(name = "rbee-keeper", version, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 the job failed, 2 usage, 3 cannot reach queen, 4 no worker, 130 cancelled."
 )]

@@ -52,6 +52,7 @@ async fn draw(cli: &Cli, command: &ImageCommand, reporter: &Reporter) -> Result<
             result
         }
         _ = tokio::signal::ctrl_c() => {
+            reporter.stop_bar();
             tokio::select! {
                 () = cancel(&queen, &job, reporter) => {}
                 _ = tokio::signal::ctrl_c() => {}

@@ -96,9 +96,7 @@ impl Reporter {
             print_json(&Saved { event, files });
             return;
         }
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.stop_bar();
         for warning in warnings {
             self.note(&format!("warning: {warning}"));
         }
@@ -109,10 +107,15 @@ impl Reporter {
 
     /// The end, when it is none of the good ones.
     pub fn error(&self, error: &KeeperError) {
+        self.stop_bar();
+        eprintln!("rbee-keeper: {error}");
+    }
+
+    /// Nothing moves any more.
+    pub fn stop_bar(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("rbee-keeper: {error}");
     }
 
     /// A line for the user.

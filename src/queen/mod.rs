@@ -72,8 +72,7 @@ impl Queen {
         let table = Table::new(options.max_jobs as usize);
         let retrying = Arc::new(Semaphore::new(options.max_retrying));
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-        let shared =
-            Shared { options, limits, requester, fleet, store, table, retrying, stopping, cut };
+        let shared = Shared { options, limits, requester, fleet, store, table, retrying, stopping, cut };
         Self { shared: Arc::new(shared) }
     }
 
@@ -97,7 +96,9 @@ impl Queen {
             let Ok(key) = Key::parse_reference(&image.key) else { continue };
             match self.shared.store.url(&key).await {
                 Ok(url) => image.url = url,
-                Err(error) => tracing::warn!(%key, %error, "the URL of a stored picture could not be renewed"),
+                Err(error) => {
+                    tracing::warn!(%key, %error, "the URL of a stored picture could not be renewed")
+                }
             }
         }
     }

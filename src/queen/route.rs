@@ -46,7 +46,11 @@ impl Wish {
     /// # Errors
     /// `unsupported_model` or `unsupported_operation` when the pool is up and nobody in it could do the job;
     /// `busy` when the hive has no worker.
-    pub fn route(&self, workers: &[WorkerInfo], pick: impl FnOnce(usize) -> usize) -> Result<Route, ApiError> {
+    pub fn route(
+        &self,
+        workers: &[WorkerInfo],
+        pick: impl FnOnce(usize) -> usize,
+    ) -> Result<Route, ApiError> {
         if let Some(id) = &self.worker {
             let found: Vec<_> = workers.iter().filter(|w| w.id == *id).collect();
             if !found.is_empty() {

@@ -35,9 +35,8 @@ pub fn judge(fleet: &Fleet, worker: &WorkerId, last_event: Instant) -> Verdict {
         ));
     }
     let quiet = last_event.elapsed();
-    let idle = fleet
-        .heartbeat(worker)
-        .is_some_and(|h| h.at > last_event && h.info.free_slots == h.info.slots);
+    let idle =
+        fleet.heartbeat(worker).is_some_and(|h| h.at > last_event && h.info.free_slots == h.info.slots);
     if quiet >= SILENT_AFTER || (quiet >= IDLE_AFTER && idle) {
         let seconds = quiet.as_secs_f32();
         return Verdict::Lost(format!(
@@ -81,7 +80,11 @@ mod tests {
         assert_eq!(judge(&fleet, &worker, Instant::now()), Verdict::Working);
         std::thread::sleep(Duration::from_millis(40));
         assert!(matches!(judge(&fleet, &worker, ago(Duration::from_secs(9))), Verdict::Lost(_)));
-        assert_eq!(judge(&fleet, &worker, Instant::now()), Verdict::Working, "an event is a sign of life too");
+        assert_eq!(
+            judge(&fleet, &worker, Instant::now()),
+            Verdict::Working,
+            "an event is a sign of life too"
+        );
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod error;
 mod key;
 mod options;
 mod result;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -135,16 +137,6 @@ impl Store {
         match self.get(key, max_bytes).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StorageError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether there is such an object.
-    pub async fn contains(&self, key: &Key) -> Result<bool, StorageError> {
-        let path = self.path(key);
-        match self.bounded(Action::Read, key, self.store().head(&path)).await {
-            Ok(_) => Ok(true),
-            Err(StorageError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

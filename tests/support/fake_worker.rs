@@ -126,6 +126,12 @@ impl FakeJob {
         self.client.flush().await.expect("a flush");
     }
 
+    /// The same message, as another worker would answer it.
+    pub fn as_of(mut self, worker: &str) -> Self {
+        self.worker = WorkerId::new(worker).expect("an id");
+        self
+    }
+
     pub async fn accept(&mut self) {
         self.send(EventKind::Accepted { model: "m".into(), seed: 1, position: 0 }).await;
     }

@@ -37,7 +37,16 @@ impl QueenProcess {
         let folder = TempDir::new().expect("a temporary folder");
         let log = folder.path().join("queen.log");
         let file = File::create(&log).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_queen-rbee"))
+        // SD_QUEEN: another one than cargo has just built, an installed one for example.
+        let program = std::env::var("SD_QUEEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_queen-rbee").into());
+        let mut command = Command::new(program);
+        // What the shell of whoever runs the tests has set must not decide.
+        let set =
+            |name: &str| ["SD_", "NATS_", "QUEEN_", "STORE_"].iter().any(|start| name.starts_with(start));
+        for (name, _) in std::env::vars().filter(|(name, _)| set(name)) {
+            command.env_remove(name);
+        }
+        let child = command
             .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
             .args(["--store-url", store_url])
             .args(arguments)

@@ -35,8 +35,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vae-whole", type=int, default=400, help="last steps of the VAE, on whole pictures")
     parser.add_argument("--vae-decay", type=int, default=700, help="last steps of the VAE, at a falling rate")
     parser.add_argument("--scenes", type=int, default=10000, help="scenes whose latents the UNet learns from")
-    parser.add_argument("--unet-steps", type=int, default=3000)
-    parser.add_argument("--unet-decay", type=int, default=1000, help="last steps of the UNet, at a falling rate")
+    parser.add_argument("--unet-steps", type=int, default=1600)
+    parser.add_argument("--unet-decay", type=int, default=650, help="last steps of the UNet, at a falling rate")
     parser.add_argument("--unet-batch", type=int, default=48)
     return parser.parse_args()
 

@@ -43,6 +43,8 @@ pub struct SchedulerConfig {
     pub spacing: Option<Spacing>,
     /// Added to leading timesteps.
     pub steps_offset: usize,
+    /// Predicted clean samples are clipped to -1..1 or another range (DDIM only, and on by default).
+    pub clip_sample: bool,
 }
 
 impl SchedulerConfig {
@@ -75,8 +77,15 @@ impl SchedulerConfig {
             prediction,
             spacing,
             steps_offset: file.natural_or("steps_offset", 0)?,
+            clip_sample: file.flag_or("clip_sample", true)?,
             file,
         })
+    }
+
+    /// What diffusers' Stable Diffusion pipelines set whatever the checkpoint says: an offset of 1, and no clipping,
+    /// which is for pixels and not for latents.
+    pub fn for_latents(self) -> Self {
+        Self { steps_offset: 1, clip_sample: false, ..self }
     }
 
     /// The checkpoint's own scheduler; one that we lack is refused by name.

@@ -23,7 +23,7 @@ impl Ddim {
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, DiffusionError> {
         let file = config.file();
         file.only("thresholding", &[false.into()])?;
-        let clip = match file.flag_or("clip_sample", true)? {
+        let clip = match config.clip_sample {
             true => Some(file.number_or("clip_sample_range", 1.0)? as f32),
             false => None,
         };

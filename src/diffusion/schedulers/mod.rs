@@ -7,6 +7,8 @@ mod betas;
 mod config;
 mod ddim;
 mod euler;
+#[cfg(test)]
+mod parity_tests;
 
 pub use config::SchedulerConfig;
 

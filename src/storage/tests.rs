@@ -1,0 +1,124 @@
+//! The store in a folder and in memory. Over S3: `tests/storage_s3.rs`.
+
+use super::*;
+use crate::contract::{ErrorCode, Event, EventKind, JobId, OutputFormat, WorkerId};
+
+const MIB: u64 = 1 << 20;
+
+fn image(job: &str) -> Key {
+    Key::Image { job: JobId::new(job).unwrap(), index: 0, format: OutputFormat::Png }
+}
+
+fn folder() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("made on the way/store");
+    let store = Store::open(&StoreOptions::new(inner.to_str().unwrap())).unwrap();
+    (folder, store)
+}
+
+#[tokio::test]
+async fn folder_and_memory_keep_what_they_are_given() {
+    let (_folder, in_folder) = folder();
+    for store in [in_folder, Store::open(&StoreOptions::new("memory://")).unwrap()] {
+        store.check().await.unwrap();
+        assert_eq!(store.find(&image("j"), MIB).await.unwrap(), None);
+        for text in ["first", "second"] {
+            store.put(&image("j"), Bytes::from(text), "image/png").await.unwrap();
+            assert_eq!(store.get(&image("j"), MIB).await.unwrap(), text);
+        }
+        let error = store.get(&image("j"), 3).await.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::PayloadTooLarge, "{error}");
+        assert_eq!(store.clone().get(&image("j"), MIB).await.unwrap(), "second");
+    }
+}
+
+#[tokio::test]
+async fn a_url_of_a_folder_names_the_file() {
+    let (_folder, store) = folder();
+    store.put(&image("j"), Bytes::from_static(b"x"), "image/png").await.unwrap();
+    let url: Url = store.url(&image("j")).await.unwrap().parse().unwrap();
+    assert!(url.as_str().ends_with("/made%20on%20the%20way/store/jobs/j/0.png"), "{url}");
+    assert_eq!(std::fs::read(url.to_file_path().unwrap()).unwrap(), b"x");
+
+    let again = url.as_str().strip_suffix("/jobs/j/0.png").unwrap();
+    let store = Store::open(&StoreOptions::new(again)).unwrap();
+    assert_eq!(store.get(&image("j"), MIB).await.unwrap(), "x", "a file:// URL is that folder");
+}
+
+#[tokio::test]
+async fn readers_of_a_folder_see_the_old_object_or_the_new_one() {
+    let (_folder, store) = folder();
+    let sides = [Bytes::from(vec![1; 1 << 20]), Bytes::from(vec![2; 1 << 20])];
+    store.put(&image("j"), sides[0].clone(), "image/png").await.unwrap();
+    let writer = tokio::spawn({
+        let (store, sides) = (store.clone(), sides.clone());
+        async move {
+            for round in 0..20 {
+                store.put(&image("j"), sides[round % 2].clone(), "image/png").await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let read = store.get(&image("j"), MIB).await.unwrap();
+        assert!(sides.contains(&read), "a mixture of {} bytes", read.len());
+    }
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_result_is_read_back_and_what_is_none_is_said() {
+    let store = Store::open(&StoreOptions::new("memory://")).unwrap();
+    let job = JobId::new("j").unwrap();
+    assert_eq!(store.find_result(&job).await.unwrap(), None);
+    let event = Event {
+        job_id: job.clone(),
+        worker_id: WorkerId::new("w").unwrap(),
+        attempt: 1,
+        seq: 4,
+        kind: EventKind::Cancelled { step: 0 },
+    };
+    let result = StoredResult { fingerprint: "f".into(), event };
+    store.put_result(&job, &result).await.unwrap();
+    assert_eq!(store.find_result(&job).await.unwrap(), Some(result));
+    store
+        .put(&Key::Result { job: job.clone() }, Bytes::from_static(b"{}"), "application/json")
+        .await
+        .unwrap();
+    let error = store.find_result(&job).await.unwrap_err().to_string();
+    assert!(error.starts_with("object `jobs/j/result.json` cannot be read"), "{error}");
+}
+
+#[test]
+fn a_url_that_names_no_store_is_refused_without_repeating_a_password() {
+    for (url, part) in [
+        ("", "empty"),
+        ("ftp://host/x", "`ftp` stores are not known"),
+        ("s3://", "bucket"),
+        ("s3://key:hunter2@bucket", "credentials do not belong in a URL"),
+        ("s3://bucket?region=x", "query"),
+        ("file://host/share", "absolute"),
+    ] {
+        let error = Store::open_with(&StoreOptions::new(url), []).unwrap_err().to_string();
+        assert!(error.contains(part), "{url}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let mut options = StoreOptions::new("s3://bucket");
+    options.presign_ttl = Duration::from_secs(8 * 24 * 3600);
+    assert!(Store::open_with(&options, []).unwrap_err().to_string().contains("7 days"));
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let below = file.path().join("store");
+    let error = Store::open(&StoreOptions::new(below.to_str().unwrap())).unwrap_err();
+    assert!(matches!(&error, StorageError::Folder { path, .. } if *path == below), "{error}");
+}
+
+#[test]
+fn what_is_debugged_holds_no_secret() {
+    let secret = ("AWS_SECRET_ACCESS_KEY".to_owned(), "hunter2".to_owned());
+    let key = ("AWS_ACCESS_KEY_ID".to_owned(), "k".to_owned());
+    let store = Store::open_with(&StoreOptions::new("s3://bucket/prefix"), [key, secret]).unwrap();
+    assert_eq!(format!("{store:?}"), r#"Store("s3://bucket/prefix")"#);
+}

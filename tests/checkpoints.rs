@@ -1,0 +1,268 @@
+//! Damaged and foreign checkpoints: each is refused with an error that names the file and the key.
+#![cfg(feature = "worker")]
+
+#[path = "support/parity.rs"]
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device};
+use sd_worker_rbee::diffusion::StableDiffusion;
+use serde_json::{Value, json};
+use support::data;
+use tempfile::TempDir;
+
+const UNET_WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+/// A copy of the `text` checkpoint to damage.
+struct Copy(TempDir);
+
+impl Copy {
+    fn new() -> Self {
+        let copy = Self(tempfile::tempdir().unwrap());
+        copy_folder(&data("text"), copy.0.path());
+        copy
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn set(&self, file: &str, key: &str, value: Value) {
+        let path = self.path(file);
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[key] = value;
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Changes the header of a safetensors file, not its data.
+    fn edit_header(&self, file: &str, edit: impl FnOnce(&mut Value)) {
+        let path = self.path(file);
+        let bytes = fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        edit(&mut header);
+        let header = header.to_string();
+        let new = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+        fs::write(path, new).unwrap();
+    }
+
+    /// Loading fails, and the text of the error holds every part.
+    fn is_refused_naming(&self, parts: &[&str]) {
+        let error = match StableDiffusion::load(self.0.path(), &Device::Cpu, DType::F32) {
+            Ok(_) => panic!("the checkpoint was loaded; expected an error with {parts:?}"),
+            Err(error) => error.to_string(),
+        };
+        for part in parts {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn the_copy_itself_is_loaded() {
+    let copy = Copy::new();
+    assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
+}
+
+#[test]
+fn a_folder_without_a_model_index_is_refused() {
+    let copy = Copy::new();
+    fs::remove_file(copy.path("model_index.json")).unwrap();
+    copy.is_refused_naming(&["model_index.json"]);
+}
+
+#[test]
+fn another_kind_of_pipeline_is_refused_by_its_name() {
+    let copy = Copy::new();
+    copy.set("model_index.json", "_class_name", json!("FluxPipeline"));
+    copy.is_refused_naming(&["model_index.json", "_class_name", "StableDiffusionPipeline", "FluxPipeline"]);
+}
+
+#[test]
+fn a_missing_component_is_refused() {
+    let copy = Copy::new();
+    fs::remove_dir_all(copy.path("unet")).unwrap();
+    copy.is_refused_naming(&["unet/config.json"]);
+}
+
+#[test]
+fn a_configuration_that_is_no_json_is_refused() {
+    let copy = Copy::new();
+    fs::write(copy.path("vae/config.json"), "{").unwrap();
+    copy.is_refused_naming(&["vae/config.json", "not a JSON object"]);
+}
+
+#[test]
+fn what_is_not_computed_here_is_refused_by_name() {
+    let cases = [
+        ("unet/config.json", "down_block_types", json!(["AttnDownBlock2D", "DownBlock2D", "DownBlock2D"])),
+        ("unet/config.json", "mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
+        ("unet/config.json", "act_fn", json!("mish")),
+        ("unet/config.json", "addition_embed_type", json!("text_time")),
+        ("unet/config.json", "time_cond_proj_dim", json!(256)),
+        ("unet/config.json", "dual_cross_attention", json!(true)),
+        ("vae/config.json", "up_block_types", json!(vec!["AttnUpDecoderBlock2D"; 4])),
+        ("text_encoder/config.json", "hidden_act", json!("relu")),
+        ("scheduler/scheduler_config.json", "prediction_type", json!("flow")),
+        ("scheduler/scheduler_config.json", "beta_schedule", json!("sigmoid")),
+        ("scheduler/scheduler_config.json", "timestep_spacing", json!("karras")),
+    ];
+    for (file, key, value) in cases {
+        let copy = Copy::new();
+        copy.set(file, key, value.clone());
+        let name = value.as_array().map_or(&value, |list| &list[0]).to_string();
+        copy.is_refused_naming(&[file, key, name.trim_matches('"')]);
+    }
+}
+
+#[test]
+fn numbers_that_fit_no_model_are_refused() {
+    let cases = [
+        ("unet/config.json", "norm_num_groups", json!(7)),
+        ("unet/config.json", "norm_num_groups", json!(0)),
+        ("unet/config.json", "attention_head_dim", json!([8, 8])),
+        ("unet/config.json", "attention_head_dim", json!(5)),
+        ("unet/config.json", "block_out_channels", json!([])),
+        ("unet/config.json", "block_out_channels", json!([4_000_000_000_u64, 8, 8])),
+        ("unet/config.json", "in_channels", json!(8)),
+        ("unet/config.json", "cross_attention_dim", json!(768)),
+        ("vae/config.json", "latent_channels", json!(16)),
+        ("vae/config.json", "scaling_factor", json!(0)),
+        ("text_encoder/config.json", "num_attention_heads", json!(5)),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", json!(0)),
+    ];
+    for (file, key, value) in cases {
+        let copy = Copy::new();
+        copy.set(file, key, value);
+        copy.is_refused_naming(&[file, key]);
+    }
+}
+
+#[test]
+fn a_missing_tensor_is_refused_with_the_shape_it_should_have() {
+    let copy = Copy::new();
+    copy.edit_header(UNET_WEIGHTS, |header| {
+        let tensors = header.as_object_mut().unwrap();
+        let tensor = tensors.remove("mid_block.resnets.0.conv1.weight").unwrap();
+        tensors.insert("another".into(), tensor);
+    });
+    copy.is_refused_naming(&[
+        UNET_WEIGHTS,
+        "mid_block.resnets.0.conv1.weight",
+        "[32, 32, 3, 3]",
+        "found none",
+    ]);
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_refused_with_both_shapes() {
+    let copy = Copy::new();
+    copy.set("unet/config.json", "in_channels", json!(9));
+    copy.is_refused_naming(&[UNET_WEIGHTS, "conv_in.weight", "[16, 9, 3, 3]", "[16, 4, 3, 3]"]);
+}
+
+#[test]
+fn a_tensor_of_integers_is_refused_with_its_type() {
+    let copy = Copy::new();
+    copy.edit_header(UNET_WEIGHTS, |header| header["conv_in.weight"]["dtype"] = json!("I16"));
+    copy.is_refused_naming(&[UNET_WEIGHTS, "conv_in.weight", "F16, BF16, F32 or F64", "I16"]);
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_refused() {
+    for keep in [0, 5, 100, 50_000, 600_000] {
+        let copy = Copy::new();
+        let bytes = fs::read(copy.path(UNET_WEIGHTS)).unwrap();
+        assert!(keep < bytes.len());
+        fs::write(copy.path(UNET_WEIGHTS), &bytes[..keep]).unwrap();
+        copy.is_refused_naming(&[UNET_WEIGHTS]);
+    }
+}
+
+#[test]
+fn a_header_that_claims_to_be_huge_is_refused_before_anything_is_allocated() {
+    for length in [u64::MAX, u64::MAX - 7, 1 << 40, 1 << 26] {
+        let copy = Copy::new();
+        let mut bytes = fs::read(copy.path(UNET_WEIGHTS)).unwrap();
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        fs::write(copy.path(UNET_WEIGHTS), bytes).unwrap();
+        copy.is_refused_naming(&[UNET_WEIGHTS, "not a valid safetensors file"]);
+    }
+}
+
+#[test]
+fn a_tensor_that_points_outside_of_its_file_is_refused() {
+    let copy = Copy::new();
+    copy.edit_header(UNET_WEIGHTS, |header| {
+        header["conv_in.weight"]["data_offsets"] = json!([0, 1_u64 << 50]);
+    });
+    copy.is_refused_naming(&[UNET_WEIGHTS]);
+}
+
+#[test]
+fn pickled_weights_are_refused_with_the_reason() {
+    let copy = Copy::new();
+    fs::rename(copy.path(UNET_WEIGHTS), copy.path("unet/diffusion_pytorch_model.bin")).unwrap();
+    copy.is_refused_naming(&[
+        "unet",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.bin",
+        "code",
+    ]);
+}
+
+#[test]
+fn a_tokenizer_that_knows_more_tokens_than_the_text_encoder_is_refused() {
+    let copy = Copy::new();
+    copy.set("text_encoder/config.json", "vocab_size", json!(100));
+    copy.is_refused_naming(&["tokenizer/tokenizer.json", "below 100"]);
+}
+
+#[test]
+fn a_missing_tokenizer_is_refused() {
+    let copy = Copy::new();
+    fs::remove_file(copy.path("tokenizer/tokenizer.json")).unwrap();
+    copy.is_refused_naming(&["tokenizer/vocab.json"]);
+}
+
+#[test]
+fn attention_names_of_2022_in_the_autoencoder_are_read() {
+    let copy = Copy::new();
+    copy.edit_header("vae/diffusion_pytorch_model.safetensors", |header| {
+        let old = |name: &str| {
+            [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")]
+                .iter()
+                .fold(name.to_owned(), |name, (new, old)| name.replace(new, old))
+        };
+        let tensors = std::mem::take(header.as_object_mut().unwrap());
+        *header = tensors.into_iter().map(|(name, tensor)| (old(&name), tensor)).collect();
+    });
+    assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
+}
+
+#[test]
+fn text_encoder_names_with_their_old_prefix_are_read() {
+    let copy = Copy::new();
+    copy.edit_header("text_encoder/model.safetensors", |header| {
+        let tensors = std::mem::take(header.as_object_mut().unwrap());
+        let prefix =
+            |name: &str| if name.starts_with("__") { name.into() } else { format!("text_model.{name}") };
+        *header = tensors.into_iter().map(|(name, tensor)| (prefix(&name), tensor)).collect();
+    });
+    assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
+}

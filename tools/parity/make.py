@@ -1,0 +1,39 @@
+"""Writes the checkpoints and everything that diffusers computes from them: `make.py OUTPUT_FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
+
+import checkpoints
+import modules
+import runs
+import samplers
+
+
+def main():
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    modules.noise(folder)
+    samplers.make(folder)
+    checkpoints.make(folder)
+    quiet = dict(torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
+    pipes = {
+        "text": StableDiffusionPipeline.from_pretrained(folder / "text", **quiet),
+        "inpaint": StableDiffusionInpaintPipeline.from_pretrained(
+            folder / "inpaint", unet=UNet2DConditionModel.from_pretrained(folder / "inpaint/unet", variant="fp16"),
+            **quiet),
+    }
+    for pipe in pipes.values():
+        pipe.unet.float()
+        # clip_skip in diffusers 0.42.1 asks for an attribute that transformers 5 no longer has.
+        pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
+    for name, pipe in pipes.items():
+        modules.tokens(pipe, folder / f"{name}.tokens.json")
+        modules.modules(pipe, folder / f"{name}.modules.safetensors")
+    runs.make(pipes, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Whole runs of diffusers' three pipelines: latents after each step, and the picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from safetensors.torch import save_file
+
+CLASSES = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "euler_a": EulerAncestralDiscreteScheduler}
+PROMPT, NEGATIVE = "a red circle on the blue", "the circle"
+
+
+def run(name, checkpoint, source, scheduler, **more):
+    defaults = dict(
+        prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=7.5, seed=42, steps=5, clip_skip=0, strength=1.0,
+        width=64, height=64)
+    return dict(name=name, checkpoint=checkpoint, source=source, scheduler=scheduler, **{**defaults, **more})
+
+
+RUNS = [
+    run("text_ddim", "text", "text", "ddim"),
+    run("text_euler", "text", "text", "euler", seed=2**32 + 5),
+    run("text_euler_a", "text", "text", "euler_a", negative_prompt=None),
+    run("text_odd", "text", "text", None, width=104, height=72, guidance_scale=1.0, clip_skip=1, steps=3),
+    run("image_ddim", "text", "image", "ddim", strength=0.7),
+    run("image_euler", "text", "image", "euler", strength=0.5, width=104, height=72),
+    run("image_euler_a", "text", "image", "euler_a", strength=0.9, guidance_scale=0.0),
+    run("blend_ddim", "text", "inpaint", "ddim", strength=1.0),
+    run("blend_euler", "text", "inpaint", "euler", strength=0.7, width=104, height=72),
+    run("blend_euler_a", "text", "inpaint", "euler_a", strength=1.0),
+    run("channels_ddim", "inpaint", "inpaint", "ddim", strength=1.0, guidance_scale=3.0),
+    run("channels_euler", "inpaint", "inpaint", None, strength=0.6, width=104, height=72, guidance_scale=3.0),
+    run("channels_euler_a", "inpaint", "inpaint", "euler_a", strength=0.6, guidance_scale=3.0),
+]
+
+
+def picture(width, height):
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([x * 255 // width, y * 255 // height, (x * y) % 256], axis=2).astype(np.uint8)
+
+
+def mask(width, height):
+    """Not aligned to latents, with values on both sides of the threshold."""
+    y, x = np.mgrid[0:height, 0:width]
+    inside = (x > width // 4 + 1) & (y > height // 3 - 2)
+    return np.where(inside, np.where(x % 2 == 0, 255, 128), np.where(y % 2 == 0, 0, 127)).astype(np.uint8)
+
+
+def make(pipes, folder: Path):
+    out = {}
+    for case in RUNS:
+        size = (case["width"], case["height"])
+        parts = dict(pipes[case["checkpoint"]].components)
+        if case["scheduler"]:
+            # Latents are not clipped to -1..1: two of the three pipelines set this themselves.
+            unclipped = dict(parts["scheduler"].config, clip_sample=False)
+            parts["scheduler"] = CLASSES[case["scheduler"]].from_config(unclipped)
+        latents = []
+
+        def keep(_pipe, _i, _t, values):
+            latents.append(values["latents"].clone())
+            return values
+
+        inputs = dict(
+            prompt=case["prompt"], negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
+            guidance_scale=case["guidance_scale"], clip_skip=case["clip_skip"] or None, output_type="np",
+            generator=torch.Generator().manual_seed(case["seed"]), callback_on_step_end=keep)
+        image, painted = Image.fromarray(picture(*size)), mask(*size)
+        match case["source"]:
+            case "text":
+                pipe = StableDiffusionPipeline
+                inputs |= dict(width=size[0], height=size[1])
+            case "image":
+                pipe = StableDiffusionImg2ImgPipeline
+                inputs |= dict(image=image, strength=case["strength"])
+            case "inpaint":
+                pipe = StableDiffusionInpaintPipeline
+                inputs |= dict(
+                    image=image, mask_image=Image.fromarray(painted), strength=case["strength"], width=size[0],
+                    height=size[1])
+        pipe = pipe(**parts, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        result = (pipe(**inputs).images[0] * 255).round().astype(np.uint8)
+        name = case["name"]
+        if case["source"] == "inpaint":
+            out[f"{name}.mask"] = torch.from_numpy(painted)
+            result = np.where((painted >= 128)[:, :, None], result, picture(*size))
+        if case["source"] != "text":
+            out[f"{name}.input"] = torch.from_numpy(picture(*size))
+        out[f"{name}.latents"] = torch.cat(latents)
+        out[f"{name}.image"] = torch.from_numpy(result)
+        stds = " ".join(f"{x.std():.2f}" for x in latents)
+        clipped = np.mean((result == 0) | (result == 255))
+        print(f"  {name}: latents' std {stds}; picture's std {result.std():.0f}, at the ends {clipped:.0%}")
+    save_file({name: value.contiguous() for name, value in out.items()}, folder / "runs.safetensors")
+    (folder / "runs.json").write_text(json.dumps(RUNS, indent=1))
