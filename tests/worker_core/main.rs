@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_input;
+mod http;
 mod jobs;
 mod outage;
 mod pool;
