@@ -164,7 +164,7 @@ impl JobRun {
         let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
         let queue = self.context.queue().ok_or_else(gone)?;
         let permit = self.permits.take_slot().ok_or_else(gone)?;
-        let position = u32::try_from(self.context.slots.position_of_last()).unwrap_or(u32::MAX);
+        let position = self.permits.position();
         let (response_tx, responses) = unbounded_channel();
         let request = GenerationRequest {
             job_id: self.job.id.clone(),

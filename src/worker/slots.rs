@@ -20,6 +20,7 @@ pub struct Slots {
 pub struct Permits {
     slot: Option<OwnedSemaphorePermit>,
     finish: Option<OwnedSemaphorePermit>,
+    position: usize,
     slots: Slots,
 }
 
@@ -46,17 +47,13 @@ impl Slots {
         self.slots
     }
 
-    /// Jobs that would run before one that was taken just now.
-    pub fn position_of_last(&self) -> usize {
-        (self.capacity - self.slot.available_permits()).saturating_sub(self.slots)
-    }
-
     /// Both permits, or neither.
     pub fn try_take(&self) -> Option<Permits> {
         let finish = self.finish.clone().try_acquire_owned().ok()?;
         let slot = self.slot.clone().try_acquire_owned().ok()?;
         self.changed();
-        Some(Permits { slot: Some(slot), finish: Some(finish), slots: self.clone() })
+        let position = (self.capacity - self.slot.available_permits()).saturating_sub(self.slots);
+        Some(Permits { slot: Some(slot), finish: Some(finish), position, slots: self.clone() })
     }
 
     /// Says that a permit was taken or given back. The engine gives slots back without a word, so whoever hears that
@@ -72,6 +69,11 @@ impl Slots {
 }
 
 impl Permits {
+    /// Jobs that have to end before this one is run, as it was when it came.
+    pub fn position(&self) -> u32 {
+        u32::try_from(self.position).unwrap_or(u32::MAX)
+    }
+
     /// The slot, for the engine to give back. `None` the second time.
     pub fn take_slot(&mut self) -> Option<OwnedSemaphorePermit> {
         self.slot.take()
@@ -94,9 +96,8 @@ mod tests {
     fn a_worker_holds_slots_and_prefetch_and_no_more() {
         let slots = Slots::new(1, 1);
         let first = slots.try_take().unwrap();
-        assert_eq!(slots.position_of_last(), 0);
-        let _second = slots.try_take().unwrap();
-        assert_eq!((slots.position_of_last(), slots.free()), (1, 0));
+        let second = slots.try_take().unwrap();
+        assert_eq!((first.position(), second.position(), slots.free()), (0, 1, 0));
         assert!(slots.try_take().is_none());
         drop(first);
         assert_eq!(slots.free(), 1);

@@ -283,10 +283,14 @@ impl WorkerProcess {
         {
             command.env_remove(name);
         }
+        let store = store.to_str().expect("a UTF-8 path");
+        for (flag, value) in [("--nats-url", url), ("--store-url", store), ("--threads", "1")] {
+            if !more.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
         let child = command
-            .args(["--nats-url", url, "--subject-prefix", prefix, "--worker-id", id, "--model", model])
-            .args(["--threads", "1", "--store-url"])
-            .arg(store)
+            .args(["--subject-prefix", prefix, "--worker-id", id, "--model", model])
             .args(more)
             .env("RUST_LOG", "warn,sd_worker_rbee=debug")
             .stdin(Stdio::null())

@@ -160,12 +160,13 @@ async fn prefetch_holds_a_job_ready_and_a_full_worker_says_busy_on_its_own_subje
     let pool = Pool::new().await;
     let worker = pool.worker("a", SLOW, &["--prefetch", "1"]).await;
     let body = r#"{"prompt":"a","steps":20}"#;
-    let (mut first, mut second) = (pool.generate(body).await, pool.generate(body).await);
+    let mut first = pool.generate(body).await;
     let position = |kind| match kind {
         EventKind::Accepted { position, .. } => position,
         other => panic!("{other:?}"),
     };
     assert_eq!(position(first.wait_for("accepted").await.kind), 0);
+    let mut second = pool.generate(body).await;
     assert_eq!(position(second.wait_for("accepted").await.kind), 1);
     let (code, _) = pool.direct(&worker.id, body).await.end().await.failed();
     assert_eq!(code, ErrorCode::Busy);

@@ -28,7 +28,8 @@ async fn a_job_finishes_while_nats_is_away_and_its_end_is_published_afterwards()
 
     replies.end().await.done();
     let seqs: Vec<u64> = replies.events.iter().map(|event| event.seq).collect();
-    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+    // What the server may not have had is said again, with its number.
+    assert!(seqs.windows(2).all(|pair| pair[0] <= pair[1]), "{seqs:?}");
     loop {
         let event = next_event(&mut public).await;
         if let EventKind::Complete(_) = event.kind {

@@ -101,12 +101,14 @@ async fn what_cannot_start_exits_with_1_and_says_what_to_do() {
     let pool = Pool::new().await;
     let file = pool.store.path().join("file");
     std::fs::write(&file, "").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
     for (flags, said) in [
         (&["--store-url", file.to_str().unwrap()][..], "store"),
         (&["--nats-url", "nats://user:secret@127.0.0.1:1"], "--nats-user"),
         (&["--dtype", "bf16"], "--dtype"),
         (&["--device", "3"], "--device"),
-        (&["--http", "127.0.0.1:1"], "--http"),
+        (&["--http", &taken], "--http"),
     ] {
         let mut worker = pool.spawn("bad", "sim://", flags);
         assert_eq!(worker.exit().await.code(), Some(1), "{flags:?}\n{}", worker.log());
