@@ -109,7 +109,7 @@ async fn submit(State(queen): State<StandIn>, headers: HeaderMap, body: Bytes) -
 
 async fn stream(State(queen): State<StandIn>, UrlPath(id): UrlPath<String>, headers: HeaderMap) -> Response {
     let after = headers.get("last-event-id").map(|v| v.to_str().unwrap().to_owned());
-    let mut seq = after.as_ref().map_or(0, |after| after.parse::<u64>().unwrap() + 1);
+    let first = after.as_ref().map_or(0, |after| after.parse::<u64>().unwrap() + 1);
     queen.seen.lock().unwrap().after.push(after);
     let Some(stream) = queen.streams.lock().unwrap().pop_front() else {
         return (StatusCode::NOT_FOUND, "no more streams").into_response();
@@ -120,7 +120,7 @@ async fn stream(State(queen): State<StandIn>, UrlPath(id): UrlPath<String>, head
         Stream::Broken(events) => (events, Some(true)),
     };
     let mut text = String::from(": hello\n\n");
-    for kind in events {
+    for (seq, kind) in (first..).zip(events) {
         let event = Event {
             job_id: JobId::new(id.as_str()).unwrap(),
             worker_id: WorkerId::new("w1").unwrap(),
@@ -135,7 +135,6 @@ async fn stream(State(queen): State<StandIn>, UrlPath(id): UrlPath<String>, head
             value["format"] = json!("png");
         }
         text.push_str(&format!("id: {seq}\ndata: {value}\n\n"));
-        seq += 1;
     }
     let chunks = futures::stream::iter([Ok(Bytes::from(text))]);
     let rest: futures::stream::BoxStream<'static, Result<Bytes, std::io::Error>> = match ending {

@@ -129,8 +129,10 @@ fn the_same_seed_gives_the_same_picture_and_another_seed_another() {
 fn a_picture_does_not_depend_on_what_is_drawn_beside_it() {
     let alone = red_circle(21);
     let source = Source::Text { width: 128, height: 128 };
-    let mut first = PIPELINE.begin(MODEL, &spec("a large red circle on a blue background", 21, source.clone())).unwrap();
-    let mut other = PIPELINE.begin(MODEL, &spec("a small white ring on a black background", 5, source)).unwrap();
+    let mut first =
+        PIPELINE.begin(MODEL, &spec("a large red circle on a blue background", 21, source.clone())).unwrap();
+    let mut other =
+        PIPELINE.begin(MODEL, &spec("a small white ring on a black background", 5, source)).unwrap();
     PIPELINE.advance(MODEL, &mut [&mut other]).unwrap();
     for _ in 0..19 {
         PIPELINE.advance(MODEL, &mut [&mut other, &mut first]).unwrap();

@@ -120,7 +120,7 @@ async fn a_job_that_is_accepted_twice_has_one_story_and_one_end() {
     assert_eq!((first.id.as_str(), second.id.as_str()), (id.as_str(), id.as_str()));
     first.accept().await;
     first.progress(1).await;
-    second = second.as_of("other");
+    second = second.answered_by("other");
     second.accept().await;
     second.progress(7).await;
     first.send(EventKind::error(ErrorCode::ShuttingDown, "going")).await;

@@ -141,8 +141,8 @@ async fn what_fails_for_a_while_is_tried_again() {
         let server = S3Server::s3s();
         server.bucket("pool");
         let proxy = Proxy::start(server.port, fault, 2).await;
-        let store =
-            Store::open_with(&StoreOptions::new("s3://pool"), environment(&proxy.endpoint(), SECRET)).unwrap();
+        let store = Store::open_with(&StoreOptions::new("s3://pool"), environment(&proxy.endpoint(), SECRET))
+            .unwrap();
         let stored = store.put(&image("j"), Bytes::from_static(b"x"), "image/png").await;
         stored.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
         assert_eq!(store.get(&image("j"), MIB).await.unwrap(), "x");

@@ -138,7 +138,7 @@ fn headers_of(message: &Outgoing) -> HeaderMap {
     map.insert(headers::JOB_EVENT, event.kind.name());
     map.insert(headers::JOB_SEQ, event.seq.to_string());
     if let EventKind::Error { code, message, .. } = &event.kind {
-        map.insert(headers::SERVICE_ERROR_CODE, code.code());
+        map.insert(headers::SERVICE_ERROR_CODE, code.http_status().to_string());
         map.insert(headers::SERVICE_ERROR, header_text(message));
     }
     map

@@ -14,7 +14,7 @@ pub const JOB_REPLY: &str = "Job-Reply";
 pub const JOB_HOPS: &str = "Job-Hops";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// The NATS services convention for errors: the code.
+/// The NATS services convention for errors: a number, the HTTP status of the error code.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// The NATS services convention for errors: the message.
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";

@@ -10,6 +10,7 @@ mod ids;
 mod job;
 pub mod limits;
 mod operation;
+mod parse;
 mod responses;
 pub mod schema;
 mod subjects;

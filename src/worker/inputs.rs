@@ -78,7 +78,7 @@ pub enum InputError {
         /// `init_image` or `mask_image`.
         field: &'static str,
         /// Which key, and why.
-        source: StorageError,
+        source: Box<StorageError>,
     },
     /// Decoding panicked or the runtime is going down.
     #[error("`{field}`: decoding did not end: {source}")]
@@ -99,7 +99,9 @@ impl InputError {
             Self::Size { .. } => ErrorCode::ImageInvalid,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
-            Self::Store { source: StorageError::NotFound { .. }, .. } => ErrorCode::InvalidRequest,
+            Self::Store { source, .. } if matches!(**source, StorageError::NotFound { .. }) => {
+                ErrorCode::InvalidRequest
+            }
             Self::Store { source, .. } => source.code(),
             Self::Lost { .. } => ErrorCode::Internal,
         }
@@ -176,7 +178,7 @@ async fn picture(
         }
         ImageInput::Object(reference) => fetch(reference, store, limits.max_input)
             .await
-            .map_err(|source| InputError::Store { field, source })?,
+            .map_err(|source| InputError::Store { field, source: Box::new(source) })?,
     };
     let size = bytes.len() as u64;
     if size > limits.max_input {

@@ -127,7 +127,7 @@ impl FakeJob {
     }
 
     /// The same message, as another worker would answer it.
-    pub fn as_of(mut self, worker: &str) -> Self {
+    pub fn answered_by(mut self, worker: &str) -> Self {
         self.worker = WorkerId::new(worker).expect("an id");
         self
     }

@@ -91,7 +91,7 @@ class Replies(unittest.IsolatedAsyncioTestCase):
         message = valid("event", error.data)
         self.assertEqual((message["type"], message["code"]), ("error", "invalid_request"))
         self.assertIn("steps", message["message"])
-        self.assertEqual(error.headers["Nats-Service-Error-Code"], "invalid_request")
+        self.assertEqual(error.headers["Nats-Service-Error-Code"], "400")
         self.assertIn("steps", error.headers["Nats-Service-Error"])
         self.assertEqual(end.headers["Job-Event"], "end")
 

@@ -24,7 +24,7 @@ async fn refused(pool: &Pool, capability: Capability, body: &[u8], code: ErrorCo
     assert!(message.contains(names), "{shown}: {message}");
     assert_eq!(replies.events.len(), 1, "{shown}");
     let header = replies.headers[0].get("Nats-Service-Error-Code").map(|value| value.as_str());
-    assert_eq!(header, Some(code.code()), "{shown}");
+    assert_eq!(header, Some(code.http_status().to_string().as_str()), "{shown}");
     // Errors are answered by a task of their own; the worker is not in the way of the next request.
     pool.insist(r#"{"prompt":"a good one","steps":1}"#).await.done();
 }

@@ -29,7 +29,7 @@ pub enum SchedulerKind {
 impl SchedulerKind {
     const ALL: [Self; 3] = [Self::Ddim, Self::Euler, Self::EulerAncestral];
 
-    /// The contract's names, in the order of [`SchedulerKind::ALL`].
+    /// The contract's names, in one order with the classes.
     pub const NAMES: &'static [&'static str] = &["ddim", "euler", "euler_a"];
 
     /// diffusers' class names, in the same order.
