@@ -46,48 +46,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        bus::{
-            Outgoing, To, Via,
-            memory::{MemoryRequester, MemorySink, MemorySource},
-        },
-        contract::{Capability, Limits, WorkerId},
-        engine::{GenerationEngine, InferencePipeline, RequestQueue},
-        storage::{Store, StoreOptions},
-        worker::{
-            context::{Context, Identity},
-            slots::Slots,
-        },
+        bus::{Outgoing, To, Via},
+        contract::Capability,
+        worker::testing::worker,
     };
-
-    struct Worker {
-        context: Arc<Context>,
-        requester: MemoryRequester,
-        out: UnboundedReceiver<Outgoing>,
-        closed: Arc<Notify>,
-    }
-
-    fn worker(model: &str, slots: usize) -> Worker {
-        let source = format!("sim={model}").parse().unwrap();
-        let pipeline = InferencePipeline::load(&[source], &candle_core::Device::Cpu).unwrap();
-        let identity = Identity {
-            worker_id: WorkerId::new("w").unwrap(),
-            hive_id: None,
-            capabilities: Capability::ALL.to_vec(),
-            device: "cpu".into(),
-            limits: Limits::default(),
-            catalog: pipeline.catalog(),
-        };
-        let (queue, receiver) = RequestQueue::new();
-        // The engine ends with the queue; nobody here has to wait for it.
-        drop(GenerationEngine::new(pipeline, receiver).with_slots(slots).start());
-        let (sink, out) = MemorySink::new();
-        let store = Store::open(&StoreOptions::new("memory://")).unwrap();
-        let context = Arc::new(Context::new(identity, Slots::new(slots, 0), store, Arc::new(sink), queue));
-        let (source, requester) = MemorySource::new();
-        let closed = Arc::new(Notify::new());
-        tokio::spawn(take_jobs(source, JobRouter::new(context.clone()), closed.clone()));
-        Worker { context, requester, out, closed }
-    }
 
     /// The names of what comes on a reply subject, to the end message.
     async fn replies(out: &mut UnboundedReceiver<Outgoing>, reply: &str) -> Vec<String> {

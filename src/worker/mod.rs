@@ -18,6 +18,8 @@ mod run;
 mod shutdown;
 mod slots;
 mod start;
+#[cfg(test)]
+mod testing;
 
 pub use context::{Context, Identity};
 pub use http::WorkerJobs;

@@ -134,3 +134,25 @@ async fn close(context: &Context, doors_closed: &Notify) {
         tracing::warn!("the doors could not be closed in time");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bus::Via, contract::Capability, worker::testing::worker};
+
+    #[tokio::test]
+    async fn a_lost_engine_closes_the_worker_and_fails_what_comes_with_a_retryable_error() {
+        let mut worker = worker("sim://?step_ms=0&size=64", 1);
+        // The engine ends although nobody drains: as after a panic of its loop.
+        worker.context.drop_queue();
+        worker.engine.lost().await;
+        worker.requester.send(Via::Direct, Capability::Generate, r#"{"prompt":"a"}"#, "r");
+        let message = worker.out.recv().await.unwrap();
+        let event = serde_json::to_value(&*message.event.unwrap()).unwrap();
+        assert_eq!((&event["code"], &event["retryable"]), (&"shutting_down".into(), &true.into()));
+        let code = engine_lost(&worker.context, &worker.closed).await;
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(70)));
+        assert!(worker.context.is_closed());
+        assert_eq!(worker.requester.armed(), 0);
+    }
+}
