@@ -18,6 +18,7 @@ pub enum LogFormat {
 
 /// The flags of logging.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Log")]
 pub struct LogOptions {
     /// How logs are written to standard error; RUST_LOG filters them (for example `debug` or `sd_worker_rbee=debug`)
     #[arg(long, value_enum, default_value = "text")]

@@ -2,8 +2,15 @@
 
 use std::process::ExitCode;
 
+#[cfg(feature = "cuda")]
 fn main() -> ExitCode {
     sd_worker_rbee::worker::start(open)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn main() -> ExitCode {
+    eprintln!("this build has no CUDA: cargo build --release --features cuda --bin sd-worker-cuda");
+    ExitCode::FAILURE
 }
 
 #[cfg(feature = "cuda")]
@@ -12,9 +19,4 @@ fn open(index: usize) -> Result<(candle_core::Device, String), String> {
         Ok(device) => Ok((device, format!("cuda:{index}"))),
         Err(error) => Err(format!("--device {index}: {error}; is there such a GPU, and its driver?")),
     }
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open(_index: usize) -> Result<(candle_core::Device, String), String> {
-    Err("this build has no CUDA: cargo build --release --features cuda --bin sd-worker-cuda".into())
 }

@@ -2,8 +2,15 @@
 
 use std::process::ExitCode;
 
+#[cfg(feature = "metal")]
 fn main() -> ExitCode {
     sd_worker_rbee::worker::start(open)
+}
+
+#[cfg(not(feature = "metal"))]
+fn main() -> ExitCode {
+    eprintln!("this build has no Metal: cargo build --release --features metal --bin sd-worker-metal");
+    ExitCode::FAILURE
 }
 
 #[cfg(feature = "metal")]
@@ -12,9 +19,4 @@ fn open(index: usize) -> Result<(candle_core::Device, String), String> {
         Ok(device) => Ok((device, format!("metal:{index}"))),
         Err(error) => Err(format!("--device {index}: {error}; is there such a GPU, and its driver?")),
     }
-}
-
-#[cfg(not(feature = "metal"))]
-fn open(_index: usize) -> Result<(candle_core::Device, String), String> {
-    Err("this build has no Metal: cargo build --release --features metal --bin sd-worker-metal".into())
 }

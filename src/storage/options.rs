@@ -16,6 +16,7 @@ pub const MAX_PRESIGN_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// `AWS_ENDPOINT`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3` (wins), `AWS_ALLOW_HTTP`,
 /// `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`. Nothing secret is kept here.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Store")]
 pub struct StoreOptions {
     /// Where pictures and inputs are kept: a folder, file:///absolute, s3://bucket/prefix, memory://
     #[arg(

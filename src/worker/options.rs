@@ -43,12 +43,6 @@ pub struct WorkerOptions {
         required = true
     )]
     pub models: Vec<ModelSource>,
-    /// The connection to NATS.
-    #[command(flatten)]
-    pub nats: NatsOptions,
-    /// The store.
-    #[command(flatten)]
-    pub store: StoreOptions,
     /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
     #[arg(long, env = "WORKER_ID")]
     pub worker_id: Option<WorkerId>,
@@ -107,6 +101,12 @@ pub struct WorkerOptions {
     /// Address for /health, /ready, /metrics and the job endpoints on this worker alone, for example 127.0.0.1:8080
     #[arg(long, env = "SD_HTTP", value_name = "ADDRESS")]
     pub http: Option<SocketAddr>,
+    /// The connection to NATS.
+    #[command(flatten)]
+    pub nats: NatsOptions,
+    /// The store.
+    #[command(flatten)]
+    pub store: StoreOptions,
     /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
