@@ -120,10 +120,11 @@ fn s3(
     if options.presign_ttl.is_zero() || options.presign_ttl > MAX_PRESIGN_TTL {
         return Err(refused("--presign-ttl must be above 0 and at most 7 days for s3://"));
     }
+    // Retries end, with the last pause, short of the whole time: the last answer is reported, not that time is up.
+    let max_backoff = MAX_BACKOFF.min(options.store_timeout.mul_f64(0.125));
     let retry = RetryConfig {
-        backoff: BackoffConfig { init_backoff: FIRST_BACKOFF, max_backoff: MAX_BACKOFF, base: 2.0 },
+        backoff: BackoffConfig { init_backoff: FIRST_BACKOFF.min(max_backoff), max_backoff, base: 2.0 },
         max_retries: MAX_RETRIES,
-        // Short of the whole time, so that the last answer is reported rather than that time is up.
         retry_timeout: options.store_timeout.mul_f64(0.75),
     };
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
