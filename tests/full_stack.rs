@@ -122,7 +122,7 @@ async fn a_result_on_s3_is_fetched_by_its_presigned_url() {
     let job = queen.submit(&body).await;
     let lines = queen.stream(&job).await;
     assert_eq!(types(&lines).last().unwrap(), "[DONE]", "{lines:?}");
-    let complete = lines.iter().filter(|line| line.id.is_some()).next_back().unwrap().json();
+    let complete = lines.iter().rfind(|line| line.id.is_some()).unwrap().json();
     let image = &complete["images"][0];
     assert_eq!(image["key"], format!("jobs/{job}/0.webp"));
 
