@@ -212,7 +212,7 @@ fn encode_picture(
     rng: &mut TorchRng,
 ) -> Result<Vec<f32>, DiffusionError> {
     let shape = (1, 3, height as usize, width as usize);
-    let picture = Tensor::from_slice(planes, shape, &model.device)?.to_dtype(model.dtype)?;
+    let picture = Tensor::from_slice(planes, shape, &model.device)?.to_dtype(model.vae.dtype())?;
     let moments = model.vae.encode(&picture)?;
     let flat = |x: Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
     let (mean, std) = (flat(moments.mean)?, flat(moments.std)?);

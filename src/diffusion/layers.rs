@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{DiffusionError, ops, weights::Scope};
+use super::{DiffusionError, checkpoint::Scope, ops};
 
 /// `torch.nn.Linear`.
 pub struct Linear {

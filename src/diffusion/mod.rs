@@ -5,6 +5,7 @@
 //! a picture, [`Denoising`] is one picture between two steps.
 
 mod begin;
+mod checkpoint;
 mod config;
 mod denoising;
 mod error;
@@ -13,6 +14,7 @@ mod noise;
 mod ops;
 mod picture;
 mod pipeline;
+mod precision;
 mod preview;
 mod resnet;
 mod schedulers;
@@ -21,13 +23,14 @@ mod text_encoder;
 mod tokenizer;
 mod unet;
 mod vae;
-mod weights;
 
 pub use candle_core::{DType, Device};
+pub use checkpoint::Checkpoint;
 pub use denoising::Denoising;
 pub use error::DiffusionError;
 pub use noise::TorchRng;
 pub use pipeline::StableDiffusion;
+pub use precision::Precision;
 pub use schedulers::SchedulerKind;
 pub use spec::{ImageSpec, Source};
 pub use text_encoder::TextEncoder;

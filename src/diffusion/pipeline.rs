@@ -7,15 +7,16 @@ use image::RgbImage;
 
 use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
-    config::{self, ConfigFile, TextConfig, UNetConfig, VaeConfig},
+    checkpoint::{Checkpoint, Weights},
+    config::{self, TextConfig, UNetConfig, VaeConfig},
     picture,
+    precision::{Precision, computed_in},
     preview::PreviewMap,
     schedulers::SchedulerConfig,
     text_encoder::TextEncoder,
     tokenizer::ClipTokenizer,
     unet::UNet,
     vae::Vae,
-    weights::Weights,
 };
 
 /// Weights, configurations and tokenizer of one checkpoint; nothing of a picture.
@@ -32,18 +33,22 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Reads a folder in the diffusers layout. `dtype` is the type that is computed in; weights of other types are
-    /// widened or narrowed to it.
-    pub fn load(folder: &Path, device: &Device, dtype: DType) -> Result<Self, DiffusionError> {
-        config::check_model_index(folder)?;
-        let config_of = |component: &str| ConfigFile::read(&folder.join(component).join("config.json"));
-        let unet_file = config_of("unet")?;
+    /// Reads a folder in the diffusers layout. `precision` is the type that weights are kept in, whatever type the
+    /// files have.
+    pub fn load(
+        folder: &Path,
+        device: &Device,
+        precision: impl Into<Precision>,
+    ) -> Result<Self, DiffusionError> {
+        let precision = precision.into();
+        let checkpoint = Checkpoint::open(folder)?;
+        config::check_pipeline(&checkpoint)?;
+        let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
-        let vae_file = config_of("vae")?;
+        let vae_file = checkpoint.config("vae")?;
         let vae_config = VaeConfig::read(&vae_file)?;
-        let text_config = TextConfig::read(&config_of("text_encoder")?)?;
-        let scheduler =
-            SchedulerConfig::read(&folder.join("scheduler").join("scheduler_config.json"))?.for_latents();
+        let text_config = TextConfig::read(&checkpoint.config("text_encoder")?)?;
+        let scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
         if vae_config.latent_channels != unet_config.out_channels {
             let expected = format!("{} as the UNet's out_channels", unet_config.out_channels);
             return Err(vae_file.unusable("latent_channels", &expected, vae_config.latent_channels));
@@ -52,23 +57,18 @@ impl StableDiffusion {
             let expected = format!("{} as the text encoder's hidden_size", text_config.hidden_size);
             return Err(unet_file.unusable("cross_attention_dim", &expected, width));
         }
-        let tokenizer = ClipTokenizer::load(
-            &folder.join("tokenizer"),
-            text_config.max_position_embeddings,
-            text_config.vocab_size,
-        )?;
-        let open = |component: &str, stem: &str| Weights::open(&folder.join(component), stem, device, dtype);
-        let unet_weights = open("unet", "diffusion_pytorch_model")?;
-        let vae_weights = open("vae", "diffusion_pytorch_model")?;
-        let text_weights = open("text_encoder", "model")?;
+        let tokenizer = checkpoint.tokenizer("tokenizer", &text_config)?;
+        let unet_weights = checkpoint.weights("unet", device, precision.denoiser)?;
+        let vae_weights = checkpoint.weights("vae", device, precision.vae)?;
+        let text_weights = checkpoint.weights("text_encoder", device, precision.text_encoder)?;
         Ok(Self {
             tokenizer,
             text_encoder: TextEncoder::load(text_config, &text_weights.root())?,
             unet: UNet::load(unet_config, &unet_weights.root())?,
-            vae: Vae::load(vae_config, &vae_weights.root(), dtype)?,
+            vae: Vae::load(vae_config, &vae_weights.root(), computed_in(precision.vae, device))?,
             scheduler,
             device: device.clone(),
-            dtype,
+            dtype: computed_in(precision.denoiser, device),
             weight_bytes: [unet_weights, vae_weights, text_weights].iter().map(Weights::bytes_taken).sum(),
             preview: OnceLock::new(),
         })
@@ -214,7 +214,7 @@ impl StableDiffusion {
         let unscaled: Vec<f32> =
             latents.iter().map(|x| x / scaling_factor as f32 + shift_factor as f32).collect();
         let latents = Tensor::from_vec(unscaled, (1, channels, height, width), &self.device)?;
-        let picture = self.vae.decode(&latents.to_dtype(self.dtype)?)?;
+        let picture = self.vae.decode(&latents.to_dtype(self.vae.dtype())?)?;
         Ok(picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }

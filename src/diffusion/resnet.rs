@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor};
 
 use super::{
     DiffusionError,
+    checkpoint::Scope,
     config::Activation,
     layers::{Conv2d, GroupNorm, Linear},
     ops,
-    weights::Scope,
 };
 
 /// What all residual blocks of a network have in common.

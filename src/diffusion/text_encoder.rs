@@ -4,10 +4,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{
     DiffusionError,
+    checkpoint::Scope,
     config::{Activation, TextConfig},
     layers::{LayerNorm, Linear},
     ops::{self, AttentionOptions},
-    weights::Scope,
 };
 
 /// The network.

@@ -10,9 +10,7 @@ pub use text::TextConfig;
 pub use unet::UNetConfig;
 pub use vae::VaeConfig;
 
-use std::path::Path;
-
-use super::DiffusionError;
+use super::{Checkpoint, DiffusionError};
 
 /// Activation functions of diffusers' and transformers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +25,11 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// Refuses a folder whose pipeline is no Stable Diffusion of the kind computed here.
-pub fn check_model_index(folder: &Path) -> Result<(), DiffusionError> {
-    let index = ConfigFile::read(&folder.join("model_index.json"))?;
+/// Refuses a checkpoint whose pipeline is no Stable Diffusion of the kind computed here.
+pub fn check_pipeline(checkpoint: &Checkpoint) -> Result<(), DiffusionError> {
     const PIPELINES: [&str; 3] =
         ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
+    let index = checkpoint.index();
     let class = index.text("_class_name")?;
     if !PIPELINES.contains(&class) {
         return Err(index.unusable("_class_name", &format!("one of {}", PIPELINES.join(", ")), class));
@@ -39,7 +37,7 @@ pub fn check_model_index(folder: &Path) -> Result<(), DiffusionError> {
     for (component, class) in
         [("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel")]
     {
-        let found = index.value(component).and_then(|pair| pair.get(1)).and_then(|name| name.as_str());
+        let found = checkpoint.class_of(component);
         if found != Some(class) {
             return Err(index.unusable(component, class, found.unwrap_or("none")));
         }

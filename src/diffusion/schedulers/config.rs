@@ -1,7 +1,5 @@
 //! `scheduler/scheduler_config.json`: what a checkpoint was trained with.
 
-use std::path::Path;
-
 use super::{SchedulerKind, betas};
 use crate::diffusion::{DiffusionError, config::ConfigFile};
 
@@ -49,8 +47,7 @@ pub struct SchedulerConfig {
 
 impl SchedulerConfig {
     /// Reads the file. A class that we lack is no error yet: a request may name another scheduler.
-    pub fn read(path: &Path) -> Result<Self, DiffusionError> {
-        let file = ConfigFile::read(path)?;
+    pub fn read(file: ConfigFile) -> Result<Self, DiffusionError> {
         let prediction = match file.name_or("prediction_type", &["epsilon", "v_prediction", "sample"], 0)? {
             0 => Prediction::Epsilon,
             1 => Prediction::Velocity,

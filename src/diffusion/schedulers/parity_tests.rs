@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{SchedulerConfig, SchedulerKind, scheduler};
-use crate::diffusion::noise::TorchRng;
+use crate::diffusion::{config::ConfigFile, noise::TorchRng};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -46,7 +46,7 @@ fn every_scheduler_goes_where_diffusers_goes() {
     for case in &golden.cases {
         let what = format!("{} {} steps {}", case.scheduler, case.steps, case.config);
         std::fs::write(&file, case.config.to_string()).unwrap();
-        let config = SchedulerConfig::read(&file).unwrap();
+        let config = SchedulerConfig::read(ConfigFile::read(&file).unwrap()).unwrap();
         let kind = SchedulerKind::from_name(&case.scheduler).unwrap();
         assert_eq!(config.kind().unwrap(), kind);
         let mut scheduler = scheduler(kind, &config, case.steps).unwrap();

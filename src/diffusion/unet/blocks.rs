@@ -5,9 +5,9 @@ use candle_core::{Result, Tensor};
 use super::transformer::SpatialTransformer;
 use crate::diffusion::{
     DiffusionError,
+    checkpoint::Scope,
     config::UNetConfig,
     resnet::{Downsample, ResnetBlock, ResnetOptions, Upsample},
-    weights::Scope,
 };
 
 fn resnet_options(config: &UNetConfig) -> ResnetOptions {

@@ -4,10 +4,10 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::diffusion::{
     DiffusionError,
+    checkpoint::Scope,
     config::{Activation, UNetConfig},
     layers::Linear,
     ops,
-    weights::Scope,
 };
 
 /// Period of the slowest wave, as in "Attention is all you need".

@@ -12,10 +12,10 @@ use self::{
 };
 use super::{
     DiffusionError,
+    checkpoint::Scope,
     config::UNetConfig,
     layers::{Conv2d, GroupNorm},
     ops,
-    weights::Scope,
 };
 
 /// The network.

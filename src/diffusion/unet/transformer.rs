@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor};
 
 use crate::diffusion::{
     DiffusionError,
+    checkpoint::Scope,
     config::UNetConfig,
     layers::{Conv2d, GroupNorm, LayerNorm, Linear},
     ops::{self, AttentionOptions},
-    weights::Scope,
 };
 
 /// Epsilons that diffusers fixes for this model.

@@ -4,11 +4,11 @@ use candle_core::{Result, Tensor};
 
 use crate::diffusion::{
     DiffusionError,
+    checkpoint::Scope,
     config::VaeConfig,
     layers::{Conv2d, GroupNorm, Linear},
     ops::{self, AttentionOptions},
     resnet::{Downsample, ResnetBlock, ResnetOptions, Upsample},
-    weights::Scope,
 };
 
 /// Epsilon that diffusers fixes for this model.

@@ -5,7 +5,7 @@ mod coder;
 use candle_core::{DType, Result, Tensor};
 
 use self::coder::{Decoder, Encoder};
-use super::{DiffusionError, config::VaeConfig, layers::Conv2d, weights::Scope};
+use super::{DiffusionError, checkpoint::Scope, config::VaeConfig, layers::Conv2d};
 
 /// The log of a latent's variance is kept within these bounds, as diffusers does.
 const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);

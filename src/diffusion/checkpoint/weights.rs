@@ -13,7 +13,7 @@ use safetensors::{
     tensor::{Metadata, TensorInfo},
 };
 
-use super::DiffusionError;
+use crate::diffusion::DiffusionError;
 
 /// Bytes before the header: its length.
 const HEADER_LENGTH: usize = 8;
