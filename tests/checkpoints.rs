@@ -89,8 +89,13 @@ fn a_folder_without_a_model_index_is_refused() {
 #[test]
 fn another_kind_of_pipeline_is_refused_by_its_name() {
     let copy = Copy::new();
-    copy.set("model_index.json", "_class_name", json!("FluxPipeline"));
-    copy.is_refused_naming(&["model_index.json", "_class_name", "StableDiffusionPipeline", "FluxPipeline"]);
+    copy.set("model_index.json", "_class_name", json!("KandinskyPipeline"));
+    copy.is_refused_naming(&[
+        "model_index.json",
+        "_class_name",
+        "StableDiffusionPipeline",
+        "KandinskyPipeline",
+    ]);
 }
 
 #[test]
@@ -113,8 +118,8 @@ fn what_is_not_computed_here_is_refused_by_name() {
         ("unet/config.json", "down_block_types", json!(["AttnDownBlock2D", "DownBlock2D", "DownBlock2D"])),
         ("unet/config.json", "mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
         ("unet/config.json", "act_fn", json!("mish")),
-        ("unet/config.json", "addition_embed_type", json!("text_time")),
-        ("unet/config.json", "time_cond_proj_dim", json!(256)),
+        ("unet/config.json", "addition_embed_type", json!("image")),
+        ("unet/config.json", "class_embed_type", json!("timestep")),
         ("unet/config.json", "dual_cross_attention", json!(true)),
         ("vae/config.json", "up_block_types", json!(vec!["AttnUpDecoderBlock2D"; 4])),
         ("text_encoder/config.json", "hidden_act", json!("relu")),

@@ -5,12 +5,21 @@ use image::{GrayImage, RgbImage};
 
 use super::{
     Denoising, DiffusionError, ImageSpec, Source, StableDiffusion,
+    conditioning::{Added, Conditioning},
+    config::Family,
     denoising::{Inpaint, Restore},
     noise::TorchRng,
     picture,
+    prompt_encoder::{Encoded, Prompts},
     schedulers::{self, Scheduler, SchedulerKind},
+    unet::guidance_embedding,
+    vae::Autoencoder,
 };
 use crate::contract::PromptSyntax;
+
+/// What diffusers tells SDXL's refiner unless it is asked to tell it something else.
+const AESTHETICS_SCORE: f32 = 6.0;
+const NEGATIVE_AESTHETICS_SCORE: f32 = 2.5;
 
 /// What a source leads to.
 struct Start {
@@ -35,8 +44,6 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
     };
     let scheduler = schedulers::scheduler(kind, &model.scheduler, spec.steps)?;
     let first = first_step(scheduler.timesteps().len(), &spec.source)?;
-    let mut warnings = Vec::new();
-    let text = encode_text(model, spec, &mut warnings)?;
     let mut rng = TorchRng::new(spec.seed);
     let start = match &spec.source {
         Source::Text { width, height } => from_noise(model, *width, *height, &*scheduler, &mut rng)?,
@@ -46,6 +53,8 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
             from_masked_image(model, (image, mask), full, &*scheduler, first, &mut rng)?
         }
     };
+    let mut warnings = Vec::new();
+    let conditioning = condition(model, spec, start.shape, &mut warnings)?;
     Ok(Denoising {
         kind,
         scheduler,
@@ -54,7 +63,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         finite: start.latents.iter().all(|x| x.is_finite()),
         latents: start.latents,
         shape: start.shape,
-        text,
+        conditioning,
         guidance_scale: spec.guidance_scale as f32,
         first,
         done: 0,
@@ -82,34 +91,50 @@ fn first_step(steps: usize, source: &Source) -> Result<usize, DiffusionError> {
     Ok(steps - run)
 }
 
-/// `[1, tokens, width]`, or with guidance `[2, ..]`, the negative prompt first. As in diffusers, `clip_skip` is for
-/// the prompt only.
-fn encode_text(
+/// What the network is told of the prompts, and of sizes and guidance where it takes them. `shape` is the latents'.
+fn condition(
     model: &StableDiffusion,
     spec: &ImageSpec,
+    shape: (usize, usize, usize),
     warnings: &mut Vec<String>,
-) -> Result<Tensor, DiffusionError> {
-    let layers = model.text_encoder.layers();
-    let clip_skip = spec.clip_skip as usize;
-    if clip_skip > layers {
-        let reason = format!("{clip_skip}; the text encoder has {layers} layers");
-        return Err(DiffusionError::request("clip_skip", reason));
-    }
-    let mut tokens = |field: &str, text: &str| {
-        let tokens = model.tokenizer.encode(text)?;
-        if let Some(cut) = tokens.cut {
-            let length = model.tokenizer.length();
-            warnings.push(format!("`{field}` was cut at {length} tokens; left out: {cut}"));
-        }
-        Ok::<_, DiffusionError>(tokens.ids)
+) -> Result<Conditioning, DiffusionError> {
+    let distilled = model.unet.config().time_cond_proj_dim;
+    let prompts = Prompts {
+        positive: &spec.prompt,
+        negative: spec.negative_prompt.as_deref(),
+        clip_skip: spec.clip_skip,
+        guided: spec.guidance_scale > 1.0 && distilled.is_none(),
     };
-    let positive = model.text_encoder.forward(&[tokens("prompt", &spec.prompt)?], clip_skip)?;
-    if spec.guidance_scale <= 1.0 {
-        return Ok(positive);
+    let Encoded { text, pooled } = model.prompts.encode(&prompts, warnings)?;
+    let samples = text.dim(0)?;
+    let guidance = match distilled {
+        Some(channels) => {
+            let embedding = guidance_embedding(spec.guidance_scale, channels);
+            Some(Tensor::from_vec(embedding, (1, channels), &model.device)?.repeat((samples, 1))?)
+        }
+        None => None,
+    };
+    let added = match (model.family, pooled) {
+        (Family::Xl { aesthetics_score, .. }, Some(pooled)) => {
+            let factor = model.vae.factor();
+            let ids = time_ids(shape.1 * factor, shape.2 * factor, aesthetics_score, samples);
+            let time_ids = Tensor::from_vec(ids.concat(), (samples, ids[0].len()), &model.device)?;
+            Some(Added { pooled, time_ids })
+        }
+        _ => None,
+    };
+    Ok(Conditioning { text, added, guidance })
+}
+
+/// SDXL's micro-conditioning for a picture that is neither scaled nor cropped: original size, corner of the crop, and
+/// target size; of the refiner a score in place of the target size. The negative sample comes first.
+fn time_ids(height: usize, width: usize, aesthetics_score: bool, samples: usize) -> Vec<Vec<f32>> {
+    let (height, width) = (height as f32, width as f32);
+    if aesthetics_score {
+        let scores = [NEGATIVE_AESTHETICS_SCORE, AESTHETICS_SCORE];
+        return scores[2 - samples..].iter().map(|score| vec![height, width, 0.0, 0.0, *score]).collect();
     }
-    let negative = tokens("negative_prompt", spec.negative_prompt.as_deref().unwrap_or(""))?;
-    let negative = model.text_encoder.forward(&[negative], 0)?;
-    Ok(Tensor::cat(&[negative, positive], 0)?)
+    vec![vec![height, width, 0.0, 0.0, height, width]; samples]
 }
 
 fn from_noise(
@@ -120,7 +145,12 @@ fn from_noise(
     rng: &mut TorchRng,
 ) -> Result<Start, DiffusionError> {
     only_latents_in(model, "image_generation")?;
-    let factor = model.vae.config().factor() as u32;
+    if matches!(model.family, Family::Xl { aesthetics_score: true, .. }) {
+        let reason =
+            "this model is a refiner and does image_transform and image_inpaint, not image_generation";
+        return Err(DiffusionError::Operation(reason.into()));
+    }
+    let factor = model.vae.factor() as u32;
     for (field, side) in [("width", width), ("height", height)] {
         if side == 0 || side % factor != 0 {
             return Err(DiffusionError::request(field, format!("{side}; it must be a multiple of {factor}")));
@@ -147,7 +177,7 @@ fn from_image(
 ) -> Result<Start, DiffusionError> {
     only_latents_in(model, "image_transform")?;
     not_empty(image)?;
-    let padded = picture::pad_rgb(image, model.vae.config().factor() as u32);
+    let padded = picture::pad_rgb(image, model.vae.factor() as u32);
     let clean = encode_picture(model, &picture::to_planes(&padded), padded.dimensions(), rng)?;
     let noise = rng.normal(clean.len());
     Ok(Start {
@@ -173,7 +203,7 @@ fn from_masked_image(
         let reason = format!("{:?} pixels; the picture has {:?}", mask.dimensions(), image.dimensions());
         return Err(DiffusionError::request("mask_image", reason));
     }
-    let factor = model.vae.config().factor() as u32;
+    let factor = model.vae.factor() as u32;
     let padded = picture::pad_rgb(image, factor);
     let padded_mask = picture::pad_mask(mask, factor);
     let latent_mask = picture::latent_mask(&padded_mask, factor);
@@ -191,7 +221,9 @@ fn from_masked_image(
     let inpaint = match clean.filter(|_| blends) {
         Some(clean) => {
             // diffusers encodes the masked picture for these UNets too: unused, but it draws from the generator.
-            rng.normal(noise.len());
+            if matches!(model.vae, Autoencoder::Kl(_)) {
+                rng.normal(noise.len());
+            }
             Inpaint::Blend { mask: latent_mask, clean, noise }
         }
         None => {
@@ -215,12 +247,15 @@ fn encode_picture(
     let picture = Tensor::from_slice(planes, shape, &model.device)?.to_dtype(model.vae.dtype())?;
     let moments = model.vae.encode(&picture)?;
     let flat = |x: Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-    let (mean, std) = (flat(moments.mean)?, flat(moments.std)?);
-    let noise = rng.normal(mean.len());
-    let config = model.vae.config();
-    let (scale, shift) = (config.scaling_factor as f32, config.shift_factor as f32);
-    let sample = mean.iter().zip(&std).zip(&noise).map(|((mean, std), noise)| mean + std * noise);
-    Ok(sample.map(|x| scale * (x - shift)).collect())
+    let mut sample = flat(moments.mean)?;
+    if let Some(std) = moments.std {
+        let noise = rng.normal(sample.len());
+        for ((x, std), noise) in sample.iter_mut().zip(flat(std)?).zip(noise) {
+            *x += std * noise;
+        }
+    }
+    let (scale, shift) = model.vae.scaling();
+    Ok(sample.iter().map(|x| scale as f32 * (x - shift as f32)).collect())
 }
 
 fn takes_latents_only(model: &StableDiffusion) -> bool {
@@ -245,8 +280,8 @@ fn not_empty(image: &RgbImage) -> Result<(), DiffusionError> {
 }
 
 fn latent_shape(model: &StableDiffusion, width: u32, height: u32) -> (usize, usize, usize) {
-    let factor = model.vae.config().factor();
-    (model.vae.config().latent_channels, height as usize / factor, width as usize / factor)
+    let factor = model.vae.factor();
+    (model.vae.latent_channels(), height as usize / factor, width as usize / factor)
 }
 
 fn scaled(values: &[f32], scale: f32) -> Vec<f32> {

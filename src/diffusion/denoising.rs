@@ -1,10 +1,10 @@
 //! One picture between two steps.
 
-use candle_core::Tensor;
 use image::{GrayImage, RgbImage};
 
 use super::{
     DiffusionError,
+    conditioning::Conditioning,
     noise::TorchRng,
     picture,
     schedulers::{Scheduler, SchedulerKind},
@@ -22,8 +22,8 @@ pub struct Denoising {
     pub(super) clean: Vec<f32>,
     /// Latent channels, height, width.
     pub(super) shape: (usize, usize, usize),
-    /// `[1, tokens, width]`, or `[2, tokens, width]` with the negative prompt first.
-    pub(super) text: Tensor,
+    /// Of this picture's samples: one, or two with the negative prompt first.
+    pub(super) conditioning: Conditioning,
     pub(super) guidance_scale: f32,
     /// The first step of the schedule that is run.
     pub(super) first: usize,
@@ -93,7 +93,7 @@ impl Denoising {
 
     /// Samples that one step puts through the network: 2 with guidance, else 1.
     pub(super) fn samples(&self) -> usize {
-        self.text.dims()[0]
+        self.conditioning.samples()
     }
 
     /// The timestep of the next step.

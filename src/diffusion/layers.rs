@@ -32,30 +32,41 @@ impl Linear {
     }
 }
 
-/// `torch.nn.Conv2d` with a square kernel and a bias.
+/// What a convolution with a square kernel is.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvShape {
+    /// Channels in.
+    pub inputs: usize,
+    /// Channels out.
+    pub outputs: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Pixels in per pixel out, along a side.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: usize,
+}
+
+/// `torch.nn.Conv2d` with a square kernel.
 pub struct Conv2d {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     stride: usize,
     padding: usize,
 }
 
 impl Conv2d {
-    /// A kernel of `kernel` x `kernel`.
-    pub fn load(
-        at: &Scope<'_>,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        stride: usize,
-        padding: usize,
-    ) -> std::result::Result<Self, DiffusionError> {
-        Ok(Self {
-            weight: at.tensor("weight", &[outputs, inputs, kernel, kernel])?,
-            bias: at.tensor("bias", &[outputs])?,
-            stride,
-            padding,
-        })
+    /// With a bias.
+    pub fn load(at: &Scope<'_>, shape: ConvShape) -> std::result::Result<Self, DiffusionError> {
+        let bias = Some(at.tensor("bias", &[shape.outputs])?);
+        Ok(Self { bias, ..Self::load_no_bias(at, shape)? })
+    }
+
+    /// Without a bias.
+    pub fn load_no_bias(at: &Scope<'_>, shape: ConvShape) -> std::result::Result<Self, DiffusionError> {
+        let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
+        let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel])?;
+        Ok(Self { weight, bias: None, stride, padding })
     }
 
     /// 3x3 that keeps the size.
@@ -64,7 +75,7 @@ impl Conv2d {
         inputs: usize,
         outputs: usize,
     ) -> std::result::Result<Self, DiffusionError> {
-        Self::load(at, inputs, outputs, 3, 1, 1)
+        Self::load(at, ConvShape { inputs, outputs, kernel: 3, stride: 1, padding: 1 })
     }
 
     /// 1x1.
@@ -73,12 +84,12 @@ impl Conv2d {
         inputs: usize,
         outputs: usize,
     ) -> std::result::Result<Self, DiffusionError> {
-        Self::load(at, inputs, outputs, 1, 1, 0)
+        Self::load(at, ConvShape { inputs, outputs, kernel: 1, stride: 1, padding: 0 })
     }
 
     /// `[batch, inputs, height, width]` to `[batch, outputs, ..]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
+        ops::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod begin;
 mod checkpoint;
+mod conditioning;
 mod config;
 mod denoising;
 mod error;
@@ -16,6 +17,7 @@ mod picture;
 mod pipeline;
 mod precision;
 mod preview;
+mod prompt_encoder;
 mod resnet;
 mod schedulers;
 mod spec;
@@ -26,14 +28,16 @@ mod vae;
 
 pub use candle_core::{DType, Device};
 pub use checkpoint::Checkpoint;
+pub use conditioning::{Added, Conditioning};
 pub use denoising::Denoising;
 pub use error::DiffusionError;
 pub use noise::TorchRng;
 pub use pipeline::StableDiffusion;
 pub use precision::Precision;
+pub use prompt_encoder::{Encoded, PromptEncoder, Prompts};
 pub use schedulers::SchedulerKind;
 pub use spec::{ImageSpec, Source};
-pub use text_encoder::TextEncoder;
+pub use text_encoder::{HiddenStates, TextEncoder, TextOutput};
 pub use tokenizer::{ClipTokenizer, Tokens};
 pub use unet::UNet;
-pub use vae::{Moments, Vae};
+pub use vae::{Autoencoder, Moments};

@@ -7,24 +7,30 @@ use image::RgbImage;
 
 use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
-    checkpoint::{Checkpoint, Weights},
-    config::{self, TextConfig, UNetConfig, VaeConfig},
+    checkpoint::Checkpoint,
+    conditioning::Conditioning,
+    config::{ConfigFile, Family, UNetConfig},
     picture,
     precision::{Precision, computed_in},
-    preview::PreviewMap,
+    preview::{self, PreviewMap},
+    prompt_encoder::PromptEncoder,
     schedulers::SchedulerConfig,
-    text_encoder::TextEncoder,
     tokenizer::ClipTokenizer,
     unet::UNet,
-    vae::Vae,
+    vae::Autoencoder,
 };
 
-/// Weights, configurations and tokenizer of one checkpoint; nothing of a picture.
+/// The component of a checkpoint that previews are decoded with, if it is there.
+const TAESD: &str = "taesd";
+
+/// Weights, configurations and tokenizers of one checkpoint; nothing of a picture.
 pub struct StableDiffusion {
-    pub(super) tokenizer: ClipTokenizer,
-    pub(super) text_encoder: TextEncoder,
+    pub(super) family: Family,
+    pub(super) prompts: PromptEncoder,
     pub(super) unet: UNet,
-    pub(super) vae: Vae,
+    pub(super) vae: Autoencoder,
+    /// A tiny autoencoder over the same latents, for previews, where the checkpoint has one.
+    taesd: Option<Autoencoder>,
     pub(super) scheduler: SchedulerConfig,
     pub(super) device: Device,
     pub(super) dtype: DType,
@@ -42,34 +48,36 @@ impl StableDiffusion {
     ) -> Result<Self, DiffusionError> {
         let precision = precision.into();
         let checkpoint = Checkpoint::open(folder)?;
-        config::check_pipeline(&checkpoint)?;
+        let family = Family::of(&checkpoint)?;
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
-        let vae_file = checkpoint.config("vae")?;
-        let vae_config = VaeConfig::read(&vae_file)?;
-        let text_config = TextConfig::read(&checkpoint.config("text_encoder")?)?;
         let scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
-        if vae_config.latent_channels != unet_config.out_channels {
+        let (prompts, text_bytes) = PromptEncoder::load(&checkpoint, family, device, precision.text_encoder)?;
+        check_widths(&unet_file, &unet_config, family, &prompts)?;
+        let (vae, vae_bytes) = Autoencoder::load(&checkpoint, "vae", device, precision.vae)?;
+        if vae.latent_channels() != unet_config.out_channels {
             let expected = format!("{} as the UNet's out_channels", unet_config.out_channels);
-            return Err(vae_file.unusable("latent_channels", &expected, vae_config.latent_channels));
+            let file = checkpoint.config("vae")?;
+            return Err(file.unusable("latent_channels", &expected, vae.latent_channels()));
         }
-        if let Some(width) = unet_config.cross_attention_dim.iter().find(|w| **w != text_config.hidden_size) {
-            let expected = format!("{} as the text encoder's hidden_size", text_config.hidden_size);
-            return Err(unet_file.unusable("cross_attention_dim", &expected, width));
-        }
-        let tokenizer = checkpoint.tokenizer("tokenizer", &text_config)?;
+        let (taesd, taesd_bytes) = match checkpoint.has(TAESD) {
+            true => {
+                let (taesd, bytes) = Autoencoder::load(&checkpoint, TAESD, device, precision.vae)?;
+                (Some(taesd), bytes)
+            }
+            false => (None, 0),
+        };
         let unet_weights = checkpoint.weights("unet", device, precision.denoiser)?;
-        let vae_weights = checkpoint.weights("vae", device, precision.vae)?;
-        let text_weights = checkpoint.weights("text_encoder", device, precision.text_encoder)?;
         Ok(Self {
-            tokenizer,
-            text_encoder: TextEncoder::load(text_config, &text_weights.root())?,
+            family,
+            prompts,
             unet: UNet::load(unet_config, &unet_weights.root())?,
-            vae: Vae::load(vae_config, &vae_weights.root(), computed_in(precision.vae, device))?,
+            vae,
+            taesd,
             scheduler,
             device: device.clone(),
             dtype: computed_in(precision.denoiser, device),
-            weight_bytes: [unet_weights, vae_weights, text_weights].iter().map(Weights::bytes_taken).sum(),
+            weight_bytes: unet_weights.bytes_taken() + text_bytes + vae_bytes + taesd_bytes,
             preview: OnceLock::new(),
         })
     }
@@ -77,7 +85,7 @@ impl StableDiffusion {
     /// Width and height, in pixels, that the model was trained on.
     pub fn native_size(&self) -> (u32, u32) {
         let (height, width) = self.unet.config().sample_size;
-        let factor = self.vae.config().factor();
+        let factor = self.vae.factor();
         ((width * factor) as u32, (height * factor) as u32)
     }
 
@@ -98,12 +106,12 @@ impl StableDiffusion {
 
     /// The tokenizer, for tools and tests; so are the next three.
     pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizer
+        self.prompts.tokenizer()
     }
 
-    /// The text encoder.
-    pub fn text_encoder(&self) -> &TextEncoder {
-        &self.text_encoder
+    /// Tokenizers and text encoders.
+    pub fn prompts(&self) -> &PromptEncoder {
+        &self.prompts
     }
 
     /// The network that denoises.
@@ -112,8 +120,13 @@ impl StableDiffusion {
     }
 
     /// The autoencoder.
-    pub fn vae(&self) -> &Vae {
+    pub fn vae(&self) -> &Autoencoder {
         &self.vae
+    }
+
+    /// The tiny autoencoder that previews are decoded with, if the checkpoint has one.
+    pub fn preview_autoencoder(&self) -> Option<&Autoencoder> {
+        self.taesd.as_ref()
     }
 
     /// Tokenises, encodes text and input picture, and draws the first noise.
@@ -122,18 +135,18 @@ impl StableDiffusion {
     }
 
     /// One step of each picture that is not done. On the CPU each is computed alone, so that its bits do not depend
-    /// on its company; on other devices pictures of the same latent size share a pass.
+    /// on its company; on other devices pictures of the same latent size and count of tokens share a pass.
     ///
     /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
         let mut waiting: Vec<&mut Denoising> =
             jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
         while let Some(first) = waiting.first() {
-            let shape = first.shape;
+            let (shape, tokens) = (first.shape, first.conditioning.tokens());
             let alone = self.device.is_cpu();
             let mut taken = 0;
             let (mut together, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|job| {
-                let fits = job.shape == shape && !(alone && taken > 0);
+                let fits = job.shape == shape && job.conditioning.tokens() == tokens && !(alone && taken > 0);
                 taken += usize::from(fits);
                 fits
             });
@@ -149,19 +162,19 @@ impl StableDiffusion {
         };
         let mut input = Vec::new();
         let mut timesteps = Vec::new();
-        let mut texts = Vec::new();
+        let mut conditionings = Vec::new();
         for job in jobs.iter() {
             let sample = job.network_input();
             for _ in 0..job.samples() {
                 input.extend_from_slice(&sample);
                 timesteps.push(job.timestep());
             }
-            texts.push(&job.text);
+            conditionings.push(&job.conditioning);
         }
         let channels = self.unet.config().in_channels;
         let input = Tensor::from_vec(input, (timesteps.len(), channels, height, width), &self.device)?;
-        let text = Tensor::cat(&texts, 0)?;
-        let output = self.unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &text)?;
+        let conditioning = Conditioning::join(&conditionings)?;
+        let output = self.unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &conditioning)?;
         let output = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rest = output.as_slice();
         for job in jobs.iter_mut() {
@@ -177,11 +190,11 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
-        let planes = self.decode(&job.latents, job.shape)?;
+        let planes = decode(&self.vae, &job.latents, job.shape, &self.device)?;
         if !planes.iter().all(|value| value.is_finite()) {
             return Err(job.not_finite("pixels"));
         }
-        let factor = self.vae.config().factor();
+        let factor = self.vae.factor();
         let padded = ((job.shape.2 * factor) as u32, (job.shape.1 * factor) as u32);
         let mut picture = picture::from_planes(&planes, padded, job.size.0, job.size.1);
         job.restore(&mut picture);
@@ -193,28 +206,65 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
+        let (_, height, width) = job.shape;
+        let vae = match (&self.taesd, &self.vae) {
+            (Some(taesd), _) | (None, taesd @ Autoencoder::Tiny(_)) => {
+                let planes = decode(taesd, &job.clean, job.shape, &self.device)?;
+                return Ok(preview::from_planes(&planes, width * taesd.factor(), height * taesd.factor()));
+            }
+            (None, Autoencoder::Kl(vae)) => vae,
+        };
         let map = match self.preview.get() {
             Some(map) => map,
             None => {
-                let map = PreviewMap::fit(&self.vae, &self.device)?;
+                let map = PreviewMap::fit(vae, &self.device)?;
                 self.preview.get_or_init(|| map)
             }
         };
-        let (_, height, width) = job.shape;
         Ok(map.draw(&job.clean, width as u32, height as u32))
     }
+}
 
-    /// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1.
-    fn decode(
-        &self,
-        latents: &[f32],
-        (channels, height, width): (usize, usize, usize),
-    ) -> Result<Vec<f32>, DiffusionError> {
-        let VaeConfig { scaling_factor, shift_factor, .. } = *self.vae.config();
-        let unscaled: Vec<f32> =
-            latents.iter().map(|x| x / scaling_factor as f32 + shift_factor as f32).collect();
-        let latents = Tensor::from_vec(unscaled, (1, channels, height, width), &self.device)?;
-        let picture = self.vae.decode(&latents.to_dtype(self.vae.dtype())?)?;
-        Ok(picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+/// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1.
+fn decode(
+    vae: &Autoencoder,
+    latents: &[f32],
+    (channels, height, width): (usize, usize, usize),
+    device: &Device,
+) -> Result<Vec<f32>, DiffusionError> {
+    let (scale, shift) = vae.scaling();
+    let unscaled: Vec<f32> = latents.iter().map(|x| x / scale as f32 + shift as f32).collect();
+    let latents = Tensor::from_vec(unscaled, (1, channels, height, width), device)?;
+    let picture = vae.decode(&latents.to_dtype(vae.dtype())?)?;
+    Ok(picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// The text encoders and the UNet fit each other.
+fn check_widths(
+    file: &ConfigFile,
+    unet: &UNetConfig,
+    family: Family,
+    prompts: &PromptEncoder,
+) -> Result<(), DiffusionError> {
+    let text = prompts.width();
+    if let Some(width) = unet.cross_attention_dim.iter().find(|width| **width != text) {
+        let expected = format!("{text} as the text encoders' hidden_size");
+        return Err(file.unusable("cross_attention_dim", &expected, width));
+    }
+    match (family, unet.addition) {
+        (Family::StableDiffusion, None) => Ok(()),
+        (Family::StableDiffusion, Some(_)) => {
+            Err(file.unusable("addition_embed_type", "none for this pipeline", "text_time"))
+        }
+        (Family::Xl { .. }, None) => Err(file.unusable("addition_embed_type", "text_time", "none")),
+        (Family::Xl { aesthetics_score, .. }, Some(addition)) => {
+            let sizes = if aesthetics_score { 5 } else { 6 };
+            let inputs = prompts.pooled_width() + sizes * addition.time_embed_dim;
+            if inputs == addition.inputs {
+                return Ok(());
+            }
+            let expected = format!("{inputs} for {sizes} embedded sizes and the pooled text");
+            Err(file.unusable("projection_class_embeddings_input_dim", &expected, addition.inputs))
+        }
     }
 }

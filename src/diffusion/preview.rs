@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage, imageops};
 
-use super::{DiffusionError, noise::TorchRng, vae::Vae};
+use super::{DiffusionError, noise::TorchRng, picture, vae::Vae};
 
 /// The longest side of a preview, pixels.
 const LONGEST_SIDE: u32 = 256;
@@ -71,6 +71,15 @@ impl PreviewMap {
         let size = |side: u32| (side * times / parts).max(1);
         imageops::resize(&small, size(width), size(height), imageops::FilterType::Nearest)
     }
+}
+
+/// A decoded picture `[3, height, width]` in about -1..1, made smaller to at most [`LONGEST_SIDE`].
+pub fn from_planes(planes: &[f32], width: usize, height: usize) -> RgbImage {
+    let (width, height) = (width as u32, height as u32);
+    let picture = picture::from_planes(planes, (width, height), width, height);
+    let parts = width.max(height).div_ceil(LONGEST_SIDE);
+    let size = |side: u32| (side / parts).max(1);
+    imageops::resize(&picture, size(width), size(height), imageops::FilterType::Triangle)
 }
 
 /// The mean of a square of one colour plane.

@@ -6,7 +6,7 @@ use super::{
     DiffusionError,
     checkpoint::Scope,
     config::Activation,
-    layers::{Conv2d, GroupNorm, Linear},
+    layers::{Conv2d, ConvShape, GroupNorm, Linear},
     ops,
 };
 
@@ -91,7 +91,10 @@ impl Downsample {
         channels: usize,
         padding: usize,
     ) -> std::result::Result<Self, DiffusionError> {
-        let conv = Conv2d::load(&at.at("conv"), channels, channels, 3, 2, padding)?;
+        let conv = Conv2d::load(
+            &at.at("conv"),
+            ConvShape { inputs: channels, outputs: channels, kernel: 3, stride: 2, padding },
+        )?;
         Ok(Self { conv, pad_after: padding == 0 })
     }
 

@@ -1,5 +1,6 @@
 """Whole runs of diffusers' three pipelines: latents after each step, and the picture."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -56,51 +57,61 @@ def mask(width, height):
     return np.where(inside, np.where(x % 2 == 0, 255, 128), np.where(y % 2 == 0, 0, 127)).astype(np.uint8)
 
 
+PIPELINES = dict(text=StableDiffusionPipeline, image=StableDiffusionImg2ImgPipeline, inpaint=StableDiffusionInpaintPipeline)
+
+
+def one(case, checkpoint, cls, out):
+    """Runs `cls` with a checkpoint's components; latents after each step, inputs and picture go into `out`."""
+    size = (case["width"], case["height"])
+    parts = dict(checkpoint.components)
+    if case["scheduler"]:
+        # Latents are not clipped to -1..1: two of the three pipelines set this themselves.
+        unclipped = dict(parts["scheduler"].config, clip_sample=False)
+        parts["scheduler"] = CLASSES[case["scheduler"]].from_config(unclipped)
+    latents = []
+
+    def keep(_pipe, _i, _t, values):
+        latents.append(values["latents"].clone())
+        return values
+
+    inputs = dict(
+        prompt=case["prompt"], negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
+        guidance_scale=case["guidance_scale"], clip_skip=case["clip_skip"] or None, output_type="np",
+        generator=torch.Generator().manual_seed(case["seed"]), callback_on_step_end=keep)
+    image, painted = Image.fromarray(picture(*size)), mask(*size)
+    match case["source"]:
+        case "text":
+            inputs |= dict(width=size[0], height=size[1])
+        case "image":
+            inputs |= dict(image=image, strength=case["strength"])
+        case "inpaint":
+            inputs |= dict(
+                image=image, mask_image=Image.fromarray(painted), strength=case["strength"], width=size[0],
+                height=size[1])
+    known = inspect.signature(cls.__init__).parameters
+    flags = dict(requires_safety_checker=False, add_watermarker=False)
+    for flag in ("requires_aesthetics_score", "force_zeros_for_empty_prompt"):
+        if flag in checkpoint.config:
+            flags[flag] = checkpoint.config[flag]
+    pipe = cls(**parts, **{flag: value for flag, value in flags.items() if flag in known})
+    pipe.set_progress_bar_config(disable=True)
+    result = (pipe(**inputs).images[0] * 255).round().astype(np.uint8)
+    name = case["name"]
+    if case["source"] == "inpaint":
+        out[f"{name}.mask"] = torch.from_numpy(painted)
+        result = np.where((painted >= 128)[:, :, None], result, picture(*size))
+    if case["source"] != "text":
+        out[f"{name}.input"] = torch.from_numpy(picture(*size))
+    out[f"{name}.latents"] = torch.cat(latents)
+    out[f"{name}.image"] = torch.from_numpy(result)
+    stds = " ".join(f"{x.std():.2f}" for x in latents)
+    clipped = np.mean((result == 0) | (result == 255))
+    print(f"  {name}: latents' std {stds}; picture's std {result.std():.0f}, at the ends {clipped:.0%}")
+
+
 def make(pipes, folder: Path):
     out = {}
     for case in RUNS:
-        size = (case["width"], case["height"])
-        parts = dict(pipes[case["checkpoint"]].components)
-        if case["scheduler"]:
-            # Latents are not clipped to -1..1: two of the three pipelines set this themselves.
-            unclipped = dict(parts["scheduler"].config, clip_sample=False)
-            parts["scheduler"] = CLASSES[case["scheduler"]].from_config(unclipped)
-        latents = []
-
-        def keep(_pipe, _i, _t, values):
-            latents.append(values["latents"].clone())
-            return values
-
-        inputs = dict(
-            prompt=case["prompt"], negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
-            guidance_scale=case["guidance_scale"], clip_skip=case["clip_skip"] or None, output_type="np",
-            generator=torch.Generator().manual_seed(case["seed"]), callback_on_step_end=keep)
-        image, painted = Image.fromarray(picture(*size)), mask(*size)
-        match case["source"]:
-            case "text":
-                pipe = StableDiffusionPipeline
-                inputs |= dict(width=size[0], height=size[1])
-            case "image":
-                pipe = StableDiffusionImg2ImgPipeline
-                inputs |= dict(image=image, strength=case["strength"])
-            case "inpaint":
-                pipe = StableDiffusionInpaintPipeline
-                inputs |= dict(
-                    image=image, mask_image=Image.fromarray(painted), strength=case["strength"], width=size[0],
-                    height=size[1])
-        pipe = pipe(**parts, requires_safety_checker=False)
-        pipe.set_progress_bar_config(disable=True)
-        result = (pipe(**inputs).images[0] * 255).round().astype(np.uint8)
-        name = case["name"]
-        if case["source"] == "inpaint":
-            out[f"{name}.mask"] = torch.from_numpy(painted)
-            result = np.where((painted >= 128)[:, :, None], result, picture(*size))
-        if case["source"] != "text":
-            out[f"{name}.input"] = torch.from_numpy(picture(*size))
-        out[f"{name}.latents"] = torch.cat(latents)
-        out[f"{name}.image"] = torch.from_numpy(result)
-        stds = " ".join(f"{x.std():.2f}" for x in latents)
-        clipped = np.mean((result == 0) | (result == 255))
-        print(f"  {name}: latents' std {stds}; picture's std {result.std():.0f}, at the ends {clipped:.0%}")
+        one(case, pipes[case["checkpoint"]], PIPELINES[case["source"]], out)
     save_file({name: value.contiguous() for name, value in out.items()}, folder / "runs.safetensors")
     (folder / "runs.json").write_text(json.dumps(RUNS, indent=1))

@@ -43,6 +43,11 @@ impl Checkpoint {
         self.index.value(component)?.get(1)?.as_str()
     }
 
+    /// Whether there is a component of that name, whatever the index says.
+    pub fn has(&self, component: &str) -> bool {
+        self.folder.join(component).join("config.json").is_file()
+    }
+
     /// The configuration file of a component.
     pub fn config(&self, component: &str) -> Result<ConfigFile, DiffusionError> {
         let name = if component == "scheduler" { "scheduler_config.json" } else { "config.json" };

@@ -22,11 +22,17 @@ pub struct TextConfig {
     pub activation: Activation,
     /// Epsilon of the LayerNorms.
     pub layer_norm_eps: f64,
+    /// The token whose place the pooled embedding is taken from.
+    pub eos_token_id: u32,
+    /// Width of the pooled embedding; only a CLIPTextModelWithProjection has one.
+    pub projection_dim: Option<usize>,
 }
 
 impl TextConfig {
     /// Reads and checks the configuration.
-    pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
+    ///
+    /// `projects`: the class is CLIPTextModelWithProjection.
+    pub fn read(file: &ConfigFile, projects: bool) -> Result<Self, DiffusionError> {
         let hidden_size = file.integer_or("hidden_size", 512)?;
         let heads = file.integer_or("num_attention_heads", 8)?;
         if hidden_size % heads != 0 {
@@ -43,6 +49,8 @@ impl TextConfig {
             max_position_embeddings: file.integer_or("max_position_embeddings", 77)?,
             activation: file.activation_or("hidden_act", "quick_gelu")?,
             layer_norm_eps: file.number_or("layer_norm_eps", 1e-5)?,
+            eos_token_id: file.natural_or("eos_token_id", 49407)? as u32,
+            projection_dim: if projects { Some(file.integer_or("projection_dim", 512)?) } else { None },
         })
     }
 }

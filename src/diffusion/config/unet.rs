@@ -50,6 +50,19 @@ pub struct UNetConfig {
     pub conv_out_kernel: usize,
     /// Width of the time embedding.
     pub time_embed_dim: usize,
+    /// What SDXL adds to the time embedding: pooled text and sizes.
+    pub addition: Option<AdditionConfig>,
+    /// Width of the embedded guidance scale that distilled models (LCM) take.
+    pub time_cond_proj_dim: Option<usize>,
+}
+
+/// The `text_time` addition of SDXL.
+#[derive(Debug, Clone, Copy)]
+pub struct AdditionConfig {
+    /// Width of one embedded size.
+    pub time_embed_dim: usize,
+    /// Width of pooled text and all embedded sizes together.
+    pub inputs: usize,
 }
 
 impl UNetConfig {
@@ -97,7 +110,23 @@ impl UNetConfig {
                 (side, side)
             }
         };
+        let addition = match file.value("addition_embed_type") {
+            None => None,
+            Some(_) => {
+                file.only("addition_embed_type", &[json!("text_time")])?;
+                Some(AdditionConfig {
+                    time_embed_dim: file.integer("addition_time_embed_dim")?,
+                    inputs: file.integer("projection_class_embeddings_input_dim")?,
+                })
+            }
+        };
+        let time_cond_proj_dim = match file.value("time_cond_proj_dim") {
+            None => None,
+            Some(_) => Some(file.integer("time_cond_proj_dim")?),
+        };
         Ok(Self {
+            addition,
+            time_cond_proj_dim,
             sample_size,
             in_channels,
             out_channels,
@@ -123,7 +152,7 @@ impl UNetConfig {
     }
 }
 
-/// Keys that switch on parts of a UNet2DConditionModel which no Stable Diffusion 1 or 2 has.
+/// Keys that switch on parts of a UNet2DConditionModel which no model of a family served here has.
 fn refuse_variants(file: &ConfigFile) -> Result<(), DiffusionError> {
     file.only("mid_block_type", &[json!("UNetMidBlock2DCrossAttn")])?;
     file.only("time_embedding_type", &[json!("positional")])?;
@@ -142,7 +171,6 @@ fn refuse_variants(file: &ConfigFile) -> Result<(), DiffusionError> {
         file.only(switch, &[json!(false)])?;
     }
     for part in [
-        "addition_embed_type",
         "class_embed_type",
         "cross_attention_norm",
         "encoder_hid_dim",
@@ -150,7 +178,6 @@ fn refuse_variants(file: &ConfigFile) -> Result<(), DiffusionError> {
         "num_attention_heads",
         "num_class_embeds",
         "reverse_transformer_layers_per_block",
-        "time_cond_proj_dim",
         "time_embedding_act_fn",
         "timestep_post_act",
     ] {

@@ -1,4 +1,4 @@
-//! `vae/config.json` of an AutoencoderKL.
+//! `vae/config.json` of an AutoencoderKL or an AutoencoderTiny.
 
 use super::{Activation, ConfigFile};
 use crate::diffusion::DiffusionError;
@@ -73,4 +73,68 @@ impl VaeConfig {
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
+}
+
+/// What a tiny autoencoder is made of. Lists have one entry per level.
+#[derive(Debug, Clone)]
+pub struct TinyVaeConfig {
+    /// Channels of a latent.
+    pub latent_channels: usize,
+    /// Channels of the encoder.
+    pub encoder_channels: usize,
+    /// Residual blocks of each encoder level, from the picture inwards.
+    pub encoder_blocks: Vec<usize>,
+    /// Channels of the decoder.
+    pub decoder_channels: usize,
+    /// Residual blocks of each decoder level, from the latents outwards.
+    pub decoder_blocks: Vec<usize>,
+    /// As of [`VaeConfig`].
+    pub scaling_factor: f64,
+    /// As of [`VaeConfig`].
+    pub shift_factor: f64,
+}
+
+impl TinyVaeConfig {
+    /// Reads and checks the configuration.
+    pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
+        file.only("in_channels", &[3.into()])?;
+        file.only("out_channels", &[3.into()])?;
+        file.only("act_fn", &["relu".into()])?;
+        file.only("upsample_fn", &["nearest".into()])?;
+        file.only("upsampling_scaling_factor", &[2.into()])?;
+        let encoder_blocks = file.integers("num_encoder_blocks")?;
+        let decoder_blocks = file.integers("num_decoder_blocks")?;
+        if encoder_blocks.len() != decoder_blocks.len() {
+            let expected = format!("{} levels, as many as in num_encoder_blocks", encoder_blocks.len());
+            return Err(file.unusable("num_decoder_blocks", &expected, decoder_blocks.len()));
+        }
+        let scaling_factor = file.number_or("scaling_factor", 1.0)?;
+        if scaling_factor <= 0.0 {
+            return Err(file.unusable("scaling_factor", "a positive number", scaling_factor));
+        }
+        Ok(Self {
+            latent_channels: file.integer_or("latent_channels", 4)?,
+            encoder_channels: one_width(file, "encoder_block_out_channels", encoder_blocks.len())?,
+            decoder_channels: one_width(file, "decoder_block_out_channels", decoder_blocks.len())?,
+            encoder_blocks,
+            decoder_blocks,
+            scaling_factor,
+            shift_factor: file.number_or("shift_factor", 0.0)?,
+        })
+    }
+
+    /// Pixels per latent along a side.
+    pub fn factor(&self) -> usize {
+        1 << (self.encoder_blocks.len() - 1)
+    }
+}
+
+/// All levels have the same channels: nothing between them changes their number.
+fn one_width(file: &ConfigFile, key: &str, levels: usize) -> Result<usize, DiffusionError> {
+    let channels = file.integers(key)?;
+    if channels.len() != levels || channels.iter().any(|width| *width != channels[0]) {
+        let found = serde_json::json!(channels);
+        return Err(file.unusable(key, &format!("{levels} times the same number"), found));
+    }
+    Ok(channels[0])
 }

@@ -4,6 +4,8 @@ mod blocks;
 mod embedding;
 mod transformer;
 
+pub use embedding::guidance_embedding;
+
 use candle_core::{Result, Tensor};
 
 use self::{
@@ -13,8 +15,9 @@ use self::{
 use super::{
     DiffusionError,
     checkpoint::Scope,
+    conditioning::Conditioning,
     config::UNetConfig,
-    layers::{Conv2d, GroupNorm},
+    layers::{Conv2d, ConvShape, GroupNorm},
     ops,
 };
 
@@ -40,14 +43,7 @@ impl UNet {
         let up = (0..blocks).map(|i| UpBlock::load(at, &config, i)).collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             time: TimeEmbedding::load(at, &config)?,
-            conv_in: Conv2d::load(
-                &at.at("conv_in"),
-                config.in_channels,
-                first,
-                config.conv_in_kernel,
-                1,
-                (config.conv_in_kernel - 1) / 2,
-            )?,
+            conv_in: same_size(&at.at("conv_in"), config.in_channels, first, config.conv_in_kernel)?,
             down,
             mid: MidBlock::load(at, &config)?,
             up,
@@ -57,14 +53,7 @@ impl UNet {
                 config.norm_num_groups,
                 config.norm_eps,
             )?,
-            conv_out: Conv2d::load(
-                &at.at("conv_out"),
-                first,
-                config.out_channels,
-                config.conv_out_kernel,
-                1,
-                (config.conv_out_kernel - 1) / 2,
-            )?,
+            conv_out: same_size(&at.at("conv_out"), first, config.out_channels, config.conv_out_kernel)?,
             config,
         })
     }
@@ -74,10 +63,17 @@ impl UNet {
         &self.config
     }
 
-    /// `latents` `[batch, in_channels, height, width]`, one timestep per sample, `text` `[batch, tokens, width]`
+    /// `latents` `[batch, in_channels, height, width]`, with a timestep and conditioning per sample
     /// → `[batch, out_channels, height, width]`.
-    pub fn forward(&self, latents: &Tensor, timesteps: &[f32], text: &Tensor) -> Result<Tensor> {
-        let time = self.time.forward(timesteps, latents.device(), latents.dtype())?;
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+    ) -> Result<Tensor> {
+        let conditioning = conditioning.to_dtype(latents.dtype())?;
+        let time = self.time.forward(timesteps, &conditioning, latents.dtype())?;
+        let text = &conditioning.text;
         let mut x = self.conv_in.forward(latents)?;
         let mut skips = vec![x.clone()];
         for block in &self.down {
@@ -90,4 +86,14 @@ impl UNet {
         let x = ops::activate(&self.norm_out.forward(&x)?, self.config.activation)?;
         self.conv_out.forward(&x)
     }
+}
+
+/// A convolution that keeps the size.
+fn same_size(
+    at: &Scope<'_>,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+) -> std::result::Result<Conv2d, DiffusionError> {
+    Conv2d::load(at, ConvShape { inputs, outputs, kernel, stride: 1, padding: (kernel - 1) / 2 })
 }

@@ -1,10 +1,13 @@
-//! AutoencoderKL: pictures to latents and back.
+//! Autoencoders: pictures to latents and back. AutoencoderKL is here.
 
+mod autoencoder;
 mod coder;
+mod tiny;
 
 use candle_core::{DType, Result, Tensor};
 
 use self::coder::{Decoder, Encoder};
+pub use self::{autoencoder::Autoencoder, tiny::TinyVae};
 use super::{DiffusionError, checkpoint::Scope, config::VaeConfig, layers::Conv2d};
 
 /// The log of a latent's variance is kept within these bounds, as diffusers does.
@@ -14,8 +17,8 @@ const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
 pub struct Moments {
     /// Mean.
     pub mean: Tensor,
-    /// Standard deviation.
-    pub std: Tensor,
+    /// Standard deviation; none of an autoencoder that knows only one latent of a picture.
+    pub std: Option<Tensor>,
 }
 
 /// Encoder, decoder and the 1x1 convolutions around the latents.
@@ -71,7 +74,7 @@ impl Vae {
         };
         let latent = self.config.latent_channels;
         let log_variance = moments.narrow(1, latent, latent)?.clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?;
-        Ok(Moments { mean: moments.narrow(1, 0, latent)?, std: (log_variance * 0.5)?.exp()? })
+        Ok(Moments { mean: moments.narrow(1, 0, latent)?, std: Some((log_variance * 0.5)?.exp()?) })
     }
 
     /// `latents` `[batch, latent_channels, height, width]`, unscaled, to pictures in about -1..1.

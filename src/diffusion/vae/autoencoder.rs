@@ -1,0 +1,90 @@
+//! The autoencoder of a checkpoint, large or tiny.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{Moments, TinyVae, Vae};
+use crate::diffusion::{
+    Checkpoint, DiffusionError,
+    config::{TinyVaeConfig, VaeConfig},
+    precision::computed_in,
+};
+
+/// Pictures to latents and back.
+pub enum Autoencoder {
+    /// AutoencoderKL.
+    Kl(Vae),
+    /// AutoencoderTiny.
+    Tiny(TinyVae),
+}
+
+impl Autoencoder {
+    /// Reads component `component`, with weights kept as `dtype`. Returns the bytes of the weights too.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        component: &str,
+        device: &Device,
+        dtype: DType,
+    ) -> std::result::Result<(Self, u64), DiffusionError> {
+        let file = checkpoint.config(component)?;
+        let computed = computed_in(dtype, device);
+        let (loaded, weights);
+        if file.text_or("_class_name", "AutoencoderKL")? == "AutoencoderTiny" {
+            let config = TinyVaeConfig::read(&file)?;
+            weights = checkpoint.weights(component, device, dtype)?;
+            loaded = Self::Tiny(TinyVae::load(config, &weights.root(), computed)?);
+        } else {
+            let config = VaeConfig::read(&file)?;
+            weights = checkpoint.weights(component, device, dtype)?;
+            loaded = Self::Kl(Vae::load(config, &weights.root(), computed)?);
+        }
+        Ok((loaded, weights.bytes_taken()))
+    }
+
+    /// Channels of a latent.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config().latent_channels,
+            Self::Tiny(vae) => vae.config().latent_channels,
+        }
+    }
+
+    /// Pixels per latent along a side.
+    pub fn factor(&self) -> usize {
+        match self {
+            Self::Kl(vae) => vae.config().factor(),
+            Self::Tiny(vae) => vae.config().factor(),
+        }
+    }
+
+    /// Scale and shift between what is encoded and what is denoised: `(encoded - shift) * scale`.
+    pub fn scaling(&self) -> (f64, f64) {
+        match self {
+            Self::Kl(vae) => (vae.config().scaling_factor, vae.config().shift_factor),
+            Self::Tiny(vae) => (vae.config().scaling_factor, vae.config().shift_factor),
+        }
+    }
+
+    /// The type of its inputs and outputs.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Kl(vae) => vae.dtype(),
+            Self::Tiny(vae) => vae.dtype(),
+        }
+    }
+
+    /// `pictures` `[batch, 3, height, width]` in -1..1, sides a multiple of the factor.
+    pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
+        match self {
+            Self::Kl(vae) => vae.encode(pictures),
+            Self::Tiny(vae) => Ok(Moments { mean: vae.encode(pictures)?, std: None }),
+        }
+    }
+
+    /// `latents` `[batch, latent_channels, height, width]`, unscaled, to pictures in about -1..1.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Kl(vae) => vae.decode(latents),
+            Self::Tiny(vae) => vae.decode(latents),
+        }
+    }
+}

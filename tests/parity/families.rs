@@ -1,0 +1,60 @@
+//! The other families: SD 2, Turbo, LCM, SDXL, its inpainting variant and its refiner, and TAESD.
+
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{ImageSpec, Source},
+};
+
+use super::{
+    runs::{MODULE, check_runs, close},
+    support::{Golden, model},
+};
+
+#[test]
+fn sd_2_runs_end_in_diffusers_pictures() {
+    check_runs("families", "sd2");
+}
+
+#[test]
+fn turbo_runs_with_a_tiny_autoencoder_end_in_diffusers_pictures() {
+    check_runs("families", "turbo");
+}
+
+#[test]
+fn sdxl_runs_end_in_diffusers_pictures() {
+    check_runs("families", "xl");
+}
+
+#[test]
+fn sdxl_refiner_runs_end_in_diffusers_pictures() {
+    check_runs("families", "refiner");
+}
+
+#[test]
+fn a_refiner_draws_nothing_from_noise() {
+    let spec = ImageSpec {
+        prompt: "a red circle".into(),
+        negative_prompt: None,
+        prompt_syntax: PromptSyntax::Plain,
+        clip_skip: 0,
+        steps: 2,
+        guidance_scale: 5.0,
+        seed: 1,
+        scheduler: None,
+        source: Source::Text { width: 64, height: 64 },
+    };
+    let error = model("refiner").begin(&spec).err().unwrap();
+    assert!(error.to_string().contains("image_transform"), "{error}");
+}
+
+#[test]
+fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
+    let golden = Golden::read("families.safetensors");
+    let model = model("turbo");
+    let taesd = model.preview_autoencoder().unwrap();
+    let encoded = taesd.encode(golden.get("taesd.picture")).unwrap();
+    assert!(encoded.std.is_none());
+    close("taesd encoded", &encoded.mean, golden.get("taesd.encoded"), MODULE);
+    let decoded = taesd.decode(golden.get("taesd.latents")).unwrap();
+    close("taesd decoded", &decoded, golden.get("taesd.decoded"), MODULE);
+}

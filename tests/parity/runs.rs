@@ -1,0 +1,93 @@
+//! Whole runs of diffusers' pipelines, done again here: latents after every step, and the picture.
+
+use candle_core::{Device, Tensor};
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
+};
+use serde::Deserialize;
+
+use super::support::{Golden, data, model, picture, relative_l2};
+
+/// Relative L2 error of one module, and of latents after several steps with guidance.
+pub const MODULE: f64 = 1e-4;
+const LATENTS: f64 = 1e-4;
+/// Of 255: mean and largest difference of a picture.
+const PICTURE_MEAN: f64 = 0.02;
+const PICTURE_LARGEST: i32 = 2;
+
+#[derive(Deserialize)]
+struct Run {
+    name: String,
+    checkpoint: String,
+    source: String,
+    scheduler: Option<String>,
+    prompt: String,
+    negative_prompt: Option<String>,
+    guidance_scale: f64,
+    seed: u64,
+    steps: u32,
+    clip_skip: u32,
+    strength: f64,
+    width: u32,
+    height: u32,
+}
+
+pub fn close(what: &str, ours: &Tensor, theirs: &Tensor, limit: f64) {
+    let error = relative_l2(ours, theirs);
+    println!("{what}: relative L2 {error:.2e}");
+    assert!(error <= limit, "{what}: relative L2 {error:e}, at most {limit:e}");
+}
+
+fn spec(run: &Run, golden: &Golden) -> ImageSpec {
+    let input = || golden.rgb(&format!("{}.input", run.name));
+    let source = match run.source.as_str() {
+        "text" => Source::Text { width: run.width, height: run.height },
+        "image" => Source::Image { image: input(), strength: run.strength },
+        _ => Source::Inpaint {
+            image: input(),
+            mask: golden.grey(&format!("{}.mask", run.name)),
+            strength: run.strength,
+        },
+    };
+    ImageSpec {
+        prompt: run.prompt.clone(),
+        negative_prompt: run.negative_prompt.clone(),
+        prompt_syntax: PromptSyntax::Plain,
+        clip_skip: run.clip_skip,
+        steps: run.steps,
+        guidance_scale: run.guidance_scale,
+        seed: run.seed,
+        scheduler: run.scheduler.clone(),
+        source,
+    }
+}
+
+/// Runs every case of a golden file whose name begins with `kind`.
+pub fn check_runs(file: &str, kind: &str) {
+    let golden = Golden::read(&format!("{file}.safetensors"));
+    let runs = std::fs::read(data(&format!("{file}.json"))).unwrap();
+    let runs: Vec<Run> = serde_json::from_slice(&runs).unwrap();
+    let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.starts_with(kind)).collect();
+    assert!(!runs.is_empty(), "{kind}");
+    for run in &runs {
+        let model = model(&run.checkpoint);
+        let mut job = model.begin(&spec(run, &golden)).unwrap();
+        let theirs = golden.get(&format!("{}.latents", run.name));
+        assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);
+        while !job.is_done() {
+            model.advance(&mut [&mut job]).unwrap();
+            let theirs = theirs.get(job.step() as usize - 1).unwrap();
+            let ours = Tensor::from_slice(job.latents(), theirs.shape(), &Device::Cpu).unwrap();
+            close(&format!("{} step {}", run.name, job.step()), &ours, &theirs, LATENTS);
+        }
+        compare_pictures(run, &model, &job, &golden);
+    }
+}
+
+fn compare_pictures(run: &Run, model: &StableDiffusion, job: &Denoising, golden: &Golden) {
+    let ours = model.finish(job).unwrap();
+    let (mean, largest) = picture::difference(&ours, &golden.rgb(&format!("{}.image", run.name)));
+    println!("{}: picture differs by {mean:.5} in the mean, {largest} at most", run.name);
+    assert!(mean <= PICTURE_MEAN && largest <= PICTURE_LARGEST, "{}: {mean} {largest}", run.name);
+}
