@@ -26,12 +26,12 @@ mod vae;
 
 pub use candle_core::{DType, Device};
 pub use checkpoint::Checkpoint;
-pub use denoising::Denoising;
+pub use denoising::{Denoising, Progress, ProgressError};
 pub use error::DiffusionError;
 pub use noise::TorchRng;
 pub use pipeline::StableDiffusion;
 pub use precision::Precision;
-pub use schedulers::SchedulerKind;
+pub use schedulers::{Memory as SchedulerMemory, MemoryError, SchedulerKind};
 pub use spec::{ImageSpec, Source};
 pub use text_encoder::TextEncoder;
 pub use tokenizer::{ClipTokenizer, Tokens};

@@ -89,7 +89,8 @@ impl SchedulerConfig {
             Some(kind) => Ok(kind),
             None => {
                 let known = SchedulerKind::NAMES.join(", ");
-                let reason = format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
+                let reason =
+                    format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
                 Err(DiffusionError::request("scheduler", reason))
             }
         }
@@ -152,7 +153,11 @@ impl SchedulerConfig {
     }
 
     /// Timesteps as positions in the training schedule; one beyond it is refused.
-    pub(super) fn whole_timesteps(&self, steps: usize, default: Spacing) -> Result<Vec<usize>, DiffusionError> {
+    pub(super) fn whole_timesteps(
+        &self,
+        steps: usize,
+        default: Spacing,
+    ) -> Result<Vec<usize>, DiffusionError> {
         let rounded: Vec<usize> = self
             .timesteps(steps, default)
             .iter()

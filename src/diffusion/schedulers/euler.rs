@@ -66,9 +66,7 @@ pub(super) fn spread_out(
     let narrow = |sigmas: &[f64]| sigmas.iter().map(|sigma| *sigma as f32).collect();
     Ok(match sigmas::spread(config, spread, ends, steps)? {
         None => (timesteps, narrow(&sigmas)),
-        Some(sigmas) => {
-            (sigmas.iter().map(|sigma| train.timestep(*sigma) as f32).collect(), narrow(&sigmas))
-        }
+        Some(sigmas) => (sigmas.iter().map(|sigma| train.timestep(*sigma) as f32).collect(), narrow(&sigmas)),
     })
 }
 
@@ -85,9 +83,7 @@ pub(super) fn initial_scale(config: &SchedulerConfig, sigmas: &[f32]) -> f32 {
 pub(super) fn clean(prediction: Prediction, sigma: f32, x: f32, output: f32) -> f32 {
     match prediction {
         Prediction::Epsilon => x - sigma * output,
-        Prediction::Velocity => {
-            output * (-sigma / (sigma * sigma + 1.0).sqrt()) + x / (sigma * sigma + 1.0)
-        }
+        Prediction::Velocity => output * (-sigma / (sigma * sigma + 1.0).sqrt()) + x / (sigma * sigma + 1.0),
         Prediction::Sample => output,
     }
 }

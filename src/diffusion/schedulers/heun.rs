@@ -2,11 +2,8 @@
 //! (diffusers' HeunDiscreteScheduler). All but the last step take two evaluations of the network.
 
 use super::{
-    Memory, MemoryError, Scheduler, SchedulerConfig, SigmaSpread, betas,
-    config::Prediction,
-    euler,
-    sigmas::TrainSigmas,
-    signal,
+    Memory, MemoryError, Scheduler, SchedulerConfig, SigmaSpread, betas, config::Prediction, euler,
+    sigmas::TrainSigmas, signal,
 };
 use crate::diffusion::{DiffusionError, noise::TorchRng};
 

@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_checkpoint_s_scheduler_that_is_none_of_ours_is_refused_by_name() {
-        let class = own(serde_json::json!({"_class_name": "DEISMultistepScheduler"})).unwrap_err().to_string();
+        let class =
+            own(serde_json::json!({"_class_name": "DEISMultistepScheduler"})).unwrap_err().to_string();
         assert!(class.contains("DEISMultistepScheduler") && class.contains("unipc"), "{class}");
         let solver = serde_json::json!({
             "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"

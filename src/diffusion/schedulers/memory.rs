@@ -53,7 +53,8 @@ impl Memory {
 
     /// Adds a list of vectors under numbered names.
     pub(super) fn with_list(self, name: &str, list: &[Vec<f32>]) -> Self {
-        let memory = list.iter().enumerate().fold(self, |memory, (i, v)| memory.with(&format!("{name}.{i}"), v));
+        let memory =
+            list.iter().enumerate().fold(self, |memory, (i, v)| memory.with(&format!("{name}.{i}"), v));
         memory.count(name, list.len() as u64)
     }
 

@@ -24,7 +24,8 @@ mod signal;
 mod unipc;
 
 pub use config::SchedulerConfig;
-pub use kind::{SchedulerKind, SigmaSpread};
+pub use kind::SchedulerKind;
+use kind::SigmaSpread;
 pub use memory::{Memory, MemoryError};
 
 use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
@@ -78,6 +79,20 @@ pub fn scheduler(
         return Err(DiffusionError::request("steps", reason));
     }
     config.file().only("thresholding", &[false.into()])?;
+    let mut trial = build(kind, config, steps)?;
+    if !stays_finite(&mut *trial) {
+        let reason =
+            format!("{} over {steps} steps divides by zero with this model's configuration", kind.name());
+        return Err(DiffusionError::request("scheduler", reason));
+    }
+    build(kind, config, steps)
+}
+
+fn build(
+    kind: SchedulerKind,
+    config: &SchedulerConfig,
+    steps: usize,
+) -> Result<Box<dyn Scheduler>, DiffusionError> {
     Ok(match kind {
         SchedulerKind::Ddim => Box::new(Ddim::new(config, steps)?),
         SchedulerKind::Ddpm => Box::new(Ddpm::new(config, steps)?),
@@ -90,4 +105,17 @@ pub fn scheduler(
         SchedulerKind::UniPc(spread) => Box::new(UniPc::new(config, steps, spread)?),
         SchedulerKind::Lcm => Box::new(Lcm::new(config, steps)?),
     })
+}
+
+/// Tries the whole schedule on one number: some solvers divide by zero where two sigmas are the same, as in
+/// diffusers, and a picture should not find that out at its last step.
+fn stays_finite(scheduler: &mut dyn Scheduler) -> bool {
+    let mut rng = TorchRng::new(0);
+    let mut x = [1.0];
+    for step in 0..scheduler.timesteps().len() {
+        // Changing outputs, so that differences between them do not vanish.
+        let output = [(step as f32).sin()];
+        scheduler.step(step, &output, &mut x, &mut rng);
+    }
+    x[0].is_finite()
 }

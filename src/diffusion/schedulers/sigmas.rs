@@ -118,22 +118,8 @@ fn interpolate(values: &[f32], at: f64) -> f64 {
 /// numpy's f32 logarithm on processors with AVX2 or AVX-512 (a rational minimax polynomial), bit for bit: multistep
 /// solvers cut timesteps to integers, where the last bit decides between 998 and 999.
 fn log(x: f32) -> f32 {
-    const NUMERATOR: [f32; 6] = [
-        0.025_899_792,
-        0.380_883_77,
-        1.480_000_6,
-        2.112_677_6,
-        1.0,
-        0.0,
-    ];
-    const DENOMINATOR: [f32; 6] = [
-        0.005_875_095_4,
-        0.154_647_65,
-        0.986_494_3,
-        2.453_006,
-        2.612_677_6,
-        1.0,
-    ];
+    const NUMERATOR: [f32; 6] = [0.025_899_792, 0.380_883_77, 1.480_000_6, 2.112_677_6, 1.0, 0.0];
+    const DENOMINATOR: [f32; 6] = [0.005_875_095_4, 0.154_647_64, 0.986_494_3, 2.453_006, 2.612_677_6, 1.0];
     if !(x.is_normal() && x > 0.0) {
         return x.ln();
     }
@@ -144,7 +130,8 @@ fn log(x: f32) -> f32 {
         exponent += 1.0;
     }
     let y = mantissa - 1.0;
-    let polynomial = |terms: [f32; 6]| terms.into_iter().reduce(|sum, term| sum.mul_add(y, term)).unwrap_or(0.0);
+    let polynomial =
+        |terms: [f32; 6]| terms.into_iter().reduce(|sum, term| sum.mul_add(y, term)).unwrap_or(0.0);
     exponent.mul_add(std::f32::consts::LN_2, polynomial(NUMERATOR) / polynomial(DENOMINATOR))
 }
 

@@ -51,7 +51,8 @@ impl UniPc {
         file.only("disable_corrector", &[serde_json::json!([])])?;
         file.only("solver_p", &[])?;
         // Names of other solvers mean bh2, as in diffusers.
-        let first_variant = file.name_or("solver_type", &["bh2", "midpoint", "heun", "logrho", "bh1"], 0)? == 4;
+        let first_variant =
+            file.name_or("solver_type", &["bh2", "midpoint", "heun", "logrho", "bh1"], 0)? == 4;
         let lower_order_final = file.flag_or("lower_order_final", true)?;
         let order = multistep::order(file)?;
         let train = TrainSigmas::new(config, betas::USUAL, true)?;
@@ -80,7 +81,8 @@ impl UniPc {
         let levels = &self.schedule.levels;
         let (from, to): (Level, Level) = (levels[step], levels[step + 1]);
         let h = to.lambda - from.lambda;
-        let places = (1..order).map(|back| (levels[step - back].lambda - from.lambda) / h).chain([1.0]).collect();
+        let places =
+            (1..order).map(|back| (levels[step - back].lambda - from.lambda) / h).chain([1.0]).collect();
         let growth = (-h).exp_m1();
         let b = if self.first_variant { -h } else { growth };
         let mut phi = growth / -h - 1.0;
