@@ -40,7 +40,7 @@ pub fn read(file: &ConfigFile, defaults: Defaults) -> Result<Vec<f32>, Diffusion
     })
 }
 
-/// `torch.linspace`: from both ends to the middle.
+/// `torch.linspace`: from both ends to the middle, with fused multiply-adds as on processors with AVX2.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     if count == 1 {
         return vec![start];
@@ -48,8 +48,8 @@ fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count - 1) as f32;
     (0..count)
         .map(|i| match i < count / 2 {
-            true => start + step * i as f32,
-            false => end - step * (count - 1 - i) as f32,
+            true => step.mul_add(i as f32, start),
+            false => step.mul_add(-((count - 1 - i) as f32), end),
         })
         .collect()
 }

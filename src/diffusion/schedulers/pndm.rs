@@ -50,11 +50,11 @@ impl Pndm {
             return Err(DiffusionError::request("steps", reason));
         }
         let timesteps = if runge_kutta { with_runge_kutta(&once, stride) } else { with_second_twice(&once) };
-        if let Some(beyond) = timesteps.iter().skip(1).map(|t| t + stride).find(|t| *t >= alphas.len()) {
-            if !runge_kutta {
-                let reason = format!("{steps} steps lead to timestep {beyond} of {}", config.train_timesteps);
-                return Err(DiffusionError::request("steps", reason));
-            }
+        // The second evaluation of the lower-order start looks back by a stride.
+        let beyond = timesteps.iter().skip(1).map(|timestep| timestep + stride).find(|t| *t >= alphas.len());
+        if let Some(beyond) = beyond.filter(|_| !runge_kutta) {
+            let reason = format!("{steps} steps lead to timestep {beyond} of {}", config.train_timesteps);
+            return Err(DiffusionError::request("steps", reason));
         }
         let final_alpha = if file.flag_or("set_alpha_to_one", false)? { 1.0 } else { alphas[0] };
         Ok(Self {
