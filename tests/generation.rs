@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{ErrorCode, PromptSyntax},
-    diffusion::{DiffusionError, ImageSpec, SchedulerKind, Source, StableDiffusion},
+    diffusion::{DiffusionError, ImageSpec, Source, StableDiffusion},
 };
 use support::{data, model, picture};
 
@@ -80,9 +80,9 @@ fn company_does_not_change_a_picture() {
 #[test]
 fn the_native_size_and_the_schedulers_are_the_checkpoint_s() {
     assert_eq!(model("text").native_size(), (64, 64));
-    assert_eq!(model("text").default_scheduler().unwrap(), SchedulerKind::Ddim);
-    assert_eq!(model("inpaint").default_scheduler().unwrap(), SchedulerKind::Euler);
-    assert_eq!(StableDiffusion::schedulers(), ["ddim", "euler", "euler_a"]);
+    assert_eq!(model("text").default_scheduler().unwrap().name(), "ddim");
+    assert_eq!(model("inpaint").default_scheduler().unwrap().name(), "euler");
+    assert!(StableDiffusion::schedulers().starts_with(&["ddim", "ddpm", "pndm", "euler"]));
     let job = model("text").begin(&ImageSpec { scheduler: Some("euler_a".into()), ..text(64, 64) }).unwrap();
     assert_eq!((job.scheduler_name(), job.step(), job.total()), ("euler_a", 0, 4));
 }
@@ -99,13 +99,18 @@ fn a_scheduler_that_we_lack_is_refused_by_name_and_another_can_be_asked_for() {
         }
     }
     let config = folder.path().join("scheduler/scheduler_config.json");
-    let pndm = std::fs::read_to_string(&config).unwrap().replace("DDIMScheduler", "PNDMScheduler");
-    std::fs::write(&config, pndm).unwrap();
+    let deis = std::fs::read_to_string(&config).unwrap().replace("DDIMScheduler", "DEISMultistepScheduler");
+    std::fs::write(&config, deis).unwrap();
     let model = StableDiffusion::load(folder.path(), &Device::Cpu, DType::F32).unwrap();
-    let known = "ddim, euler, euler_a";
-    refused(&model, &text(64, 64), ErrorCode::InvalidRequest, &["`scheduler`", "PNDMScheduler", known]);
-    let unknown = ImageSpec { scheduler: Some("heun".into()), ..text(64, 64) };
-    refused(&model, &unknown, ErrorCode::InvalidRequest, &["`scheduler`", "heun", known]);
+    let known = "ddim, ddpm, pndm, euler, euler_karras";
+    refused(
+        &model,
+        &text(64, 64),
+        ErrorCode::InvalidRequest,
+        &["`scheduler`", "DEISMultistepScheduler", known],
+    );
+    let unknown = ImageSpec { scheduler: Some("dpm_fast".into()), ..text(64, 64) };
+    refused(&model, &unknown, ErrorCode::InvalidRequest, &["`scheduler`", "dpm_fast", known]);
     assert!(model.begin(&ImageSpec { scheduler: Some("ddim".into()), ..text(64, 64) }).is_ok());
 }
 
@@ -237,4 +242,29 @@ fn latents_that_are_not_finite_end_one_picture_with_an_error_and_not_its_company
     assert_eq!(error.code(), ErrorCode::NonFinite);
     assert!(model.preview(&bad).is_err());
     assert!(model.finish(&good).is_ok());
+}
+
+#[test]
+fn a_picture_put_down_between_two_steps_goes_on_bit_for_bit() {
+    let model = model("text");
+    for name in StableDiffusion::schedulers() {
+        let spec = ImageSpec { scheduler: Some((*name).into()), ..text(64, 64) };
+        let mut whole = model.begin(&spec).unwrap();
+        for _ in 0..3 {
+            model.advance(&mut [&mut whole]).unwrap();
+        }
+        let written = serde_json::to_string(&whole.progress()).unwrap();
+        let mut other = model.begin(&spec).unwrap();
+        other.resume(serde_json::from_str(&written).unwrap()).unwrap();
+        assert_eq!(other.step(), 3);
+        while !whole.is_done() {
+            model.advance(&mut [&mut whole]).unwrap();
+            model.advance(&mut [&mut other]).unwrap();
+        }
+        assert_eq!(other.progress(), whole.progress(), "{name}");
+        assert_eq!(model.finish(&other).unwrap(), model.finish(&whole).unwrap(), "{name}");
+    }
+    let larger = model.begin(&text(128, 64)).unwrap().progress();
+    let refused = model.begin(&text(64, 64)).unwrap().resume(larger).unwrap_err().to_string();
+    assert!(refused.contains("latents") && refused.contains("the picture has"), "{refused}");
 }

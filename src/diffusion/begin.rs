@@ -43,7 +43,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         None => model.default_scheduler()?,
     };
     let scheduler = schedulers::scheduler(kind, &model.scheduler, spec.steps)?;
-    let first = first_step(scheduler.timesteps().len(), &spec.source)?;
+    let first = first_step(spec.steps as usize, &spec.source)? * scheduler.order();
     let mut rng = TorchRng::new(spec.seed);
     let start = match &spec.source {
         Source::Text { width, height } => from_noise(model, *width, *height, &*scheduler, &mut rng)?,

@@ -1,13 +1,14 @@
 //! One picture between two steps.
 
 use image::{GrayImage, RgbImage};
+use serde::{Deserialize, Serialize};
 
 use super::{
     DiffusionError,
     conditioning::Conditioning,
     noise::TorchRng,
     picture,
-    schedulers::{Scheduler, SchedulerKind},
+    schedulers::{Memory, MemoryError, Scheduler, SchedulerKind},
 };
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
@@ -35,6 +36,39 @@ pub struct Denoising {
     pub(super) size: (u32, u32),
     pub(super) warnings: Vec<String>,
     pub(super) finite: bool,
+}
+
+/// What a picture's steps have changed: with the request that it was begun from, all of the picture. Numbers are
+/// written as their bits, so that a picture goes on bit for bit from what was written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    done: usize,
+    latents: Vec<u32>,
+    clean: Vec<u32>,
+    rng: TorchRng,
+    scheduler: Memory,
+}
+
+/// Progress that is not of this picture.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgressError {
+    /// Other latents.
+    #[error(
+        "the progress has {found} latents after {done} steps; the picture has {expected} and {total} steps"
+    )]
+    Size {
+        /// Numbers in the progress.
+        found: usize,
+        /// Numbers in the picture's latents.
+        expected: usize,
+        /// Steps in the progress.
+        done: usize,
+        /// Steps of the picture.
+        total: u32,
+    },
+    /// Another scheduler.
+    #[error(transparent)]
+    Scheduler(#[from] MemoryError),
 }
 
 /// How what is kept reaches the latents.
@@ -89,6 +123,34 @@ impl Denoising {
     /// The current latents, `[channels, height, width]`, for tests and tools.
     pub fn latents(&self) -> &[f32] {
         &self.latents
+    }
+
+    /// What the steps so far have changed.
+    pub fn progress(&self) -> Progress {
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
+        Progress {
+            done: self.done,
+            latents: bits(&self.latents),
+            clean: bits(&self.clean),
+            rng: self.rng.clone(),
+            scheduler: self.scheduler.memory(),
+        }
+    }
+
+    /// Goes on from the progress of a picture that was begun from the same request. An error changes nothing.
+    pub fn resume(&mut self, progress: Progress) -> Result<(), ProgressError> {
+        let (expected, total) = (self.latents.len(), self.total());
+        let sizes = [progress.latents.len(), progress.clean.len()];
+        if sizes != [expected; 2] || progress.done > total as usize {
+            return Err(ProgressError::Size { found: sizes[0], expected, done: progress.done, total });
+        }
+        self.scheduler.recall(progress.scheduler)?;
+        let numbers = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
+        self.latents = numbers(progress.latents);
+        self.clean = numbers(progress.clean);
+        self.finite = self.latents.iter().all(|x| x.is_finite());
+        (self.done, self.rng) = (progress.done, progress.rng);
+        Ok(())
     }
 
     /// Samples that one step puts through the network: 2 with guidance, else 1.

@@ -135,8 +135,25 @@ fn a1111(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
 fn a1111_sampler(scheduler: &str) -> Cow<'_, str> {
     match scheduler {
         "ddim" => "DDIM".into(),
+        "ddpm" => "DDPM".into(),
+        "pndm" => "PLMS".into(),
         "euler" => "Euler".into(),
+        "euler_karras" => "Euler Karras".into(),
+        "euler_exponential" => "Euler Exponential".into(),
         "euler_a" => "Euler a".into(),
+        "heun" => "Heun".into(),
+        "heun_karras" => "Heun Karras".into(),
+        "heun_exponential" => "Heun Exponential".into(),
+        "dpmpp_2m" => "DPM++ 2M".into(),
+        "dpmpp_2m_karras" => "DPM++ 2M Karras".into(),
+        "dpmpp_2m_exponential" => "DPM++ 2M Exponential".into(),
+        "dpmpp_2m_sde" => "DPM++ 2M SDE".into(),
+        "dpmpp_2m_sde_karras" => "DPM++ 2M SDE Karras".into(),
+        "dpmpp_2m_sde_exponential" => "DPM++ 2M SDE Exponential".into(),
+        "unipc" => "UniPC".into(),
+        "unipc_karras" => "UniPC Karras".into(),
+        "unipc_exponential" => "UniPC Exponential".into(),
+        "lcm" => "LCM".into(),
         other => other.into(),
     }
 }

@@ -58,3 +58,8 @@ fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
     let decoded = taesd.decode(golden.get("taesd.latents")).unwrap();
     close("taesd decoded", &decoded, golden.get("taesd.decoded"), MODULE);
 }
+
+#[test]
+fn latent_consistency_runs_end_in_diffusers_pictures() {
+    check_runs("families", "lcm");
+}

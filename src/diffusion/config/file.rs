@@ -1,6 +1,9 @@
 //! One JSON configuration file, read key by key so that every error names file, key, expected and found.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
 
@@ -23,7 +26,7 @@ impl ConfigFile {
         let text = std::fs::read_to_string(path)
             .map_err(|source| DiffusionError::Read { file: path.to_owned(), source })?;
         let json = |reason: String| DiffusionError::Json { file: path.to_owned(), reason };
-        match serde_json::from_str(&text) {
+        match serde_json::from_str(&finite_json(&text)) {
             Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values }),
             Ok(_) => Err(json("it holds another JSON value".into())),
             Err(error) => Err(json(error.to_string())),
@@ -168,7 +171,42 @@ impl ConfigFile {
     }
 }
 
+/// Python writes infinite numbers where JSON has none, as diffusers does for `lambda_min_clipped`: they are read as
+/// texts, so that only who reads the key has to know.
+fn finite_json(text: &str) -> Cow<'_, str> {
+    if !text.contains("Infinity") && !text.contains("NaN") {
+        return text.into();
+    }
+    // Even parts are outside of strings, where configurations have no escaped quotes.
+    let parts = text.split('"').enumerate().map(|(i, part)| match i % 2 {
+        0 => part
+            .replace("-Infinity", "\"-\u{1}\"")
+            .replace("Infinity", "\"Infinity\"")
+            .replace("NaN", "\"NaN\"")
+            .replace('\u{1}', "Infinity"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("\"").into()
+}
+
 fn positive(value: &Value) -> Option<usize> {
     let number = value.as_u64().filter(|number| (1..=MAX_INTEGER).contains(number))?;
     usize::try_from(number).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_infinite_number_of_python_s_is_read_as_its_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scheduler_config.json");
+        std::fs::write(&path, r#"{"a": -Infinity, "b": "Infinity, not NaN", "c": [Infinity, 1]}"#).unwrap();
+        let file = ConfigFile::read(&path).unwrap();
+        assert_eq!(file.value("a"), Some(&"-Infinity".into()));
+        assert_eq!(file.value("b"), Some(&"Infinity, not NaN".into()));
+        assert_eq!(file.value("c"), Some(&serde_json::json!(["Infinity", 1])));
+        assert!(file.number_or("a", 0.0).unwrap_err().to_string().contains("`a`: expected a number"));
+    }
 }

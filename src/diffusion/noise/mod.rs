@@ -7,14 +7,19 @@
 
 mod cephes;
 mod mt19937;
+mod state;
 
-use self::mt19937::Mt19937;
+use serde::{Deserialize, Serialize};
+
+use self::{mt19937::Mt19937, state::RngState};
 
 /// Numbers per block of the vectorised fill.
 const BLOCK: usize = 16;
 
-/// A generator with its state; a clone goes on from the same place.
-#[derive(Debug, Clone)]
+/// A generator with its state; a clone goes on from the same place, and so does one that was written down and read
+/// back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RngState", into = "RngState")]
 pub struct TorchRng {
     engine: Mt19937,
     cached: Option<f64>,

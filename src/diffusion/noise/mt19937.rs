@@ -4,7 +4,7 @@ const WORDS: usize = 624;
 const MIDDLE: usize = 397;
 
 /// State and place in it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Mt19937 {
     words: Box<[u32; WORDS]>,
     next: usize,
@@ -20,6 +20,17 @@ impl Mt19937 {
             words[i] = (before ^ before >> 30).wrapping_mul(1_812_433_253).wrapping_add(i as u32);
         }
         Self { words, next: WORDS }
+    }
+
+    /// All words of the state, and the place of the next one.
+    pub fn state(&self) -> (&[u32], usize) {
+        (&self.words[..], self.next)
+    }
+
+    /// Goes on from what `state` gave; none for anything else than 624 words and a place among or behind them.
+    pub fn from_state(words: Vec<u32>, next: usize) -> Option<Self> {
+        let words: Box<[u32; WORDS]> = words.into_boxed_slice().try_into().ok()?;
+        (next <= WORDS).then_some(Self { words, next })
     }
 
     /// The next 32 bits.

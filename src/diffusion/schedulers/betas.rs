@@ -2,8 +2,26 @@
 
 use crate::diffusion::{DiffusionError, config::ConfigFile};
 
+/// What a class of diffusers takes where the configuration is silent.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    start: f64,
+    end: f64,
+    /// Position in `SCHEDULES`.
+    schedule: usize,
+}
+
+/// Of most classes.
+pub const USUAL: Defaults = Defaults { start: 0.0001, end: 0.02, schedule: 0 };
+/// Of HeunDiscreteScheduler.
+pub const HEUN: Defaults = Defaults { start: 0.00085, end: 0.012, schedule: 0 };
+/// Of LCMScheduler.
+pub const LCM: Defaults = Defaults { start: 0.00085, end: 0.012, schedule: 1 };
+
+const SCHEDULES: [&str; 3] = ["linear", "scaled_linear", "squaredcos_cap_v2"];
+
 /// The betas of a configuration, one per training timestep.
-pub fn read(file: &ConfigFile) -> Result<Vec<f32>, DiffusionError> {
+pub fn read(file: &ConfigFile, defaults: Defaults) -> Result<Vec<f32>, DiffusionError> {
     if let Some(trained) = file.value("trained_betas") {
         let betas: Option<Vec<f32>> = trained
             .as_array()
@@ -13,16 +31,16 @@ pub fn read(file: &ConfigFile) -> Result<Vec<f32>, DiffusionError> {
             .ok_or_else(|| file.unusable("trained_betas", "a list of numbers", trained));
     }
     let count = file.integer_or("num_train_timesteps", 1000)?;
-    let start = file.number_or("beta_start", 0.0001)?;
-    let end = file.number_or("beta_end", 0.02)?;
-    Ok(match file.name_or("beta_schedule", &["linear", "scaled_linear", "squaredcos_cap_v2"], 0)? {
+    let start = file.number_or("beta_start", defaults.start)?;
+    let end = file.number_or("beta_end", defaults.end)?;
+    Ok(match file.name_or("beta_schedule", &SCHEDULES, defaults.schedule)? {
         0 => linspace(start as f32, end as f32, count),
         1 => linspace(start.sqrt() as f32, end.sqrt() as f32, count).iter().map(|x| x * x).collect(),
         _ => squared_cosine(count),
     })
 }
 
-/// `torch.linspace`: from both ends to the middle.
+/// `torch.linspace`: from both ends to the middle, with fused multiply-adds as on processors with AVX2.
 fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     if count == 1 {
         return vec![start];
@@ -30,8 +48,8 @@ fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     let step = (end - start) / (count - 1) as f32;
     (0..count)
         .map(|i| match i < count / 2 {
-            true => start + step * i as f32,
-            false => end - step * (count - 1 - i) as f32,
+            true => step.mul_add(i as f32, start),
+            false => step.mul_add(-((count - 1 - i) as f32), end),
         })
         .collect()
 }

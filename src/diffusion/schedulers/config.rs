@@ -31,8 +31,6 @@ pub struct SchedulerConfig {
     file: ConfigFile,
     /// Timesteps in training.
     pub train_timesteps: usize,
-    /// Cumulative products of `1 - beta`, one per training timestep.
-    pub alphas_cumprod: Vec<f32>,
     /// Betas are rescaled so that the last timestep is all noise.
     pub zero_terminal_snr: bool,
     /// What the network predicts.
@@ -41,8 +39,8 @@ pub struct SchedulerConfig {
     pub spacing: Option<Spacing>,
     /// Added to leading timesteps.
     pub steps_offset: usize,
-    /// Predicted clean samples are clipped to -1..1 or another range (DDIM only, and on by default).
-    pub clip_sample: bool,
+    /// Predicted clean samples are clipped to -1..1 or another range. None: the scheduler's own default.
+    pub clip_sample: Option<bool>,
 }
 
 impl SchedulerConfig {
@@ -61,20 +59,18 @@ impl SchedulerConfig {
                 _ => Some(Spacing::Linspace),
             },
         };
-        let zero_terminal_snr = file.flag_or("rescale_betas_zero_snr", false)?;
-        let mut betas = betas::read(&file)?;
-        if zero_terminal_snr {
-            betas = betas::rescale_zero_terminal_snr(&betas);
-        }
+        let clip_sample = match file.value("clip_sample") {
+            None => None,
+            Some(_) => Some(file.flag_or("clip_sample", true)?),
+        };
         file.text("_class_name")?;
         Ok(Self {
-            train_timesteps: betas.len(),
-            alphas_cumprod: betas::alphas_cumprod(&betas),
-            zero_terminal_snr,
+            train_timesteps: betas::read(&file, betas::USUAL)?.len(),
+            zero_terminal_snr: file.flag_or("rescale_betas_zero_snr", false)?,
             prediction,
             spacing,
             steps_offset: file.natural_or("steps_offset", 0)?,
-            clip_sample: file.flag_or("clip_sample", true)?,
+            clip_sample,
             file,
         })
     }
@@ -82,22 +78,49 @@ impl SchedulerConfig {
     /// What diffusers' Stable Diffusion pipelines set whatever the checkpoint says: an offset of 1, and no clipping,
     /// which is for pixels and not for latents.
     pub fn for_latents(self) -> Self {
-        Self { steps_offset: 1, clip_sample: false, ..self }
+        Self { steps_offset: 1, clip_sample: Some(false), ..self }
     }
 
-    /// The checkpoint's own scheduler; one that we lack is refused by name.
+    /// The checkpoint's own scheduler, with the sigmas that its configuration switches on; one that we lack is
+    /// refused by name.
     pub fn kind(&self) -> Result<SchedulerKind, DiffusionError> {
         let class = self.file.text("_class_name")?;
-        SchedulerKind::from_class(class).ok_or_else(|| {
-            let known = SchedulerKind::NAMES.join(", ");
-            let reason = format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
-            DiffusionError::request("scheduler", reason)
-        })
+        match SchedulerKind::of_class(class, &self.file)? {
+            Some(kind) => Ok(kind),
+            None => {
+                let known = SchedulerKind::NAMES.join(", ");
+                let reason =
+                    format!("the model's own scheduler, {class}, is none of ours; name one of: {known}");
+                Err(DiffusionError::request("scheduler", reason))
+            }
+        }
     }
 
     /// The file, for what one scheduler alone reads.
     pub(super) fn file(&self) -> &ConfigFile {
         &self.file
+    }
+
+    /// Cumulative products of `1 - beta`, one per training timestep. `rescales`: the class knows
+    /// `rescale_betas_zero_snr`.
+    pub(super) fn alphas_cumprod(
+        &self,
+        defaults: betas::Defaults,
+        rescales: bool,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        let betas = betas::read(&self.file, defaults)?;
+        Ok(betas::alphas_cumprod(&match rescales && self.zero_terminal_snr {
+            true => betas::rescale_zero_terminal_snr(&betas),
+            false => betas,
+        }))
+    }
+
+    /// The range that predicted clean samples are clipped to.
+    pub(super) fn clip(&self, default: bool) -> Result<Option<f32>, DiffusionError> {
+        Ok(match self.clip_sample.unwrap_or(default) {
+            true => Some(self.file.number_or("clip_sample_range", 1.0)? as f32),
+            false => None,
+        })
     }
 
     /// The timesteps of `steps` steps, falling, before the class's own rounding.
@@ -108,20 +131,75 @@ impl SchedulerConfig {
                 let stride = train / steps;
                 (0..steps).rev().map(|i| (i * stride + self.steps_offset) as f64).collect()
             }
-            Spacing::Trailing => {
-                let stride = train as f64 / steps as f64;
-                (0..steps).map(|i| (train as f64 - i as f64 * stride).round_ties_even() - 1.0).collect()
+            Spacing::Trailing => trailing(train, train, steps),
+            Spacing::Linspace => linspace(0.0, (train - 1) as f64, steps).into_iter().rev().collect(),
+        }
+    }
+
+    /// The timesteps of the multistep solvers: their strides count one step more, and a lower end is left out.
+    /// `last` is one beyond the first timestep.
+    pub(super) fn multistep_timesteps(&self, steps: usize, last: usize) -> Vec<f64> {
+        match self.spacing.unwrap_or(Spacing::Linspace) {
+            Spacing::Leading => {
+                let stride = last / (steps + 1);
+                (1..=steps).rev().map(|i| (i * stride + self.steps_offset) as f64).collect()
             }
+            Spacing::Trailing => trailing(self.train_timesteps, last, steps),
             Spacing::Linspace => {
-                let last = (train - 1) as f64;
-                let stride = last / (steps.max(2) - 1) as f64;
-                let mut timesteps: Vec<f64> = (0..steps).map(|i| i as f64 * stride).collect();
-                if let (true, Some(end)) = (steps > 1, timesteps.last_mut()) {
-                    *end = last;
-                }
-                timesteps.reverse();
-                timesteps
+                let all = linspace(0.0, (last - 1) as f64, steps + 1);
+                all[1..].iter().rev().map(|timestep| timestep.round_ties_even()).collect()
             }
         }
     }
+
+    /// Timesteps as positions in the training schedule; one beyond it is refused.
+    pub(super) fn whole_timesteps(
+        &self,
+        steps: usize,
+        default: Spacing,
+    ) -> Result<Vec<usize>, DiffusionError> {
+        let rounded: Vec<usize> = self
+            .timesteps(steps, default)
+            .iter()
+            .map(|timestep| timestep.round_ties_even() as usize)
+            .collect();
+        match rounded.iter().find(|timestep| **timestep >= self.train_timesteps) {
+            None => Ok(rounded),
+            Some(beyond) => {
+                let reason = format!("{steps} steps lead to timestep {beyond} of {}", self.train_timesteps);
+                Err(DiffusionError::request("steps", reason))
+            }
+        }
+    }
+
+    /// Refuses to find noise where there is nothing else: at a timestep without signal the clean sample cannot be
+    /// told from a prediction of the noise (diffusers divides by zero).
+    pub(super) fn finds_signal(&self, alphas: &[f32]) -> Result<(), DiffusionError> {
+        if self.prediction == Prediction::Epsilon && alphas.contains(&0.0) {
+            let expected = "v_prediction or sample, as `rescale_betas_zero_snr` is set";
+            return Err(self.file.unusable("prediction_type", expected, "epsilon"));
+        }
+        Ok(())
+    }
+}
+
+/// `numpy.linspace`: the end is exact.
+pub(super) fn linspace(start: f64, end: f64, count: usize) -> Vec<f64> {
+    let stride = (end - start) / (count.max(2) - 1) as f64;
+    let mut values: Vec<f64> = (0..count).map(|i| i as f64 * stride + start).collect();
+    if let (true, Some(last)) = (count > 1, values.last_mut()) {
+        *last = end;
+    }
+    values
+}
+
+/// `numpy.arange(last, 0, -train / steps)`, rounded, less 1. numpy adds the rounded difference of the first two
+/// again and again, which decides where a half is rounded to. For some counts (61, 103, ...) it gives one timestep
+/// too many, -1, that no network was trained for: it is left out.
+fn trailing(train: usize, last: usize, steps: usize) -> Vec<f64> {
+    let stride = train as f64 / steps as f64;
+    let start = last as f64;
+    let difference = (start - stride) - start;
+    let count = ((start / stride).ceil() as usize).min(steps);
+    (0..count).map(|i| (start + i as f64 * difference).round_ties_even() - 1.0).collect()
 }

@@ -1,8 +1,9 @@
 //! DDIM with eta 0 (diffusers' DDIMScheduler).
 
 use super::{
-    Scheduler, SchedulerConfig,
+    Scheduler, SchedulerConfig, betas,
     config::{Prediction, Spacing},
+    signal,
 };
 use crate::diffusion::{DiffusionError, noise::TorchRng};
 
@@ -21,36 +22,25 @@ pub struct Ddim {
 impl Ddim {
     /// Reads what is DDIM's own from the configuration.
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, DiffusionError> {
-        let file = config.file();
-        file.only("thresholding", &[false.into()])?;
-        let clip = match config.clip_sample {
-            true => Some(file.number_or("clip_sample_range", 1.0)? as f32),
-            false => None,
-        };
-        let last = match file.flag_or("set_alpha_to_one", true)? {
+        let all = config.alphas_cumprod(betas::USUAL, true)?;
+        let last = match config.file().flag_or("set_alpha_to_one", true)? {
             true => 1.0,
-            false => config.alphas_cumprod[0],
+            false => all[0],
         };
-        let rounded: Vec<usize> = config
-            .timesteps(steps, Spacing::Leading)
-            .iter()
-            .map(|timestep| timestep.round_ties_even() as usize)
-            .collect();
-        if let Some(beyond) = rounded.iter().find(|timestep| **timestep >= config.train_timesteps) {
-            let reason = format!("{steps} steps lead to timestep {beyond} of {}", config.train_timesteps);
-            return Err(DiffusionError::request("steps", reason));
-        }
+        let timesteps = config.whole_timesteps(steps, Spacing::Leading)?;
         let stride = config.train_timesteps / steps;
         let before = |timestep: &usize| match timestep.checked_sub(stride) {
-            Some(previous) => config.alphas_cumprod[previous],
+            Some(previous) => all[previous],
             None => last,
         };
+        let alphas: Vec<f32> = timesteps.iter().map(|timestep| all[*timestep]).collect();
+        config.finds_signal(&alphas)?;
         Ok(Self {
-            timesteps: rounded.iter().map(|timestep| *timestep as f32).collect(),
-            alphas: rounded.iter().map(|timestep| config.alphas_cumprod[*timestep]).collect(),
-            previous: rounded.iter().map(before).collect(),
+            timesteps: timesteps.iter().map(|timestep| *timestep as f32).collect(),
+            alphas,
+            previous: timesteps.iter().map(before).collect(),
             prediction: config.prediction,
-            clip,
+            clip: config.clip(true)?,
         })
     }
 }
@@ -74,14 +64,13 @@ impl Scheduler for Ddim {
         let (next_signal, next_noise) = (previous.sqrt(), (1.0 - previous).sqrt());
         let mut clean = Vec::with_capacity(latents.len());
         for (x, &output) in latents.iter_mut().zip(output) {
-            let (mut x0, epsilon) = match self.prediction {
-                Prediction::Epsilon => ((*x - noise * output) / signal, output),
-                Prediction::Velocity => (signal * *x - noise * output, signal * output + noise * *x),
-                Prediction::Sample => (output, (*x - signal * output) / noise),
+            let x0 = signal::clean(self.prediction, alpha, *x, output);
+            let epsilon = match self.prediction {
+                Prediction::Epsilon => output,
+                Prediction::Velocity => signal * output + noise * *x,
+                Prediction::Sample => (*x - signal * output) / noise,
             };
-            if let Some(range) = self.clip {
-                x0 = x0.clamp(-range, range);
-            }
+            let x0 = signal::clip(x0, self.clip);
             *x = next_signal * x0 + next_noise * epsilon;
             clean.push(x0);
         }
@@ -89,8 +78,6 @@ impl Scheduler for Ddim {
     }
 
     fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32> {
-        let alpha = self.alphas[step];
-        let (signal, strength) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        clean.iter().zip(noise).map(|(clean, noise)| signal * clean + strength * noise).collect()
+        signal::add_noise(self.alphas[step], clean, noise)
     }
 }

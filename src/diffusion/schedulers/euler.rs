@@ -2,13 +2,11 @@
 //! EulerAncestralDiscreteScheduler).
 
 use super::{
-    Scheduler, SchedulerConfig,
+    Scheduler, SchedulerConfig, SigmaSpread, betas,
     config::{Prediction, Spacing},
+    sigmas::{self, TrainSigmas},
 };
 use crate::diffusion::{DiffusionError, noise::TorchRng};
-
-/// Where betas leave no signal at the end, this much is left, so that the first sigma is finite (as in diffusers).
-const LEAST_ALPHA: f32 = 1.0 / (1 << 24) as f32;
 
 /// Sigmas, one more than there are steps.
 #[derive(Debug)]
@@ -21,53 +19,84 @@ pub struct Euler {
 }
 
 impl Euler {
-    /// Reads what is Euler's own from the configuration.
-    pub fn new(config: &SchedulerConfig, steps: usize, ancestral: bool) -> Result<Self, DiffusionError> {
+    /// Reads what is the plain method's own from the configuration.
+    pub fn new(config: &SchedulerConfig, steps: usize, spread: SigmaSpread) -> Result<Self, DiffusionError> {
         let file = config.file();
-        let mut alphas = config.alphas_cumprod.clone();
-        if let (true, Some(last)) = (config.zero_terminal_snr, alphas.last_mut()) {
-            *last = LEAST_ALPHA;
+        file.only("interpolation_type", &["linear".into()])?;
+        file.only("timestep_type", &["discrete".into()])?;
+        let train = TrainSigmas::new(config, betas::USUAL, true)?;
+        let (timesteps, mut sigmas) = spread_out(config, &train, steps, spread)?;
+        sigmas.push(sigmas::last(config, train.least())?);
+        let initial_scale = initial_scale(config, &sigmas);
+        Ok(Self { timesteps, sigmas, initial_scale, prediction: config.prediction, ancestral: false })
+    }
+
+    /// Reads what is the ancestral method's own from the configuration.
+    pub fn ancestral(config: &SchedulerConfig, steps: usize) -> Result<Self, DiffusionError> {
+        if config.prediction == Prediction::Sample {
+            let expected = "epsilon or v_prediction for euler_a";
+            return Err(config.file().unusable("prediction_type", expected, "sample"));
         }
-        let train: Vec<f64> = alphas.iter().map(|alpha| f64::from(((1.0 - alpha) / alpha).sqrt())).collect();
-        let mut last = 0.0;
-        if ancestral {
-            if config.prediction == Prediction::Sample {
-                return Err(file.unusable(
-                    "prediction_type",
-                    "epsilon or v_prediction for euler_a",
-                    "sample",
-                ));
-            }
-        } else {
-            for switch in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] {
-                file.only(switch, &[false.into()])?;
-            }
-            file.only("interpolation_type", &["linear".into()])?;
-            file.only("timestep_type", &["discrete".into()])?;
-            if file.name_or("final_sigmas_type", &["zero", "sigma_min"], 0)? == 1 {
-                last = train[0];
-            }
-        }
-        let timesteps: Vec<f32> =
-            config.timesteps(steps, Spacing::Linspace).iter().map(|timestep| *timestep as f32).collect();
-        let mut sigmas: Vec<f32> =
-            timesteps.iter().map(|timestep| interpolate(&train, f64::from(*timestep)) as f32).collect();
-        sigmas.push(last as f32);
-        let largest = sigmas.iter().copied().fold(0.0, f32::max);
-        let initial_scale = match config.spacing.unwrap_or(Spacing::Linspace) {
-            Spacing::Leading => (largest * largest + 1.0).sqrt(),
-            Spacing::Trailing | Spacing::Linspace => largest,
-        };
-        Ok(Self { timesteps, sigmas, initial_scale, prediction: config.prediction, ancestral })
+        let train = TrainSigmas::new(config, betas::USUAL, true)?;
+        let (timesteps, sigmas) = at_timesteps(config, &train, steps);
+        let mut sigmas: Vec<f32> = sigmas.iter().map(|sigma| *sigma as f32).collect();
+        sigmas.push(0.0);
+        let initial_scale = initial_scale(config, &sigmas);
+        Ok(Self { timesteps, sigmas, initial_scale, prediction: config.prediction, ancestral: true })
     }
 }
 
-/// The value between two training timesteps; beyond the ends, that of the end.
-fn interpolate(values: &[f64], at: f64) -> f64 {
-    let at = at.clamp(0.0, (values.len() - 1) as f64);
-    let low = (at as usize).min(values.len() - 1);
-    let high = (low + 1).min(values.len() - 1);
-    values[low] + (values[high] - values[low]) * (at - low as f64)
+/// The timesteps in f32, and their sigmas.
+fn at_timesteps(config: &SchedulerConfig, train: &TrainSigmas, steps: usize) -> (Vec<f32>, Vec<f64>) {
+    let timesteps: Vec<f32> =
+        config.timesteps(steps, Spacing::Linspace).iter().map(|timestep| *timestep as f32).collect();
+    let sigmas = timesteps.iter().map(|timestep| train.interpolate(f64::from(*timestep))).collect();
+    (timesteps, sigmas)
+}
+
+/// Timesteps and sigmas of the methods that take timesteps between those of training.
+pub(super) fn spread_out(
+    config: &SchedulerConfig,
+    train: &TrainSigmas,
+    steps: usize,
+    spread: SigmaSpread,
+) -> Result<(Vec<f32>, Vec<f32>), DiffusionError> {
+    let (timesteps, sigmas) = at_timesteps(config, train, steps);
+    let ends = (sigmas[0], sigmas[sigmas.len() - 1]);
+    let narrow = |sigmas: &[f64]| sigmas.iter().map(|sigma| *sigma as f32).collect();
+    Ok(match sigmas::spread(config, spread, ends, steps)? {
+        None => (timesteps, narrow(&sigmas)),
+        Some(sigmas) => (sigmas.iter().map(|sigma| train.timestep(*sigma) as f32).collect(), narrow(&sigmas)),
+    })
+}
+
+/// What noise is multiplied by to begin.
+pub(super) fn initial_scale(config: &SchedulerConfig, sigmas: &[f32]) -> f32 {
+    let largest = sigmas.iter().copied().fold(0.0, f32::max);
+    match config.spacing.unwrap_or(Spacing::Linspace) {
+        Spacing::Leading => (largest * largest + 1.0).sqrt(),
+        Spacing::Trailing | Spacing::Linspace => largest,
+    }
+}
+
+/// The clean sample that an output implies for `x`, which has noise of `sigma` on a signal of 1.
+pub(super) fn clean(prediction: Prediction, sigma: f32, x: f32, output: f32) -> f32 {
+    match prediction {
+        Prediction::Epsilon => x - sigma * output,
+        Prediction::Velocity => output * (-sigma / (sigma * sigma + 1.0).sqrt()) + x / (sigma * sigma + 1.0),
+        Prediction::Sample => output,
+    }
+}
+
+/// The network's input: latents of variance about 1.
+pub(super) fn scale_input(sigma: f32, latents: &[f32]) -> Vec<f32> {
+    let scale = (sigma * sigma + 1.0).sqrt();
+    latents.iter().map(|x| x / scale).collect()
+}
+
+/// Clean latents with noise of `sigma`.
+pub(super) fn add_noise(sigma: f32, clean: &[f32], noise: &[f32]) -> Vec<f32> {
+    clean.iter().zip(noise).map(|(clean, noise)| clean + noise * sigma).collect()
 }
 
 impl Scheduler for Euler {
@@ -80,8 +109,7 @@ impl Scheduler for Euler {
     }
 
     fn scale_input(&self, step: usize, latents: &[f32]) -> Vec<f32> {
-        let scale = (self.sigmas[step] * self.sigmas[step] + 1.0).sqrt();
-        latents.iter().map(|x| x / scale).collect()
+        scale_input(self.sigmas[step], latents)
     }
 
     fn step(&mut self, step: usize, output: &[f32], latents: &mut [f32], rng: &mut TorchRng) -> Vec<f32> {
@@ -94,39 +122,19 @@ impl Scheduler for Euler {
             false => (to, 0.0),
         };
         let noise = if self.ancestral { rng.normal(latents.len()) } else { Vec::new() };
-        let mut clean = Vec::with_capacity(latents.len());
+        let mut clean_latents = Vec::with_capacity(latents.len());
         for (i, (x, &output)) in latents.iter_mut().zip(output).enumerate() {
-            let x0 = match self.prediction {
-                Prediction::Epsilon => *x - from * output,
-                Prediction::Velocity => {
-                    output * (-from / (from * from + 1.0).sqrt()) + *x / (from * from + 1.0)
-                }
-                Prediction::Sample => output,
-            };
+            let x0 = clean(self.prediction, from, *x, output);
             *x += (*x - x0) / from * (down - from);
             if self.ancestral {
                 *x += noise[i] * up;
             }
-            clean.push(x0);
+            clean_latents.push(x0);
         }
-        clean
+        clean_latents
     }
 
     fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32> {
-        let sigma = self.sigmas[step];
-        clean.iter().zip(noise).map(|(clean, noise)| clean + noise * sigma).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::interpolate;
-
-    #[test]
-    fn between_two_timesteps_the_value_is_between_theirs() {
-        let values = [1.0, 3.0, 7.0];
-        assert_eq!(interpolate(&values, 1.5), 5.0);
-        assert_eq!(interpolate(&values, -1.0), 1.0);
-        assert_eq!(interpolate(&values, 9.0), 7.0);
+        add_noise(self.sigmas[step], clean, noise)
     }
 }

@@ -6,68 +6,44 @@
 mod betas;
 mod config;
 mod ddim;
+mod ddpm;
+mod dpm;
 mod euler;
+mod heun;
+mod kind;
+mod lcm;
+mod memory;
+mod multistep;
 #[cfg(test)]
 mod parity_tests;
+mod pndm;
+#[cfg(test)]
+mod property_tests;
+mod sigmas;
+mod signal;
+mod unipc;
 
 pub use config::SchedulerConfig;
+pub use kind::SchedulerKind;
+use kind::SigmaSpread;
+pub use memory::{Memory, MemoryError};
 
-use self::{ddim::Ddim, euler::Euler};
+use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
 use super::{DiffusionError, noise::TorchRng};
 
-/// The schedulers there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SchedulerKind {
-    /// Denoising diffusion implicit models, eta 0 (Song et al. 2020).
-    Ddim,
-    /// Euler's method in the formulation of Karras et al. 2022.
-    Euler,
-    /// Euler's method with new noise at every step (Crowson's k-diffusion).
-    EulerAncestral,
-}
-
-impl SchedulerKind {
-    const ALL: [Self; 3] = [Self::Ddim, Self::Euler, Self::EulerAncestral];
-
-    /// The contract's names, in one order with the classes.
-    pub const NAMES: &'static [&'static str] = &["ddim", "euler", "euler_a"];
-
-    /// diffusers' class names, in the same order.
-    const CLASSES: [&'static str; 3] =
-        ["DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"];
-
-    /// The contract's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler_a",
-        }
-    }
-
-    /// The scheduler of a request, by the contract's name.
-    pub fn from_name(name: &str) -> Result<Self, DiffusionError> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let known = Self::NAMES.join(", ");
-            DiffusionError::request("scheduler", format!("there is no `{name}`; there are: {known}"))
-        })
-    }
-
-    /// The scheduler of a checkpoint, by diffusers' class name.
-    fn from_class(class: &str) -> Option<Self> {
-        let position = Self::CLASSES.iter().position(|known| *known == class)?;
-        Self::ALL.get(position).copied()
-    }
-}
-
 /// The state of one picture's sampling. Steps are counted from 0 over the whole schedule; a picture that starts
-/// from another begins further on.
+/// from another begins further on. Steps are taken in order, each once.
 pub trait Scheduler: std::fmt::Debug + Send + Sync {
-    /// The timestep of each step, falling.
+    /// The timestep of each step, falling where a step is one evaluation of the network.
     fn timesteps(&self) -> &[f32];
 
     /// What noise is multiplied by to begin from nothing but noise.
     fn initial_scale(&self) -> f32;
+
+    /// Evaluations of the network for each step that a picture made from another leaves out: diffusers' `order`.
+    fn order(&self) -> usize {
+        1
+    }
 
     /// The network's input for `latents` at `step`.
     fn scale_input(&self, step: usize, latents: &[f32]) -> Vec<f32>;
@@ -77,9 +53,21 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
 
     /// Clean latents with as much `noise` as there is before `step`.
     fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32>;
+
+    /// What earlier steps left for later ones. Without it, step and latents are all that a picture goes on from.
+    fn memory(&self) -> Memory {
+        Memory::default()
+    }
+
+    /// Goes on from what [`Scheduler::memory`] gave, in a scheduler built from the same configuration. An error
+    /// leaves the scheduler as it was.
+    fn recall(&mut self, memory: Memory) -> Result<(), MemoryError> {
+        memory.finish()
+    }
 }
 
-/// A scheduler for `steps` steps, built as diffusers' `X.from_config(checkpoint's scheduler config)`.
+/// A scheduler for `steps` steps, built as diffusers' `X.from_config(checkpoint's scheduler config)` with the
+/// switches that the kind names.
 pub fn scheduler(
     kind: SchedulerKind,
     config: &SchedulerConfig,
@@ -90,29 +78,44 @@ pub fn scheduler(
         let reason = format!("{steps}; this model takes 1 to {}", config.train_timesteps);
         return Err(DiffusionError::request("steps", reason));
     }
+    config.file().only("thresholding", &[false.into()])?;
+    let mut trial = build(kind, config, steps)?;
+    if !stays_finite(&mut *trial) {
+        let reason =
+            format!("{} over {steps} steps divides by zero with this model's configuration", kind.name());
+        return Err(DiffusionError::request("scheduler", reason));
+    }
+    build(kind, config, steps)
+}
+
+fn build(
+    kind: SchedulerKind,
+    config: &SchedulerConfig,
+    steps: usize,
+) -> Result<Box<dyn Scheduler>, DiffusionError> {
     Ok(match kind {
         SchedulerKind::Ddim => Box::new(Ddim::new(config, steps)?),
-        SchedulerKind::Euler => Box::new(Euler::new(config, steps, false)?),
-        SchedulerKind::EulerAncestral => Box::new(Euler::new(config, steps, true)?),
+        SchedulerKind::Ddpm => Box::new(Ddpm::new(config, steps)?),
+        SchedulerKind::Pndm => Box::new(Pndm::new(config, steps)?),
+        SchedulerKind::Euler(spread) => Box::new(Euler::new(config, steps, spread)?),
+        SchedulerKind::EulerAncestral => Box::new(Euler::ancestral(config, steps)?),
+        SchedulerKind::Heun(spread) => Box::new(Heun::new(config, steps, spread)?),
+        SchedulerKind::Dpm(spread) => Box::new(Dpm::new(config, steps, spread, false)?),
+        SchedulerKind::DpmSde(spread) => Box::new(Dpm::new(config, steps, spread, true)?),
+        SchedulerKind::UniPc(spread) => Box::new(UniPc::new(config, steps, spread)?),
+        SchedulerKind::Lcm => Box::new(Lcm::new(config, steps)?),
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::SchedulerKind;
-
-    #[test]
-    fn every_kind_is_found_by_its_name_and_its_class() {
-        for (i, kind) in SchedulerKind::ALL.into_iter().enumerate() {
-            assert_eq!(SchedulerKind::NAMES[i], kind.name());
-            assert_eq!(SchedulerKind::from_name(kind.name()).unwrap(), kind);
-            assert_eq!(SchedulerKind::from_class(SchedulerKind::CLASSES[i]), Some(kind));
-        }
+/// Tries the whole schedule on one number: some solvers divide by zero where two sigmas are the same, as in
+/// diffusers, and a picture should not find that out at its last step.
+fn stays_finite(scheduler: &mut dyn Scheduler) -> bool {
+    let mut rng = TorchRng::new(0);
+    let mut x = [1.0];
+    for step in 0..scheduler.timesteps().len() {
+        // Changing outputs, so that differences between them do not vanish.
+        let output = [(step as f32).sin()];
+        scheduler.step(step, &output, &mut x, &mut rng);
     }
-
-    #[test]
-    fn an_unknown_name_is_refused_with_the_names_there_are() {
-        let text = SchedulerKind::from_name("pndm").unwrap_err().to_string();
-        assert!(text.contains("`scheduler`") && text.contains("ddim, euler, euler_a"), "{text}");
-    }
+    x[0].is_finite()
 }

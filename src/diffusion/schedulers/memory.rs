@@ -1,0 +1,125 @@
+//! What a scheduler carries from step to step, in a form that can be written down and read back bit for bit.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Named vectors and counters. Numbers are written as their bits, so that NaN and the sign of zero survive any
+/// format.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    vectors: BTreeMap<String, Bits>,
+    counters: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Bits(Vec<u32>);
+
+/// A memory that is not of this scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// What the scheduler needs is not there.
+    #[error("the scheduler's memory lacks `{0}`")]
+    Missing(String),
+    /// What the scheduler does not know is there.
+    #[error("the scheduler's memory holds `{0}`, which this scheduler does not keep")]
+    Unknown(String),
+    /// A counter is beyond what the scheduler can have counted.
+    #[error("the scheduler's memory counts {found} of `{name}`; at most {most} are possible")]
+    Counter {
+        /// The counter.
+        name: String,
+        /// The largest possible.
+        most: u64,
+        /// What is there.
+        found: u64,
+    },
+}
+
+impl Memory {
+    /// Adds a vector.
+    pub(super) fn with(mut self, name: &str, vector: &[f32]) -> Self {
+        self.vectors.insert(name.to_owned(), Bits(vector.iter().map(|x| x.to_bits()).collect()));
+        self
+    }
+
+    /// Adds a vector that may not be there.
+    pub(super) fn with_some(self, name: &str, vector: Option<&Vec<f32>>) -> Self {
+        match vector {
+            Some(vector) => self.with(name, vector),
+            None => self,
+        }
+    }
+
+    /// Adds a list of vectors under numbered names.
+    pub(super) fn with_list(self, name: &str, list: &[Vec<f32>]) -> Self {
+        let memory =
+            list.iter().enumerate().fold(self, |memory, (i, v)| memory.with(&format!("{name}.{i}"), v));
+        memory.count(name, list.len() as u64)
+    }
+
+    /// Adds a counter.
+    pub(super) fn count(mut self, name: &str, value: u64) -> Self {
+        self.counters.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Takes a vector out, if it is there.
+    pub(super) fn take(&mut self, name: &str) -> Option<Vec<f32>> {
+        let bits = self.vectors.remove(name)?;
+        Some(bits.0.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Takes a list of at most `most` vectors out.
+    pub(super) fn take_list(&mut self, name: &str, most: usize) -> Result<Vec<Vec<f32>>, MemoryError> {
+        (0..self.take_count(name, most as u64)?)
+            .map(|i| {
+                let name = format!("{name}.{i}");
+                self.take(&name).ok_or(MemoryError::Missing(name))
+            })
+            .collect()
+    }
+
+    /// Takes a counter out.
+    pub(super) fn take_count(&mut self, name: &str, most: u64) -> Result<u64, MemoryError> {
+        match self.counters.remove(name) {
+            None => Err(MemoryError::Missing(name.to_owned())),
+            Some(found) if found > most => Err(MemoryError::Counter { name: name.to_owned(), most, found }),
+            Some(found) => Ok(found),
+        }
+    }
+
+    /// Everything has been taken.
+    pub(super) fn finish(self) -> Result<(), MemoryError> {
+        match self.vectors.into_keys().chain(self.counters.into_keys()).next() {
+            Some(name) => Err(MemoryError::Unknown(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_as_json_is_read_back_bit_for_bit() {
+        let vector = [f32::NAN, -0.0, f32::MIN_POSITIVE / 2.0, 0.1, f32::NEG_INFINITY];
+        let memory = Memory::default().with("x", &vector).count("steps", 3);
+        let text = serde_json::to_string(&memory).unwrap();
+        let mut read: Memory = serde_json::from_str(&text).unwrap();
+        let back = read.take("x").unwrap();
+        assert!(back.iter().zip(vector).all(|(a, b)| a.to_bits() == b.to_bits()));
+        assert_eq!(read.take_count("steps", 3), Ok(3));
+        assert_eq!(read.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_memory_of_another_scheduler_is_refused() {
+        let mut memory = Memory::default().with_list("outputs", &[vec![1.0], vec![2.0]]);
+        assert_eq!(memory.clone().finish(), Err(MemoryError::Unknown("outputs.0".into())));
+        assert_eq!(memory.take_count("counter", 1), Err(MemoryError::Missing("counter".into())));
+        let beyond = MemoryError::Counter { name: "outputs".into(), most: 1, found: 2 };
+        assert_eq!(memory.take_list("outputs", 1), Err(beyond));
+    }
+}
