@@ -4,13 +4,13 @@ use candle_core::{DType, Tensor};
 use image::{GrayImage, RgbImage};
 
 use super::{
-    Denoising, DiffusionError, ImageSpec, Source, StableDiffusion,
+    Denoising, DiffusionError, EmbeddingKey, ImageSpec, Source, StableDiffusion,
     denoising::{Inpaint, Restore},
     noise::TorchRng,
     picture,
+    prompt::{self, Reading},
     schedulers::{self, Scheduler, SchedulerKind},
 };
-use crate::contract::PromptSyntax;
 
 /// What a source leads to.
 struct Start {
@@ -23,9 +23,6 @@ struct Start {
 
 /// See [`StableDiffusion::begin`].
 pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoising, DiffusionError> {
-    if spec.prompt_syntax != PromptSyntax::Plain {
-        return Err(DiffusionError::request("prompt_syntax", "only `plain` is read here"));
-    }
     if !spec.guidance_scale.is_finite() {
         return Err(DiffusionError::request("guidance_scale", "it must be a finite number"));
     }
@@ -95,20 +92,25 @@ fn encode_text(
         let reason = format!("{clip_skip}; the text encoder has {layers} layers");
         return Err(DiffusionError::request("clip_skip", reason));
     }
-    let mut tokens = |field: &str, text: &str| {
-        let tokens = model.tokenizer.encode(text)?;
-        if let Some(cut) = tokens.cut {
-            let length = model.tokenizer.length();
-            warnings.push(format!("`{field}` was cut at {length} tokens; left out: {cut}"));
-        }
-        Ok::<_, DiffusionError>(tokens.ids)
+    let mut embed = |field, text: &str, clip_skip| {
+        let Reading { chunks, warning } = prompt::read(&model.tokenizer, spec.prompt_syntax, field, text)?;
+        warnings.extend(warning);
+        let key = EmbeddingKey::new(text, spec.prompt_syntax, clip_skip, "");
+        let encode = || {
+            let encoder = |ids: &[u32]| model.text_encoder.forward(&[ids.to_vec()], clip_skip);
+            Ok::<_, DiffusionError>(vec![prompt::encode(&chunks, encoder)?])
+        };
+        // One text encoder, one tensor.
+        Ok::<_, DiffusionError>(model.embeddings.get_or_encode(key, encode)?.swap_remove(0))
     };
-    let positive = model.text_encoder.forward(&[tokens("prompt", &spec.prompt)?], clip_skip)?;
+    let positive = embed("prompt", &spec.prompt, clip_skip)?;
     if spec.guidance_scale <= 1.0 {
         return Ok(positive);
     }
-    let negative = tokens("negative_prompt", spec.negative_prompt.as_deref().unwrap_or(""))?;
-    let negative = model.text_encoder.forward(&[negative], 0)?;
+    let negative = embed("negative_prompt", spec.negative_prompt.as_deref().unwrap_or(""), 0)?;
+    let tokens = positive.dim(1)?.max(negative.dim(1)?);
+    let positive = prompt::pad(positive, tokens, || embed("prompt", "", clip_skip))?;
+    let negative = prompt::pad(negative, tokens, || embed("negative_prompt", "", 0))?;
     Ok(Tensor::cat(&[negative, positive], 0)?)
 }
 

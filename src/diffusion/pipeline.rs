@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::{
-    Denoising, DiffusionError, ImageSpec, SchedulerKind,
+    Denoising, DiffusionError, EmbeddingCache, ImageSpec, SchedulerKind,
     checkpoint::{Checkpoint, Weights},
     config::{self, TextConfig, UNetConfig, VaeConfig},
     picture,
@@ -28,6 +28,7 @@ pub struct StableDiffusion {
     pub(super) scheduler: SchedulerConfig,
     pub(super) device: Device,
     pub(super) dtype: DType,
+    pub(super) embeddings: EmbeddingCache,
     weight_bytes: u64,
     preview: OnceLock<PreviewMap>,
 }
@@ -70,6 +71,7 @@ impl StableDiffusion {
             device: device.clone(),
             dtype: computed_in(precision.denoiser, device),
             weight_bytes: [unet_weights, vae_weights, text_weights].iter().map(Weights::bytes_taken).sum(),
+            embeddings: EmbeddingCache::default(),
             preview: OnceLock::new(),
         })
     }
@@ -96,7 +98,7 @@ impl StableDiffusion {
         self.weight_bytes
     }
 
-    /// The tokenizer, for tools and tests; so are the next three.
+    /// The tokenizer, for tools and tests; so are the next four.
     pub fn tokenizer(&self) -> &ClipTokenizer {
         &self.tokenizer
     }
@@ -104,6 +106,11 @@ impl StableDiffusion {
     /// The text encoder.
     pub fn text_encoder(&self) -> &TextEncoder {
         &self.text_encoder
+    }
+
+    /// Text embeddings of the last prompts.
+    pub fn embeddings(&self) -> &EmbeddingCache {
+        &self.embeddings
     }
 
     /// The network that denoises.
