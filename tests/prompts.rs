@@ -203,8 +203,9 @@ fn a_picture_of_two_weighted_chunks_is_what_diffusers_draws_from_their_embedding
 #[test]
 fn a_short_prompt_without_weights_is_the_same_in_both_syntaxes() {
     let (run, model) = (goldens().run, model("text"));
-    let both = [PromptSyntax::Plain, PromptSyntax::A1111]
-        .map(|syntax| drawn(&model, model.begin(&spec("a large red circle", "the blue", syntax, &run)).unwrap()));
+    let both = [PromptSyntax::Plain, PromptSyntax::A1111].map(|syntax| {
+        drawn(&model, model.begin(&spec("a large red circle", "the blue", syntax, &run)).unwrap())
+    });
     assert_eq!(both[0], both[1]);
 }
 

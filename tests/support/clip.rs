@@ -32,7 +32,8 @@ static CLIP: LazyLock<Clip> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let vocabulary: HashMap<&str, usize> = words.iter().map(String::as_str).zip(0..).collect();
     std::fs::write(folder.path().join("vocab.json"), serde_json::to_vec(&vocabulary).unwrap()).unwrap();
-    std::fs::write(folder.path().join("merges.txt"), format!("#version: 0.2\n{}\n", merges.join("\n"))).unwrap();
+    std::fs::write(folder.path().join("merges.txt"), format!("#version: 0.2\n{}\n", merges.join("\n")))
+        .unwrap();
     let tokenizer = ClipTokenizer::load(folder.path(), 77, WORDS).unwrap();
     Clip { words, letters, tokenizer }
 });

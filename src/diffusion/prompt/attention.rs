@@ -275,7 +275,9 @@ mod tests {
         assert_eq!(parse("(a:1.2.3)"), Err(WeightError::NotANumber("1.2.3".into())));
         assert_eq!(parse("(a:.)"), Err(WeightError::NotANumber(".".into())));
         let nines = "9".repeat(400);
-        for prompt in [format!("(a:{nines})"), format!("(a:-{nines})"), format!("({nines}:0):1.1)((a:{nines}):0)")] {
+        for prompt in
+            [format!("(a:{nines})"), format!("(a:-{nines})"), format!("({nines}:0):1.1)((a:{nines}):0)")]
+        {
             assert!(matches!(parse(&prompt), Err(WeightError::TooLarge { .. })), "{prompt}");
         }
         assert!(parse(&"(".repeat(60)).is_ok());

@@ -98,7 +98,8 @@ impl Splitter<'_> {
     /// Ends the chunk after so many of its words; the others begin the next one.
     fn end_chunk(&mut self, words: usize) {
         let next = self.words.split_off(words);
-        let (ids, weights): (Vec<u32>, Vec<f32>) = std::mem::replace(&mut self.words, next).into_iter().unzip();
+        let (ids, weights): (Vec<u32>, Vec<f32>) =
+            std::mem::replace(&mut self.words, next).into_iter().unzip();
         let (start, end, padding) = self.tokenizer.frame();
         let mut chunk = Chunk {
             ids: [&[start], ids.as_slice(), &[end]].concat(),

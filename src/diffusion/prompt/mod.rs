@@ -45,10 +45,12 @@ pub fn read(
             Ok(Reading { chunks: vec![Chunk::plain(tokens.ids)], warning: tokens.cut.map(cut) })
         }
         PromptSyntax::A1111 => {
-            let pieces = attention::parse(text).map_err(|error| DiffusionError::request(field, error.to_string()))?;
+            let pieces =
+                attention::parse(text).map_err(|error| DiffusionError::request(field, error.to_string()))?;
             let chunks = chunk::split(tokenizer, field, &pieces)?;
-            let warning = attention::not_of_the_syntax(text)
-                .map(|what| format!("`{field}`: {what} is not read here, its characters are words of the prompt"));
+            let warning = attention::not_of_the_syntax(text).map(|what| {
+                format!("`{field}`: {what} is not read here, its characters are words of the prompt")
+            });
             Ok(Reading { chunks, warning })
         }
     }
