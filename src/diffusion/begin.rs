@@ -10,12 +10,11 @@ use super::{
     denoising::{Inpaint, Restore},
     noise::TorchRng,
     picture,
-    prompt_encoder::{Encoded, Prompts},
+    prompt::{Encoded, Prompts},
     schedulers::{self, Scheduler, SchedulerKind},
     unet::guidance_embedding,
     vae::Autoencoder,
 };
-use crate::contract::PromptSyntax;
 
 /// What diffusers tells SDXL's refiner unless it is asked to tell it something else.
 const AESTHETICS_SCORE: f32 = 6.0;
@@ -32,9 +31,6 @@ struct Start {
 
 /// See [`StableDiffusion::begin`].
 pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoising, DiffusionError> {
-    if spec.prompt_syntax != PromptSyntax::Plain {
-        return Err(DiffusionError::request("prompt_syntax", "only `plain` is read here"));
-    }
     if !spec.guidance_scale.is_finite() {
         return Err(DiffusionError::request("guidance_scale", "it must be a finite number"));
     }
@@ -100,6 +96,7 @@ fn condition(
 ) -> Result<Conditioning, DiffusionError> {
     let distilled = model.unet.config().time_cond_proj_dim;
     let prompts = Prompts {
+        syntax: spec.prompt_syntax,
         positive: &spec.prompt,
         negative: spec.negative_prompt.as_deref(),
         clip_skip: spec.clip_skip,

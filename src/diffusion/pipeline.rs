@@ -13,7 +13,7 @@ use super::{
     picture,
     precision::{Precision, computed_in},
     preview::{self, PreviewMap},
-    prompt_encoder::PromptEncoder,
+    prompt::PromptEncoder,
     schedulers::SchedulerConfig,
     tokenizer::ClipTokenizer,
     unet::UNet,

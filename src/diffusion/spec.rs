@@ -11,7 +11,7 @@ pub struct ImageSpec {
     pub prompt: String,
     /// What not to draw; the empty text when absent.
     pub negative_prompt: Option<String>,
-    /// How both prompts are read; only [`PromptSyntax::Plain`] is here.
+    /// How both prompts are read.
     pub prompt_syntax: PromptSyntax,
     /// Layers of the text encoder to leave out, as diffusers counts them.
     pub clip_skip: u32,

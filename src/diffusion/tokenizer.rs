@@ -20,6 +20,8 @@ use super::{DiffusionError, config::ConfigFile};
 /// Start and end of a prompt in every CLIP vocabulary.
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
+/// Start, one word, end.
+const MIN_LENGTH: usize = 3;
 /// What CLIP takes for a word.
 const WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -37,6 +39,7 @@ pub struct Tokens {
 pub struct ClipTokenizer {
     file: PathBuf,
     tokenizer: Tokenizer,
+    start: u32,
     end: u32,
     padding: u32,
     length: usize,
@@ -62,8 +65,7 @@ impl ClipTokenizer {
                 .token_to_id(token)
                 .ok_or_else(|| unusable(&file, format!("`{token}`: expected in the vocabulary, found none")))
         };
-        let end = id(END)?;
-        id(START)?;
+        let (start, end) = (id(START)?, id(END)?);
         if let Some((token, id)) =
             tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size)
         {
@@ -75,8 +77,12 @@ impl ClipTokenizer {
             Some(token) => id(token)?,
             None => end,
         };
-        let length = options.length.map_or(max_length, |length| length.min(max_length)).max(2);
-        Ok(Self { end, padding, length, tokenizer, file })
+        let length = options.length.map_or(max_length, |length| length.min(max_length));
+        if length < MIN_LENGTH {
+            let reason = format!("tokens per prompt: expected at least {MIN_LENGTH}, found {length}");
+            return Err(unusable(&file, reason));
+        }
+        Ok(Self { start, end, padding, length, tokenizer, file })
     }
 
     /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
@@ -92,6 +98,22 @@ impl ClipTokenizer {
         }
         ids.resize(self.length, self.padding);
         Ok(Tokens { ids, cut })
+    }
+
+    /// The ids of a text alone: no start, no end, neither cut nor padded.
+    pub(super) fn words(&self, text: &str) -> Result<Vec<u32>, DiffusionError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| unusable(&self.file, error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The id of a token, written as in the vocabulary.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The ids of start, end and padding.
+    pub(super) fn frame(&self) -> (u32, u32, u32) {
+        (self.start, self.end, self.padding)
     }
 
     /// Tokens per prompt.

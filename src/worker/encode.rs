@@ -1,14 +1,13 @@
 //! A finished picture as a file: PNG with its parameters as A1111 writes them, JPEG, lossless WebP.
 //! The same request with the same seed gives the same bytes: no time, no job id, no worker id.
 
-use std::{borrow::Cow, fmt::Write};
-
 use bytes::Bytes;
 use image::{
     ExtendedColorType, ImageEncoder, RgbImage, codecs::jpeg::JpegEncoder, codecs::webp::WebPEncoder,
 };
 use sha2::{Digest, Sha256};
 
+use super::infotext::infotext;
 use crate::{
     contract::{Job, OutputFormat, hex},
     diffusion::ImageSpec,
@@ -103,59 +102,7 @@ fn png(image: &RgbImage, texts: &[(&str, String)]) -> Result<Vec<u8>, png::Encod
 
 fn texts(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> [(&'static str, String); 2] {
     let request = request_json(job, spec, model, picture);
-    [(A1111_KEYWORD, a1111(spec, model, picture)), (REQUEST_KEYWORD, request.to_string())]
-}
-
-/// The text that A1111 writes: the prompt, the negative prompt, then `Key: value` pairs.
-fn a1111(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
-    let mut text = spec.prompt.clone();
-    if let Some(negative) = spec.negative_prompt.as_deref().filter(|text| !text.is_empty()) {
-        let _ = write!(text, "\nNegative prompt: {negative}");
-    }
-    let _ = write!(
-        text,
-        "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {model}",
-        spec.steps,
-        a1111_sampler(picture.scheduler),
-        spec.guidance_scale,
-        picture.seed,
-        picture.image.width(),
-        picture.image.height(),
-    );
-    if let Some(strength) = spec.source.strength() {
-        let _ = write!(text, ", Denoising strength: {strength}");
-    }
-    if spec.clip_skip > 0 {
-        // A1111 counts the last layer as 1, diffusers as 0.
-        let _ = write!(text, ", Clip skip: {}", spec.clip_skip + 1);
-    }
-    text
-}
-
-fn a1111_sampler(scheduler: &str) -> Cow<'_, str> {
-    match scheduler {
-        "ddim" => "DDIM".into(),
-        "ddpm" => "DDPM".into(),
-        "pndm" => "PLMS".into(),
-        "euler" => "Euler".into(),
-        "euler_karras" => "Euler Karras".into(),
-        "euler_exponential" => "Euler Exponential".into(),
-        "euler_a" => "Euler a".into(),
-        "heun" => "Heun".into(),
-        "heun_karras" => "Heun Karras".into(),
-        "heun_exponential" => "Heun Exponential".into(),
-        "dpmpp_2m" => "DPM++ 2M".into(),
-        "dpmpp_2m_karras" => "DPM++ 2M Karras".into(),
-        "dpmpp_2m_exponential" => "DPM++ 2M Exponential".into(),
-        "dpmpp_2m_sde" => "DPM++ 2M SDE".into(),
-        "dpmpp_2m_sde_karras" => "DPM++ 2M SDE Karras".into(),
-        "dpmpp_2m_sde_exponential" => "DPM++ 2M SDE Exponential".into(),
-        "unipc" => "UniPC".into(),
-        "unipc_karras" => "UniPC Karras".into(),
-        "unipc_exponential" => "UniPC Exponential".into(),
-        "lcm" => "LCM".into(),
-        other => other.into(),
-    }
+    [(A1111_KEYWORD, infotext(spec, model, picture)), (REQUEST_KEYWORD, request.to_string())]
 }
 
 /// The request that draws this one picture again. Inputs are left out: they are pictures themselves.

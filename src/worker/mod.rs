@@ -5,6 +5,7 @@
 mod context;
 pub mod encode;
 mod http;
+mod infotext;
 pub mod inputs;
 mod intake;
 mod job;

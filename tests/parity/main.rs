@@ -8,14 +8,18 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use runs::{MODULE, check_runs, close};
-use sd_worker_rbee::diffusion::{Conditioning, StableDiffusion, TextEncoder, TorchRng};
+use sd_worker_rbee::diffusion::{Conditioning, StableDiffusion, TorchRng};
 use serde::Deserialize;
-use support::{Golden, data, model};
+use support::{Golden, data, model, text_encoder};
 
 #[derive(Deserialize)]
 struct TokensCase {
     prompt: String,
     ids: Vec<u32>,
+}
+
+fn ids(model: &StableDiffusion, prompt: &str) -> Vec<u32> {
+    model.tokenizer().encode(prompt).unwrap().ids
 }
 
 fn ids(model: &StableDiffusion, prompt: &str) -> Vec<u32> {
@@ -57,10 +61,10 @@ fn text_embeddings_are_those_of_transformers() {
         let (model, golden) = (model(checkpoint), Golden::read(&format!("{checkpoint}.modules.safetensors")));
         let prompt = ids(&model, "a large red circle on a blue background");
         for skip in [0, 1] {
-            let ours = encoder(&model).forward(std::slice::from_ref(&prompt), skip).unwrap();
+            let ours = text_encoder(&model).forward(std::slice::from_ref(&prompt), skip).unwrap();
             close(&format!("{checkpoint} skip {skip}"), &ours, golden.get(&format!("text.{skip}")), MODULE);
         }
-        let both = encoder(&model).forward(&[ids(&model, "the blue"), prompt], 0).unwrap();
+        let both = text_encoder(&model).forward(&[ids(&model, "the blue"), prompt], 0).unwrap();
         let theirs = Tensor::cat(&[golden.get("text.negative"), golden.get("text.0")], 0).unwrap();
         close(&format!("{checkpoint} batch of two"), &both, &theirs, MODULE);
     }

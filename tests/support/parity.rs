@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use image::{GrayImage, RgbImage};
-use sd_worker_rbee::diffusion::StableDiffusion;
+use sd_worker_rbee::diffusion::{StableDiffusion, TextEncoder};
 
 /// A file under `tests/data/parity`.
 pub fn data(name: &str) -> PathBuf {
@@ -18,6 +18,11 @@ pub fn data(name: &str) -> PathBuf {
 /// One of the two small checkpoints, computed in f32 on the CPU.
 pub fn model(name: &str) -> StableDiffusion {
     StableDiffusion::load(&data(name), &Device::Cpu, DType::F32).unwrap()
+}
+
+/// The text encoder of a model that has one.
+pub fn text_encoder(model: &StableDiffusion) -> &TextEncoder {
+    model.prompts().encoders().next().unwrap()
 }
 
 /// The tensors of one file.

@@ -2,11 +2,15 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{
-    Checkpoint, DiffusionError,
-    config::{Family, TextConfig},
-    text_encoder::{HiddenStates, TextEncoder},
-    tokenizer::ClipTokenizer,
+use super::{Reading, encode, pad, read};
+use crate::{
+    contract::PromptSyntax,
+    diffusion::{
+        Checkpoint, DiffusionError, EmbeddingCache, EmbeddingKey,
+        config::{Family, TextConfig},
+        text_encoder::{HiddenStates, TextEncoder},
+        tokenizer::ClipTokenizer,
+    },
 };
 
 /// SDXL attends to the last hidden states but one.
@@ -16,10 +20,14 @@ const XL_SKIP: usize = 1;
 pub struct PromptEncoder {
     parts: Vec<(ClipTokenizer, TextEncoder)>,
     family: Family,
+    embeddings: EmbeddingCache,
 }
 
 /// A prompt and its negative, as a request has them.
+#[derive(Debug, Clone, Copy)]
 pub struct Prompts<'a> {
+    /// How both are read.
+    pub syntax: PromptSyntax,
     /// What to draw.
     pub positive: &'a str,
     /// What not to draw.
@@ -56,7 +64,7 @@ impl PromptEncoder {
             parts.push((tokenizer, TextEncoder::load(config, &weights.root())?));
             bytes += weights.bytes_taken();
         }
-        Ok((Self { parts, family }, bytes))
+        Ok((Self { parts, family, embeddings: EmbeddingCache::default() }, bytes))
     }
 
     /// The first tokenizer.
@@ -79,7 +87,12 @@ impl PromptEncoder {
         self.encoders().filter_map(TextEncoder::pooled_width).sum()
     }
 
-    /// Embeds the prompts; what had to be cut is said in `warnings`.
+    /// Embeddings of the last prompts.
+    pub fn embeddings(&self) -> &EmbeddingCache {
+        &self.embeddings
+    }
+
+    /// Embeds the prompts; what had to be cut or was not understood is said in `warnings`.
     pub fn encode(
         &self,
         prompts: &Prompts<'_>,
@@ -91,7 +104,8 @@ impl PromptEncoder {
             let reason = format!("{skip}; the text encoder has {most} layers to leave out");
             return Err(DiffusionError::request("clip_skip", reason));
         }
-        let positive = self.encode_one("prompt", prompts.positive, skip, warnings)?;
+        let mut embed = |field, text, skip| self.embed(field, text, prompts.syntax, skip, warnings);
+        let positive = embed("prompt", prompts.positive, skip)?;
         if !prompts.guided {
             return Ok(positive);
         }
@@ -100,11 +114,14 @@ impl PromptEncoder {
                 text: positive.text.zeros_like()?,
                 pooled: positive.pooled.as_ref().map(Tensor::zeros_like).transpose()?,
             },
-            (_, text) => self.encode_one("negative_prompt", text.unwrap_or(""), 0, warnings)?,
+            (_, text) => embed("negative_prompt", text.unwrap_or(""), 0)?,
         };
+        let tokens = positive.text.dim(1)?.max(negative.text.dim(1)?);
+        let positive_text = pad(positive.text, tokens, || Ok(embed("prompt", "", skip)?.text))?;
+        let negative_text = pad(negative.text, tokens, || Ok(embed("negative_prompt", "", 0)?.text))?;
         let cat = |negative: Tensor, positive: Tensor| Tensor::cat(&[negative, positive], 0);
         Ok(Encoded {
-            text: cat(negative.text, positive.text)?,
+            text: cat(negative_text, positive_text)?,
             pooled: negative.pooled.zip(positive.pooled).map(|(n, p)| cat(n, p)).transpose()?,
         })
     }
@@ -116,29 +133,46 @@ impl PromptEncoder {
         }
     }
 
-    /// `[1, tokens, width]`: each encoder's hidden states side by side; the pooled embedding is the last encoder's.
-    fn encode_one(
+    /// `[1, tokens, width]`: each encoder's hidden states side by side; the pooled embedding is the last encoder's, of
+    /// the first chunk.
+    fn embed(
         &self,
-        field: &str,
+        field: &'static str,
         text: &str,
+        syntax: PromptSyntax,
         skip: usize,
         warnings: &mut Vec<String>,
     ) -> Result<Encoded, DiffusionError> {
-        let wanted = match self.family {
+        let readings = self
+            .parts
+            .iter()
+            .map(|(tokenizer, _)| read(tokenizer, syntax, field, text))
+            .collect::<Result<Vec<Reading>, _>>()?;
+        warnings.extend(readings.first().and_then(|reading| reading.warning.clone()));
+        let compute = || {
+            let (mut hidden, mut pooled) = (Vec::new(), None);
+            for (reading, (_, encoder)) in readings.iter().zip(&self.parts) {
+                let mut own_pooled = None;
+                hidden.push(encode(&reading.chunks, |ids| {
+                    let output = encoder.outputs(&[ids.to_vec()], self.wanted(skip))?;
+                    own_pooled = own_pooled.take().or(output.pooled);
+                    Ok(output.hidden)
+                })?);
+                pooled = own_pooled.or(pooled);
+            }
+            let text = Tensor::cat(&hidden, 2)?;
+            Ok::<_, DiffusionError>([Some(text), pooled].into_iter().flatten().collect())
+        };
+        let key = EmbeddingKey::new(text, syntax, skip, "");
+        let mut tensors = self.embeddings.get_or_encode(key, compute)?.into_iter();
+        let text = tensors.next().expect("compute gives the text's embedding first");
+        Ok(Encoded { text, pooled: tensors.next() })
+    }
+
+    fn wanted(&self, skip: usize) -> HiddenStates {
+        match self.family {
             Family::StableDiffusion => HiddenStates::Normed { skip },
             Family::Xl { .. } => HiddenStates::Raw { skip: skip + XL_SKIP },
-        };
-        let (mut hidden, mut pooled) = (Vec::new(), None);
-        for (i, (tokenizer, encoder)) in self.parts.iter().enumerate() {
-            let tokens = tokenizer.encode(text)?;
-            if let (0, Some(cut)) = (i, tokens.cut) {
-                let length = tokenizer.length();
-                warnings.push(format!("`{field}` was cut at {length} tokens; left out: {cut}"));
-            }
-            let output = encoder.outputs(&[tokens.ids], wanted)?;
-            hidden.push(output.hidden);
-            pooled = output.pooled.or(pooled);
         }
-        Ok(Encoded { text: Tensor::cat(&hidden, 2)?, pooled })
     }
 }
