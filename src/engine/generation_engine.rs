@@ -69,7 +69,11 @@ impl GenerationEngine {
             }
             // A job that was cancelled, or whose time ran out, ends here even while every slot is busy.
             waiting = waiting.into_iter().filter_map(end_early).collect();
+            // A model that has no room beside those of running jobs waits for them, and who came later waits too.
             while running.len() < self.slots
+                && waiting
+                    .front()
+                    .is_some_and(|request| running.is_empty() || self.pipeline.has_room_for(&request.model))
                 && let Some(request) = waiting.pop_front()
             {
                 running.extend(RunningJob::begin(&self.pipeline, request));
@@ -95,7 +99,7 @@ mod tests {
     use crate::{
         contract::ErrorCode,
         engine::{GenerationResponse, RequestQueue, request::tests::request_with_responses},
-        models::ModelSource,
+        models::{ModelOptions, ModelSource},
     };
 
     fn engine(source: &str, slots: usize) -> (RequestQueue, EngineHandle) {
@@ -199,6 +203,34 @@ mod tests {
         let [GenerationResponse::Failed(error)] = &got[..] else { panic!("{got:?}") };
         assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
         assert_eq!(slots.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn models_take_turns_in_a_memory_for_one_and_the_switch_is_measured() {
+        let sources = ["a=sim://?step_ms=20&memory=6MiB&load_ms=60", "b=sim://?memory=6MiB&load_ms=60"];
+        let sources = sources.map(|source| source.parse().unwrap());
+        let options = ModelOptions { memory: Some(8 << 20), ..ModelOptions::new(&candle_core::Device::Cpu) };
+        let pipeline = InferencePipeline::open(&sources, options).unwrap();
+        let (queue, receiver) = RequestQueue::new();
+        let _handle = GenerationEngine::new(pipeline, receiver).with_slots(2).start();
+        // Two slots: b waits until a is done, for they have no room side by side; the second a waits for b.
+        let mut responses = vec![];
+        for model in ["a", "b", "a"] {
+            let (mut request, _, job_responses) = request_with_responses(1);
+            request.model = model.into();
+            queue.add(request).unwrap();
+            responses.push(job_responses);
+        }
+        let mut loads = vec![];
+        for job_responses in responses {
+            let got = all(job_responses).await;
+            let Some(GenerationResponse::Done { timings, .. }) = got.last() else { panic!("{got:?}") };
+            loads.push(timings.load);
+        }
+        assert_eq!(loads[0], Duration::ZERO);
+        for load in &loads[1..] {
+            assert!((Duration::from_millis(60)..Duration::from_secs(5)).contains(load), "{loads:?}");
+        }
     }
 
     #[tokio::test]

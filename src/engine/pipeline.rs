@@ -1,26 +1,29 @@
-//! The one owner of the weights: every model of the worker, by name, on one device.
+//! What the engine computes with: every model of the worker, by name, on one device.
+
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
 use crate::{
     contract::ErrorCode,
     diffusion::ImageSpec,
-    models::{Denoising, Model, ModelError, ModelInfo, ModelSource},
+    models::{Denoising, Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource},
 };
 
 /// Serves every model of the worker. A picture is a [`Denoising`] that is begun, advanced step by step, and finished;
 /// it owns all that is the job's, the pipeline owns the weights and nothing of a job.
+///
+/// A model that is not in memory is loaded when it is used, and the least recently used one goes for it; see
+/// [`hold`](Self::hold).
 pub struct InferencePipeline {
-    models: Vec<(ModelInfo, Model)>,
+    models: ModelSet,
+    lora_dir: Option<PathBuf>,
 }
 
 /// Why a picture could not be drawn.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    /// No model of that name; workers check this before a request is made.
-    #[error("`model`: `{0}` is not loaded")]
-    UnknownModel(String),
-    /// The model refused or failed.
+    /// The model is unknown, has no room, refused or failed.
     #[error(transparent)]
     Model(#[from] ModelError),
 }
@@ -29,31 +32,56 @@ impl PipelineError {
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::UnknownModel(_) => ErrorCode::UnsupportedModel,
             Self::Model(error) => error.code(),
         }
     }
 }
 
 impl InferencePipeline {
-    /// Loads every source on the device; the first is the default.
+    /// Every source on the device, in f32, in all the memory that is free; the first is the default.
     ///
     /// # Errors
-    /// The first source that cannot be loaded, with the file and the key that are wrong.
+    /// As [`open`](Self::open).
     pub fn load(sources: &[ModelSource], device: &candle_core::Device) -> Result<Self, ModelError> {
-        let models = sources
-            .iter()
-            .map(|source| {
-                let model = Model::load(source, device)?;
-                Ok((model.info(source.name()), model))
-            })
-            .collect::<Result<_, ModelError>>()?;
-        Ok(Self { models })
+        Self::open(sources, ModelOptions::new(device))
     }
 
-    /// What is loaded, in the order of the sources.
+    /// Checks every source and loads those that there is room for; the first is the default.
+    ///
+    /// # Errors
+    /// The first source that cannot be used, with the file and the key that are wrong, or the memory it lacks.
+    pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
+        Ok(Self { models: ModelSet::open(sources, options)?, lora_dir: None })
+    }
+
+    /// Looks for LoRAs in this folder.
+    #[must_use]
+    pub fn with_lora_dir(mut self, folder: Option<PathBuf>) -> Self {
+        self.lora_dir = folder;
+        self
+    }
+
+    /// The folder of LoRAs; none: jobs cannot name any.
+    pub fn lora_dir(&self) -> Option<&Path> {
+        self.lora_dir.as_deref()
+    }
+
+    /// Every model, in memory or not, in the order of the sources.
     pub fn catalog(&self) -> Vec<ModelInfo> {
-        self.models.iter().map(|(info, _)| info.clone()).collect()
+        self.models.catalog()
+    }
+
+    /// Brings a model into memory, and keeps it there as long as the answer lives.
+    ///
+    /// # Errors
+    /// When there is no such model, no room for it beside those that are held, or when loading fails.
+    pub fn hold(&self, model: &str) -> Result<Held, PipelineError> {
+        Ok(self.models.hold(model)?)
+    }
+
+    /// Whether [`hold`](Self::hold) would not fail for lack of room.
+    pub fn has_room_for(&self, model: &str) -> bool {
+        self.models.has_room_for(model)
     }
 
     /// Reads the prompt and the inputs and makes the first latents.
@@ -61,7 +89,7 @@ impl InferencePipeline {
     /// # Errors
     /// When the model does not take the request, or fails.
     pub fn begin(&self, model: &str, spec: &ImageSpec) -> Result<Denoising, PipelineError> {
-        Ok(self.model(model)?.begin(spec)?)
+        Ok(self.hold(model)?.model.begin(spec)?)
     }
 
     /// One denoising step of each.
@@ -69,7 +97,7 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails; none of `jobs` is of use after that.
     pub fn advance(&self, model: &str, jobs: &mut [&mut Denoising]) -> Result<(), PipelineError> {
-        Ok(self.model(model)?.advance(jobs)?)
+        Ok(self.hold(model)?.model.advance(jobs)?)
     }
 
     /// A small picture of how it looks now, at most 256 pixels a side.
@@ -77,7 +105,7 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails.
     pub fn preview(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
-        Ok(self.model(model)?.preview(job)?)
+        Ok(self.hold(model)?.model.preview(job)?)
     }
 
     /// The picture, after the last step.
@@ -85,13 +113,6 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails; NaN and infinity are failures, never a picture.
     pub fn finish(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
-        Ok(self.model(model)?.finish(job)?)
-    }
-
-    fn model(&self, name: &str) -> Result<&Model, PipelineError> {
-        self.models
-            .iter()
-            .find_map(|(info, model)| (info.name == name).then_some(model))
-            .ok_or_else(|| PipelineError::UnknownModel(name.to_owned()))
+        Ok(self.hold(model)?.model.finish(job)?)
     }
 }

@@ -98,6 +98,8 @@ pub struct Generated {
 pub struct EngineTimings {
     /// From receipt to the first work on it.
     pub queue: Duration,
+    /// Loading the model; none when it was in memory.
+    pub load: Duration,
     /// Text encoder, and VAE encode of inputs.
     pub text: Duration,
     /// All denoising steps, previews among them.

@@ -10,11 +10,16 @@ use super::{
     EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse, InferencePipeline,
     PipelineError,
 };
-use crate::{diffusion::ImageSpec, models::Denoising};
+use crate::{
+    diffusion::ImageSpec,
+    models::{Denoising, Held},
+};
 
 /// A job between two steps.
 pub(super) struct RunningJob {
     request: GenerationRequest,
+    /// Keeps its model in memory between its steps.
+    _held: Held,
     denoising: Denoising,
     /// Which picture is being drawn, from 0.
     index: u32,
@@ -40,15 +45,20 @@ pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest>
 }
 
 impl RunningJob {
-    /// Begins its first picture. `None` when that failed; the job has had its response.
+    /// Loads its model if need be, and begins its first picture. `None` when that failed; the job has had its response.
     pub(super) fn begin(pipeline: &InferencePipeline, request: GenerationRequest) -> Option<Self> {
         let mut timings = EngineTimings { queue: request.received.elapsed(), ..EngineTimings::default() };
-        let begun = Instant::now();
-        match guarded(|| pipeline.begin(&request.model, &request.spec)) {
-            Ok(denoising) => {
-                timings.text += begun.elapsed();
+        let begun = guarded(|| pipeline.hold(&request.model)).and_then(|held| {
+            timings.load = held.load.unwrap_or_default();
+            let begun = Instant::now();
+            let denoising = guarded(|| pipeline.begin(&request.model, &request.spec))?;
+            timings.text += begun.elapsed();
+            Ok((held, denoising))
+        });
+        match begun {
+            Ok((held, denoising)) => {
                 let warnings = denoising.warnings().to_vec();
-                Some(Self { request, denoising, index: 0, timings, warnings })
+                Some(Self { request, _held: held, denoising, index: 0, timings, warnings })
             }
             Err(error) => {
                 end(request, GenerationResponse::Failed(error));

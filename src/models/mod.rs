@@ -1,9 +1,15 @@
-//! Which checkpoints there are and where they come from. A model is a Stable Diffusion checkpoint, or a simulation.
+//! Which checkpoints there are, where they come from, and which stay in memory. A model is a Stable Diffusion
+//! checkpoint, or a simulation.
 
+mod hub;
+mod memory;
 mod model;
+mod set;
 mod sim;
 mod source;
 
-pub use model::{Denoising, Model, ModelError, ModelInfo};
+pub use hub::{Hub, HubError, HubOptions, HubRepo};
+pub use model::{Denoising, Limit, Model, ModelError, ModelInfo};
+pub use set::{Held, ModelOptions, ModelSet};
 pub use sim::{Sim, SimError};
 pub use source::{ModelSource, Origin, SourceError};

@@ -2,10 +2,10 @@
 
 use image::RgbImage;
 
-use super::{ModelSource, Origin, Sim, SimError, sim::SimDenoising};
+use super::{HubRepo, ModelSource, Origin, Sim, SimError, memory::human, sim::SimDenoising};
 use crate::{
     contract::ErrorCode,
-    diffusion::{self, DiffusionError, ImageSpec, StableDiffusion},
+    diffusion::{self, DiffusionError, ImageSpec, Precision, StableDiffusion},
 };
 
 /// Steps of a job that names none.
@@ -51,9 +51,71 @@ pub enum ModelError {
     /// A simulation.
     #[error(transparent)]
     Sim(#[from] SimError),
+    /// A repository of the hub that is not in a folder yet: a defect of the caller.
+    #[error("`{0}` was not fetched from the hub before it was to be loaded")]
+    NotFetched(HubRepo),
+    /// No model of that name; workers check this before a request is made.
+    #[error("`model`: this worker has no `{0}`")]
+    Unknown(String),
+    /// A model that can never be loaded here.
+    #[error(
+        "`{model}`: its weights take {} and at most {} may be used ({limit}): choose a smaller --dtype or model, or \
+         give it more memory",
+        human(*needed),
+        human(*available)
+    )]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// What limits them.
+        limit: Limit,
+    },
+    /// A model that cannot be loaded now.
+    #[error(
+        "`{model}`: its weights take {} and {} are free now{}: try again, or give it more memory",
+        human(*needed),
+        human(*available),
+        busy_models(busy)
+    )]
+    NoRoom {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        needed: u64,
+        /// Bytes that are free after every idle model was put out.
+        available: u64,
+        /// Models that stay because jobs run with them.
+        busy: Vec<String>,
+    },
     /// A picture was given to a model that did not begin it: a defect of the caller.
     #[error("a picture was handed to a model that did not begin it")]
     Foreign,
+}
+
+/// What limits the memory for weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The flag.
+    Flag,
+    /// What the machine, or its control group, has free.
+    Machine,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "--model-memory",
+            Self::Machine => "free memory of this machine",
+        })
+    }
+}
+
+fn busy_models(busy: &[String]) -> String {
+    if busy.is_empty() { String::new() } else { format!(" (jobs run with {})", busy.join(", ")) }
 }
 
 impl ModelError {
@@ -61,40 +123,58 @@ impl ModelError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Diffusion(error) => error.code(),
-            Self::Sim(SimError::OutOfMemory) => ErrorCode::OutOfMemory,
+            Self::Sim(SimError::OutOfMemory) | Self::TooLarge { .. } | Self::NoRoom { .. } => {
+                ErrorCode::OutOfMemory
+            }
             Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
-            Self::Sim(SimError::Option { .. }) | Self::Foreign => ErrorCode::Internal,
+            Self::Unknown(_) => ErrorCode::UnsupportedModel,
+            Self::Sim(SimError::Option { .. }) | Self::NotFetched(_) | Self::Foreign => ErrorCode::Internal,
         }
     }
 }
 
 impl Model {
-    /// Loads it on the device, in f32.
+    /// Loads it on the device; `precision` is the types that its weights are kept in.
     ///
     /// # Errors
     /// The file and the key that are wrong.
-    pub fn load(source: &ModelSource, device: &candle_core::Device) -> Result<Self, ModelError> {
+    pub fn load(
+        source: &ModelSource,
+        device: &candle_core::Device,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
-            Origin::Folder(path) => {
-                let model = StableDiffusion::load(path, device, candle_core::DType::F32)?;
-                Self::StableDiffusion(Box::new(model))
+            Origin::Folder(path) | Origin::File(path) => {
+                Self::StableDiffusion(Box::new(StableDiffusion::load(path, device, precision)?))
             }
-            Origin::Sim(sim) => Self::Sim(sim.clone()),
+            Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
+            Origin::Sim(sim) => {
+                sim.load();
+                Self::Sim(sim.clone())
+            }
         })
     }
 
-    /// What jobs have to know of it.
-    pub fn info(&self, name: &str) -> ModelInfo {
-        let native_size = match self {
-            Self::StableDiffusion(model) => model.native_size(),
-            Self::Sim(sim) => sim.native_size(),
+    /// What jobs have to know of it, and the bytes of its weights as they will be kept. Nothing is loaded.
+    ///
+    /// # Errors
+    /// What loading would refuse, as far as the configuration files and the headers of the weights show it.
+    pub fn inspect(source: &ModelSource, precision: Precision) -> Result<(ModelInfo, u64), ModelError> {
+        let (native_size, weight_bytes) = match source.origin() {
+            Origin::Folder(path) | Origin::File(path) => {
+                let found = diffusion::inspect(path, precision)?;
+                (found.native_size, found.weight_bytes)
+            }
+            Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
+            Origin::Sim(sim) => (sim.native_size(), sim.weight_bytes()),
         };
-        ModelInfo {
-            name: name.to_owned(),
+        let info = ModelInfo {
+            name: source.name().to_owned(),
             native_size,
             steps: DEFAULT_STEPS,
             guidance_scale: DEFAULT_GUIDANCE,
-        }
+        };
+        Ok((info, weight_bytes))
     }
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).

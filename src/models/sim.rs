@@ -1,6 +1,7 @@
 //! `sim://`: a model that draws a flat picture and only takes time, for load tests of a pool and of its error handling.
 //!
-//! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. The colour follows from prompt, steps and
+//! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. `load_ms=500&memory=4GiB` sleeps half a second
+//! while it is loaded and counts as 4 GiB of weights, of which nothing is allocated. The colour follows from prompt, steps and
 //! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite` with `fail_step=N`
 //! (default 1) makes every job fail at step N that gets so far.
 
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     contract::limits::{MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE},
     diffusion::{ImageSpec, Source},
+    units::parse_size,
 };
 
 /// Milliseconds of a step when the URL names none.
@@ -28,6 +30,8 @@ const PREVIEW_SIDE: u32 = 256;
 pub struct Sim {
     step: Duration,
     size: u32,
+    load: Duration,
+    memory: u64,
     failure: Option<(Failure, u32)>,
 }
 
@@ -54,7 +58,8 @@ pub enum SimError {
     /// The URL has an option that there is not, or a value out of bounds.
     #[error(
         "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
-         {SIDE_MULTIPLE}), fail=panic|out_of_memory|non_finite and fail_step=1.. are allowed"
+         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, fail=panic|out_of_memory|non_finite and \
+         fail_step=1.. are allowed"
     )]
     Option {
         /// The whole URL.
@@ -81,14 +86,21 @@ impl FromStr for Sim {
             None if rest.is_empty() => "",
             None => return Err(bad(rest)),
         };
-        let mut sim =
-            Self { step: Duration::from_millis(DEFAULT_STEP_MS), size: DEFAULT_SIZE, failure: None };
+        let mut sim = Self {
+            step: Duration::from_millis(DEFAULT_STEP_MS),
+            size: DEFAULT_SIZE,
+            load: Duration::ZERO,
+            memory: 0,
+            failure: None,
+        };
         let (mut failure, mut fail_step) = (None, 1);
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').ok_or_else(|| bad(option))?;
             let number = || value.parse::<u64>().map_err(|_| bad(option));
             match key {
                 "step_ms" if number()? <= MAX_STEP_MS => sim.step = Duration::from_millis(number()?),
+                "load_ms" if number()? <= MAX_STEP_MS => sim.load = Duration::from_millis(number()?),
+                "memory" => sim.memory = parse_size(value).map_err(|_| bad(option))?,
                 "size" => {
                     sim.size = u32::try_from(number()?)
                         .ok()
@@ -116,6 +128,16 @@ impl Sim {
     /// Width and height of a picture that names none, in pixels.
     pub fn native_size(&self) -> (u32, u32) {
         (self.size, self.size)
+    }
+
+    /// Takes the time that loading it takes.
+    pub(super) fn load(&self) {
+        std::thread::sleep(self.load);
+    }
+
+    /// Bytes of weights that it counts as.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.memory
     }
 
     pub(super) fn begin(&self, spec: &ImageSpec) -> SimDenoising {
@@ -181,8 +203,9 @@ mod tests {
 
     #[test]
     fn options_are_read_and_what_there_is_not_is_refused() {
-        let sim: Sim = "sim://?step_ms=0&size=128".parse().unwrap();
-        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, failure: None });
+        let sim: Sim = "sim://?step_ms=0&size=128&load_ms=7&memory=2KiB".parse().unwrap();
+        let load = Duration::from_millis(7);
+        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, load, memory: 2048, failure: None });
         assert!("sim://".parse::<Sim>().is_ok());
         for bad in
             ["sim://x", "sim://?size=63", "sim://?size=100", "sim://?step_ms=-1", "sim://?fail=no", "sim:"]

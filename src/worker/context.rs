@@ -30,6 +30,8 @@ pub struct Identity {
     pub limits: Limits,
     /// Its models; the first is the default.
     pub catalog: Vec<ModelInfo>,
+    /// Whether jobs may name LoRAs.
+    pub takes_loras: bool,
 }
 
 /// What every job shares.

@@ -279,7 +279,7 @@ impl JobRun {
             images,
             timings_ms: Timings {
                 queue: ms(engine.queue),
-                load: 0,
+                load: ms(engine.load),
                 text: ms(engine.text),
                 denoise: ms(engine.denoise),
                 decode: ms(engine.decode),

@@ -195,7 +195,7 @@ impl JobRouter {
         Ok((Job::new(operation, &self.context.identity.limits)?, named))
     }
 
-    /// Hive, capability and model.
+    /// Hive, capability, LoRAs and model.
     fn check(&self, job: &Job) -> Result<ModelInfo, Refusal> {
         let identity = &self.context.identity;
         if let Some(asked) = &job.hive_id
@@ -211,6 +211,10 @@ impl JobRouter {
             let served: Vec<_> = identity.capabilities.iter().map(|c| c.operation()).collect();
             let reason = format!("this worker does {} and nothing else", served.join(", "));
             return Err(ContractError::UnsupportedOperation(reason).into());
+        }
+        if !job.loras.is_empty() && !identity.takes_loras {
+            let reason = "this worker has no folder of LoRAs; start it with --lora-dir";
+            return Err(ContractError::field("loras", reason).into());
         }
         let found = match &job.model {
             None => identity.catalog.first(),

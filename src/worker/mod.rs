@@ -3,7 +3,8 @@
 //! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end.
 
 mod context;
-pub mod encode;
+mod dtype;
+mod encode;
 mod http;
 mod infotext;
 pub mod inputs;
@@ -23,9 +24,10 @@ mod start;
 mod testing;
 
 pub use context::{Context, Identity};
+pub use dtype::DtypeOption;
 pub use http::WorkerJobs;
 pub use job_router::{JobRouter, Refusal, Routed};
-pub use options::{OptionsError, Precision, WorkerOptions};
+pub use options::{OptionsError, WorkerOptions};
 pub use run::{StartError, run};
 pub use slots::{Permits, Slots};
 pub use start::start;

@@ -1,8 +1,8 @@
 //! The command line of the workers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::context::Identity;
+use super::{context::Identity, dtype::DtypeOption};
 use crate::{
     bus::NatsOptions,
     contract::{
@@ -18,23 +18,12 @@ use crate::{
 /// The most jobs that one worker holds.
 const MAX_SLOTS: usize = 1024;
 
-/// The precision of weights and computation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-    /// 16 bits.
-    F16,
-    /// Brain floating point, 16 bits.
-    Bf16,
-}
-
 /// Takes jobs for Stable Diffusion from NATS and puts the pictures into a store
 #[derive(Debug, Clone, clap::Parser)]
 #[command(version)]
 pub struct WorkerOptions {
-    /// A model: a folder in the diffusers layout, or sim://?step_ms=5&size=64 (only takes time); repeat for more, the
-    /// first is the default
+    /// A model: a folder in the diffusers layout, a .safetensors file, a repository of the hub as org/name[@revision],
+    /// or sim://?step_ms=5&size=64 (only takes time); repeat for more, the first is the default
     #[arg(
         long = "model",
         env = "SD_MODELS",
@@ -43,6 +32,12 @@ pub struct WorkerOptions {
         required = true
     )]
     pub models: Vec<ModelSource>,
+    /// Bytes of weights that are kept; the least recently used model goes first [default: all that is free]
+    #[arg(long, env = "SD_MODEL_MEMORY", value_name = "SIZE", value_parser = parse_size)]
+    pub model_memory: Option<u64>,
+    /// Folder of LoRAs that jobs may name; without it they may not
+    #[arg(long, env = "SD_LORA_DIR", value_name = "FOLDER", value_parser = parse_folder)]
+    pub lora_dir: Option<PathBuf>,
     /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
     #[arg(long, env = "WORKER_ID")]
     pub worker_id: Option<WorkerId>,
@@ -75,9 +70,10 @@ pub struct WorkerOptions {
     /// Threads that compute [default: all cores]
     #[arg(long, env = "SD_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Precision of weights and computation [default: f32]
-    #[arg(long, env = "SD_DTYPE", value_enum)]
-    pub dtype: Option<Precision>,
+    /// Type that weights are kept in: f32, f16 or bf16, also by component: f16,vae=f32,text=f32,unet=bf16
+    /// [default: f32 on a CPU, f16 on a GPU]
+    #[arg(long, env = "SD_DTYPE", value_name = "TYPE[,COMPONENT=TYPE...]")]
+    pub dtype: Option<DtypeOption>,
     /// Most pixels of a picture
     #[arg(long, env = "SD_MAX_PIXELS", default_value = "2048x2048", value_parser = parse_pixels)]
     pub max_pixels: u64,
@@ -123,7 +119,7 @@ pub struct OptionsError {
 }
 
 impl WorkerOptions {
-    /// Checks what clap cannot: that names are unique and that the dtype is one that models are loaded in.
+    /// Checks what clap cannot, for example that names are unique.
     ///
     /// # Errors
     /// The first flag that is wrong.
@@ -137,8 +133,8 @@ impl WorkerOptions {
                 );
             }
         }
-        if !matches!(self.dtype, None | Some(Precision::F32)) {
-            return error("--dtype", "models are loaded in f32".into());
+        if self.model_memory == Some(0) {
+            return error("--model-memory", "must be above 0".into());
         }
         if self.deadline.is_zero() {
             return error("--deadline", "must be above 0".into());
@@ -165,8 +161,14 @@ impl WorkerOptions {
                 deadline: self.deadline,
             },
             catalog,
+            takes_loras: self.lora_dir.is_some(),
         }
     }
+}
+
+fn parse_folder(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_dir() { Ok(path) } else { Err("there is no such folder".into()) }
 }
 
 fn parse_slots(text: &str) -> Result<usize, String> {
@@ -230,13 +232,25 @@ mod tests {
             &["--max-steps", "151"],
             &["--queue-group", "a b"],
             &["--deadline", "60"],
+            &["--dtype", "f64"],
+            &["--dtype", "f16,clip=f32"],
+            &["--model-memory", "much"],
+            &["--lora-dir", "no/such/folder"],
+            &["--lora-dir", "Cargo.toml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        for bad in [&["--model", "sim://"][..], &["--dtype", "f16"], &["--subject-prefix", "a..b"]] {
+        for bad in [&["--model", "sim://"][..], &["--model-memory", "0"], &["--subject-prefix", "a..b"]] {
             assert!(parse(bad).unwrap().check().is_err(), "{bad:?}");
         }
-        assert!(parse(&["--model", "other=sim://"]).unwrap().check().is_ok());
+        for good in [
+            &["--model", "other=sim://"][..],
+            &["--dtype", "f16,vae=f32"],
+            &["--model-memory", "6GiB"],
+            &["--lora-dir", "src"],
+        ] {
+            assert!(parse(good).unwrap().check().is_ok(), "{good:?}");
+        }
     }
 
     #[test]

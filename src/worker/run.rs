@@ -16,7 +16,7 @@ use super::{
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
-    models::ModelError,
+    models::{Hub, HubError, HubOptions, ModelError, ModelOptions, ModelSource, Origin},
     storage::{StorageError, Store},
 };
 
@@ -34,6 +34,9 @@ pub enum StartError {
     /// A model.
     #[error("--model: {0}")]
     Model(#[from] ModelError),
+    /// A model of the hub.
+    #[error("--model: {0}")]
+    Hub(#[from] HubError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StorageError),
@@ -129,8 +132,11 @@ async fn start(
         ),
         None => None,
     };
-    let sources = options.models.clone();
-    let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::load(&sources, &device)).await??;
+    let dtype = options.dtype.unwrap_or_default();
+    let loading = ModelOptions { precision: dtype.on(&device), memory: options.model_memory, device };
+    let sources = fetch(&options.models, &loading).await?;
+    let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
+    let pipeline = pipeline.with_lora_dir(options.lora_dir.clone());
     let store = Store::open(&options.store)?;
     store.check().await?;
 
@@ -168,6 +174,21 @@ async fn start(
     );
     let guards = (heartbeat, discovery, Tasks(vec![status, intake, cancels]));
     Ok(Running { context, bus, engine, doors_closed, _guards: guards, http })
+}
+
+/// Brings what is on the hub into folders.
+async fn fetch(sources: &[ModelSource], loading: &ModelOptions) -> Result<Vec<ModelSource>, HubError> {
+    let mut fetched = Vec::with_capacity(sources.len());
+    for source in sources {
+        fetched.push(match source.origin() {
+            Origin::Hub(repo) => {
+                let hub = Hub::new(HubOptions::from_environment())?;
+                source.in_folder(hub.fetch(repo, loading.precision).await?)
+            }
+            Origin::Folder(_) | Origin::File(_) | Origin::Sim(_) => source.clone(),
+        });
+    }
+    Ok(fetched)
 }
 
 /// Heartbeat and discovery, and the task that keeps them up to date.

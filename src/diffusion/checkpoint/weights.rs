@@ -68,6 +68,11 @@ impl Weights {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Numbers in all tensors of the file, taken or not.
+    pub fn elements(&self) -> u64 {
+        self.metadata.tensors().values().map(|info| info.shape.iter().product::<usize>() as u64).sum()
+    }
+
     fn take(&self, key: &str, shape: &[usize]) -> Result<Tensor, DiffusionError> {
         let info = self.metadata.info(key).ok_or_else(|| DiffusionError::MissingTensor {
             file: self.file.clone(),

@@ -1,0 +1,31 @@
+//! How much memory a checkpoint's weights take, told from the files' headers before any of them is loaded.
+
+use candle_core::{DType, Device};
+
+use super::Checkpoint;
+use crate::diffusion::{DiffusionError, Precision};
+
+/// The components that have weights. A checkpoint has some of them.
+const TEXT_ENCODERS: [&str; 3] = ["text_encoder", "text_encoder_2", "text_encoder_3"];
+const DENOISERS: [&str; 2] = ["unet", "transformer"];
+
+impl Checkpoint {
+    /// Bytes of all weights in the types that `precision` keeps them in.
+    ///
+    /// # Errors
+    /// The component whose weights are missing or damaged: every file of weights is opened and its header read.
+    pub fn weight_bytes(&self, precision: Precision) -> Result<u64, DiffusionError> {
+        let text = TEXT_ENCODERS.iter().map(|component| (*component, precision.text_encoder));
+        let denoisers = DENOISERS.iter().map(|component| (*component, precision.denoiser));
+        let all = text.chain(denoisers).chain([("vae", precision.vae)]);
+        let mut bytes = 0;
+        for (component, dtype) in all.filter(|(component, _)| self.class_of(component).is_some()) {
+            bytes += self.component_bytes(component, dtype)?;
+        }
+        Ok(bytes)
+    }
+
+    fn component_bytes(&self, component: &str, dtype: DType) -> Result<u64, DiffusionError> {
+        Ok(self.weights(component, &Device::Cpu, dtype)?.elements() * dtype.size_in_bytes() as u64)
+    }
+}

@@ -1,0 +1,55 @@
+//! How much memory there is for weights.
+
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+/// Bytes that the process can still take: what the system has available, or less where a control group (a container's
+/// limit) allows less.
+pub(super) fn available() -> u64 {
+    let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(kind);
+    let group = system.cgroup_limits().map(|limits| (limits.total_memory, limits.rss));
+    smaller(system.available_memory(), group)
+}
+
+/// `group` is the limit of a control group and what its processes use of it. Files that the system keeps in memory for
+/// it count towards the limit but give way, so they are not counted.
+fn smaller(system: u64, group: Option<(u64, u64)>) -> u64 {
+    match group {
+        Some((limit, used)) => system.min(limit.saturating_sub(used)),
+        None => system,
+    }
+}
+
+/// Bytes as a person reads them: `3.2 GiB`, with the number itself.
+pub(super) fn human(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(size, _)| bytes >= *size) {
+        Some((size, unit)) => format!("{:.1} {unit} ({bytes} bytes)", bytes as f64 / size as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_a_control_group_counts() {
+        assert_eq!(smaller(100, None), 100);
+        assert_eq!(smaller(100, Some((60, 20))), 40);
+        assert_eq!(smaller(100, Some((60, 70))), 0);
+        assert_eq!(smaller(100, Some((500, 20))), 100);
+    }
+
+    #[test]
+    fn this_machine_has_some_memory_and_not_without_end() {
+        let bytes = available();
+        assert!((1 << 20..1 << 50).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn sizes_are_told_in_both_ways() {
+        assert_eq!(human(3_435_973_837), "3.2 GiB (3435973837 bytes)");
+        assert_eq!(human(1023), "1023 bytes");
+    }
+}

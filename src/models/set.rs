@@ -1,0 +1,305 @@
+//! The models of a worker: which are in memory, and which go when another needs the room. The least recently used goes
+//! first; one that is held stays.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use candle_core::{DType, Device};
+
+use super::{Limit, Model, ModelError, ModelInfo, ModelSource, memory};
+use crate::{contract::ErrorCode, diffusion::Precision};
+
+/// How models are loaded.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Where they are computed.
+    pub device: Device,
+    /// The types that weights are kept in.
+    pub precision: Precision,
+    /// Bytes of weights that are kept at most; none: all that is free.
+    pub memory: Option<u64>,
+}
+
+impl ModelOptions {
+    /// In f32, in all the memory that is free.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), precision: Precision::all(DType::F32), memory: None }
+    }
+}
+
+/// Every model of the worker, by name; some of them in memory.
+pub struct ModelSet {
+    models: Vec<Entry>,
+    options: ModelOptions,
+    budget: u64,
+    loaded: Mutex<Vec<Loaded>>,
+}
+
+struct Entry {
+    info: ModelInfo,
+    source: ModelSource,
+    weight_bytes: u64,
+}
+
+/// A model in memory. The list of them is in the order of use, the latest last.
+struct Loaded {
+    entry: usize,
+    model: Arc<Model>,
+}
+
+/// A model in memory, that stays there as long as this lives.
+pub struct Held {
+    /// The model.
+    pub model: Arc<Model>,
+    /// How long loading took; none when it was in memory.
+    pub load: Option<Duration>,
+}
+
+/// Memory that weights may take, in bytes.
+struct Room {
+    /// Beside all that is loaded.
+    free: u64,
+    /// When every idle model has gone.
+    possible: u64,
+}
+
+impl ModelSet {
+    /// Checks every source, and loads them in their order while they fit. Those that do not are loaded when they are
+    /// first used.
+    ///
+    /// # Errors
+    /// The first source that cannot be used: what is wrong with it, or how much memory it lacks.
+    pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
+        let free = options.free_memory();
+        let (budget, limit) = match options.memory {
+            Some(memory) if memory <= free => (memory, Limit::Flag),
+            _ => (free, Limit::Machine),
+        };
+        let mut models = Vec::with_capacity(sources.len());
+        for source in sources {
+            let (info, weight_bytes) = Model::inspect(source, options.precision)?;
+            if weight_bytes > budget {
+                let model = source.name().to_owned();
+                return Err(ModelError::TooLarge { model, needed: weight_bytes, available: budget, limit });
+            }
+            models.push(Entry { info, source: source.clone(), weight_bytes });
+        }
+        let set = Self { models, options, budget, loaded: Mutex::default() };
+        for (index, entry) in set.models.iter().enumerate() {
+            if entry.weight_bytes <= set.room(&set.lock()).free {
+                set.load(index, &mut set.lock())?;
+            } else {
+                tracing::info!(
+                    model = entry.info.name,
+                    weight_bytes = entry.weight_bytes,
+                    "a model is loaded when it is first used: beside the others it has no room"
+                );
+            }
+        }
+        Ok(set)
+    }
+
+    /// Every model, in the order of the sources.
+    pub fn catalog(&self) -> Vec<ModelInfo> {
+        self.models.iter().map(|entry| entry.info.clone()).collect()
+    }
+
+    /// The models in memory, the least recently used first.
+    pub fn in_memory(&self) -> Vec<String> {
+        self.lock().iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
+    }
+
+    /// Whether [`hold`](Self::hold) would find the model in memory or room for it.
+    pub fn has_room_for(&self, name: &str) -> bool {
+        let loaded = self.lock();
+        self.find(name).is_none_or(|index| {
+            loaded.iter().any(|other| other.entry == index)
+                || self.models[index].weight_bytes <= self.room(&loaded).possible
+        })
+    }
+
+    /// The model, loaded if it is not in memory; idle models go for it as far as needed.
+    ///
+    /// # Errors
+    /// When there is no model of that name, no room for it, or when loading fails.
+    pub fn hold(&self, name: &str) -> Result<Held, ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let mut loaded = self.lock();
+        if let Some(at) = loaded.iter().position(|loaded| loaded.entry == index) {
+            let found = loaded.remove(at);
+            let model = found.model.clone();
+            loaded.push(found);
+            return Ok(Held { model, load: None });
+        }
+        let begun = Instant::now();
+        self.make_room(index, &mut loaded)?;
+        let model = loop {
+            match self.load(index, &mut loaded) {
+                // A device whose memory cannot be asked for says so itself.
+                Err(error) if error.code() == ErrorCode::OutOfMemory && self.evict(&mut loaded).is_some() => {
+                    tracing::warn!(model = name, %error, "loading ran out of memory; it is tried again");
+                }
+                other => break other?,
+            }
+        };
+        Ok(Held { model, load: Some(begun.elapsed()) })
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.models.iter().position(|entry| entry.info.name == name)
+    }
+
+    /// A panic while a model was loaded leaves the list as it was before.
+    fn lock(&self) -> MutexGuard<'_, Vec<Loaded>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes<'a>(&self, loaded: impl Iterator<Item = &'a Loaded>) -> u64 {
+        loaded.map(|loaded| self.models[loaded.entry].weight_bytes).sum()
+    }
+
+    fn room(&self, loaded: &[Loaded]) -> Room {
+        let kept = self.bytes(loaded.iter());
+        let idle = self.bytes(loaded.iter().filter(|loaded| loaded.is_idle()));
+        let free = self.budget.saturating_sub(kept).min(self.options.free_memory());
+        // What an idle model gives back is taken again by the next: that it shows as free is not waited for.
+        Room { free, possible: free.saturating_add(idle).min(self.budget.saturating_sub(kept - idle)) }
+    }
+
+    fn make_room(&self, index: usize, loaded: &mut Vec<Loaded>) -> Result<(), ModelError> {
+        let needed = self.models[index].weight_bytes;
+        let room = self.room(loaded);
+        if needed > room.possible {
+            let busy = loaded.iter().filter(|loaded| !loaded.is_idle());
+            return Err(ModelError::NoRoom {
+                model: self.models[index].info.name.clone(),
+                needed,
+                available: room.possible,
+                busy: busy.map(|loaded| self.models[loaded.entry].info.name.clone()).collect(),
+            });
+        }
+        let mut free = room.free;
+        while needed > free
+            && let Some(evicted) = self.evict(loaded)
+        {
+            free = free.saturating_add(evicted);
+        }
+        Ok(())
+    }
+
+    /// Puts the least recently used idle model out of memory; the bytes of its weights.
+    fn evict(&self, loaded: &mut Vec<Loaded>) -> Option<u64> {
+        let at = loaded.iter().position(Loaded::is_idle)?;
+        let entry = &self.models[loaded.remove(at).entry];
+        let (model, weight_bytes) = (&entry.info.name, entry.weight_bytes);
+        tracing::info!(model, weight_bytes, "a model was put out of memory");
+        Some(weight_bytes)
+    }
+
+    fn load(&self, index: usize, loaded: &mut Vec<Loaded>) -> Result<Arc<Model>, ModelError> {
+        let entry = &self.models[index];
+        let begun = Instant::now();
+        let model = Arc::new(Model::load(&entry.source, &self.options.device, self.options.precision)?);
+        loaded.push(Loaded { entry: index, model: model.clone() });
+        tracing::info!(
+            model = entry.info.name,
+            weight_bytes = entry.weight_bytes,
+            load_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "a model was loaded"
+        );
+        Ok(model)
+    }
+}
+
+impl Loaded {
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.model) == 1
+    }
+}
+
+impl ModelOptions {
+    /// Bytes that can still be taken. What a GPU has free it does not tell here: loading fails there instead.
+    fn free_memory(&self) -> u64 {
+        if self.device.is_cpu() { memory::available() } else { u64::MAX }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn open(sources: &[&str], memory: u64) -> Result<ModelSet, ModelError> {
+        let sources: Vec<ModelSource> = sources.iter().map(|source| source.parse().unwrap()).collect();
+        let options = ModelOptions { memory: Some(memory), ..ModelOptions::new(&Device::Cpu) };
+        ModelSet::open(&sources, options)
+    }
+
+    fn three(memory: u64) -> ModelSet {
+        open(
+            &["a=sim://?memory=4MiB&load_ms=20", "b=sim://?memory=4MiB&load_ms=20", "c=sim://?memory=4MiB"],
+            memory,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn models_are_loaded_at_start_in_their_order_while_they_fit() {
+        assert_eq!(three(12 * MIB).in_memory(), ["a", "b", "c"]);
+        assert_eq!(three(11 * MIB).in_memory(), ["a", "b"]);
+        assert_eq!(three(11 * MIB).catalog().len(), 3);
+        // A later one that fits is loaded though an earlier one does not.
+        let set = open(&["a=sim://?memory=6MiB", "b=sim://?memory=6MiB", "c=sim://?memory=2MiB"], 8 * MIB);
+        assert_eq!(set.unwrap().in_memory(), ["a", "c"]);
+    }
+
+    #[test]
+    fn the_least_recently_used_model_goes_first() {
+        let set = three(8 * MIB);
+        assert!(set.hold("a").unwrap().load.is_none());
+        set.hold("c").unwrap();
+        assert_eq!(set.in_memory(), ["a", "c"]);
+        let load = set.hold("b").unwrap().load.unwrap();
+        assert!(load >= Duration::from_millis(20), "{load:?}");
+        assert_eq!(set.in_memory(), ["c", "b"]);
+    }
+
+    #[test]
+    fn a_model_that_is_held_stays() {
+        let set = three(8 * MIB);
+        let held = set.hold("a").unwrap();
+        set.hold("b").unwrap();
+        set.hold("c").unwrap();
+        assert_eq!(set.in_memory(), ["a", "c"]);
+        let other = set.hold("c").unwrap();
+        assert!(!set.has_room_for("b") && set.has_room_for("a"));
+        let error = set.hold("b").err().unwrap();
+        assert_eq!(error.code(), ErrorCode::OutOfMemory);
+        let text = error.to_string();
+        for part in ["`b`", "4.0 MiB (4194304 bytes)", "0 bytes are free", "a, c"] {
+            assert!(text.contains(part), "{text}");
+        }
+        drop((held, other));
+        assert!(set.has_room_for("b"));
+        set.hold("b").unwrap();
+    }
+
+    #[test]
+    fn a_model_that_is_larger_than_its_limit_is_refused_with_both_numbers() {
+        let text = open(&["a=sim://", "big=sim://?memory=5MiB"], 4 * MIB).err().unwrap().to_string();
+        for part in ["`big`", "5.0 MiB (5242880 bytes)", "4.0 MiB (4194304 bytes)", "--model-memory"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = open(&["big=sim://?memory=8191TiB"], u64::MAX).err().unwrap().to_string();
+        assert!(text.contains("free memory of this machine"), "{text}");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_an_unknown_model() {
+        let error = three(12 * MIB).hold("d").err().unwrap();
+        assert_eq!(error.code(), ErrorCode::UnsupportedModel);
+    }
+}
