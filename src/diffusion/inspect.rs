@@ -22,7 +22,7 @@ pub struct Inspection {
 /// What loading would refuse, as far as it can be seen so: the file and the key that are wrong.
 pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, DiffusionError> {
     let checkpoint = Checkpoint::open(path)?;
-    config::check_pipeline(&checkpoint)?;
+    Family::of(&checkpoint)?;
     let unet = UNetConfig::read(&checkpoint.config("unet")?)?;
     let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
     let (height, width) = unet.sample_size;
