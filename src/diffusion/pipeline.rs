@@ -1,6 +1,9 @@
 //! A checkpoint, loaded: begins pictures, advances them together, finishes them.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    path::Path,
+    sync::{OnceLock, atomic::Ordering},
+};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -33,15 +36,15 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Reads a folder in the diffusers layout. `precision` is the type that weights are kept in, whatever type the
+    /// Reads a folder in the diffusers layout or a single file in the original layout. `precision` is the type that weights are kept in, whatever type the
     /// files have.
     pub fn load(
-        folder: &Path,
+        path: &Path,
         device: &Device,
         precision: impl Into<Precision>,
     ) -> Result<Self, DiffusionError> {
         let precision = precision.into();
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(path)?;
         config::check_pipeline(&checkpoint)?;
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
@@ -91,7 +94,7 @@ impl StableDiffusion {
         self.scheduler.kind()
     }
 
-    /// Bytes of the weights in the type that is computed in.
+    /// Bytes of the weights in the types that they are kept in.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
@@ -160,7 +163,7 @@ impl StableDiffusion {
         }
         let channels = self.unet.config().in_channels;
         let input = Tensor::from_vec(input, (timesteps.len(), channels, height, width), &self.device)?;
-        let text = Tensor::cat(&texts, 0)?;
+        let text = Tensor::cat(&texts, 0)?.to_dtype(self.dtype)?;
         let output = self.unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &text)?;
         let output = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rest = output.as_slice();
@@ -177,7 +180,10 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
-        let planes = self.decode(&job.latents, job.shape)?;
+        let (planes, widened) = self.decode(&job.latents, job.shape)?;
+        if widened {
+            job.decoded_in_f32.store(true, Ordering::Relaxed);
+        }
         if !planes.iter().all(|value| value.is_finite()) {
             return Err(job.not_finite("pixels"));
         }
@@ -204,17 +210,18 @@ impl StableDiffusion {
         Ok(map.draw(&job.clean, width as u32, height as u32))
     }
 
-    /// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1.
+    /// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1, and whether
+    /// that took f32 because half precision overflowed.
     fn decode(
         &self,
         latents: &[f32],
         (channels, height, width): (usize, usize, usize),
-    ) -> Result<Vec<f32>, DiffusionError> {
+    ) -> Result<(Vec<f32>, bool), DiffusionError> {
         let VaeConfig { scaling_factor, shift_factor, .. } = *self.vae.config();
         let unscaled: Vec<f32> =
             latents.iter().map(|x| x / scaling_factor as f32 + shift_factor as f32).collect();
         let latents = Tensor::from_vec(unscaled, (1, channels, height, width), &self.device)?;
-        let picture = self.vae.decode(&latents.to_dtype(self.vae.dtype())?)?;
-        Ok(picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        let (picture, widened) = self.vae.decode_finite(&latents)?;
+        Ok((picture.flatten_all()?.to_vec1()?, widened))
     }
 }

@@ -1,6 +1,6 @@
 //! CLIPTextModel: token ids to text embeddings.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
     DiffusionError,
@@ -18,6 +18,7 @@ pub struct TextEncoder {
     layers: Vec<EncoderLayer>,
     final_norm: LayerNorm,
     device: Device,
+    dtype: DType,
 }
 
 impl TextEncoder {
@@ -40,6 +41,7 @@ impl TextEncoder {
             layers,
             final_norm: LayerNorm::load(&at.at("final_layer_norm"), width, config.layer_norm_eps)?,
             device: tokens.device().clone(),
+            dtype: at.computed_in(),
             tokens,
             config,
         })
@@ -55,8 +57,9 @@ impl TextEncoder {
     pub fn forward(&self, prompts: &[Vec<u32>], clip_skip: usize) -> Result<Tensor> {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
         let ids = Tensor::from_vec(prompts.concat(), batch * length, &self.device)?;
-        let x = self.tokens.embedding(&ids)?.reshape((batch, length, self.config.hidden_size))?;
-        let mut x = x.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
+        let x = ops::embedding(&self.tokens, &ids, self.dtype)?;
+        let x = x.reshape((batch, length, self.config.hidden_size))?;
+        let mut x = x.broadcast_add(&self.positions.narrow(0, 0, length)?.to_dtype(self.dtype)?)?;
         let kept = self.layers.len().saturating_sub(clip_skip);
         for layer in &self.layers[..kept] {
             x = layer.forward(&x)?;

@@ -47,7 +47,7 @@ impl RunningJob {
         match guarded(|| pipeline.begin(&request.model, &request.spec)) {
             Ok(denoising) => {
                 timings.text += begun.elapsed();
-                let warnings = denoising.warnings().to_vec();
+                let warnings = denoising.warnings();
                 Some(Self { request, denoising, index: 0, timings, warnings })
             }
             Err(error) => {
@@ -96,6 +96,11 @@ impl RunningJob {
         let begun = Instant::now();
         let image = guarded(|| pipeline.finish(&self.request.model, &self.denoising))?;
         self.timings.decode += begun.elapsed();
+        for warning in self.denoising.warnings() {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
         let (index, seed, scheduler) = (self.index, self.seed(), self.denoising.scheduler_name());
         self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
         if self.index + 1 == self.request.n {

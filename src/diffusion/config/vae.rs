@@ -26,6 +26,8 @@ pub struct VaeConfig {
     pub use_post_quant_conv: bool,
     /// Attention in the middle blocks.
     pub mid_block_add_attention: bool,
+    /// Computed in f32 even where its weights are kept in half precision, which its activations overflow.
+    pub force_upcast: bool,
 }
 
 impl VaeConfig {
@@ -65,6 +67,7 @@ impl VaeConfig {
             shift_factor: file.number_or("shift_factor", 0.0)?,
             use_quant_conv: file.flag_or("use_quant_conv", true)?,
             use_post_quant_conv: file.flag_or("use_post_quant_conv", true)?,
+            force_upcast: file.flag_or("force_upcast", false)?,
             mid_block_add_attention: file.flag_or("mid_block_add_attention", true)?,
         })
     }
