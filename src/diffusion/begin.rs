@@ -1,5 +1,7 @@
 //! The beginning of a picture: from a request to the first latents, drawing noise in diffusers' order.
 
+use std::sync::atomic::AtomicBool;
+
 use candle_core::{DType, Tensor};
 use image::{GrayImage, RgbImage};
 
@@ -67,6 +69,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         restore: start.restore,
         size: start.size,
         warnings,
+        decoded_in_f32: AtomicBool::new(false),
     })
 }
 

@@ -1,5 +1,7 @@
 //! One picture between two steps.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use image::{GrayImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,9 @@ use super::{
     picture,
     schedulers::{Memory, MemoryError, Scheduler, SchedulerKind},
 };
+
+/// The warning of a picture whose decoding overflowed half precision.
+const DECODED_IN_F32: &str = "the autoencoder overflowed half precision; the picture was decoded in f32";
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
 /// together and each goes on from where it is.
@@ -35,6 +40,8 @@ pub struct Denoising {
     /// Width and height of the picture wanted; the latents may be of a padded one.
     pub(super) size: (u32, u32),
     pub(super) warnings: Vec<String>,
+    /// Set by `finish`: half precision did not do for the autoencoder.
+    pub(super) decoded_in_f32: AtomicBool,
     pub(super) finite: bool,
 }
 
@@ -110,9 +117,13 @@ impl Denoising {
         !self.finite || self.step() >= self.total()
     }
 
-    /// What the requester should know, for example that a prompt was cut.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// What the requester should know, for example that a prompt was cut; `finish` may add to it.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        if self.decoded_in_f32.load(Ordering::Relaxed) {
+            warnings.push(DECODED_IN_F32.to_owned());
+        }
+        warnings
     }
 
     /// The contract's name of the scheduler in use.

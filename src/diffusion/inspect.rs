@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Checkpoint, DiffusionError, Precision,
-    config::{self, UNetConfig, VaeConfig},
+    config::{AutoencoderConfig, Family, UNetConfig},
 };
 
 /// What a checkpoint's configuration files and the headers of its weights say.
@@ -24,7 +24,7 @@ pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, Diffusio
     let checkpoint = Checkpoint::open(path)?;
     Family::of(&checkpoint)?;
     let unet = UNetConfig::read(&checkpoint.config("unet")?)?;
-    let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
+    let vae = AutoencoderConfig::read(&checkpoint.config("vae")?)?;
     let (height, width) = unet.sample_size;
     let pixels = |latents: usize| u32::try_from(latents * vae.factor()).unwrap_or(u32::MAX);
     Ok(Inspection {

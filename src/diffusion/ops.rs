@@ -1,6 +1,7 @@
 //! The arithmetic of the networks, in one place: whatever is made faster is made faster here.
 //!
-//! Tensors are `[batch, channels, height, width]` or `[batch, tokens, width]`.
+//! Tensors are `[batch, channels, height, width]` or `[batch, tokens, width]`. Weights may be kept in another type than
+//! the activations: they are widened or narrowed when they are used, and what comes out has the activations' type.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -17,9 +18,9 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    let y = x.conv2d(&as_type_of(weight, x)?, padding, stride, 1, 1)?;
     match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        Some(bias) => y.broadcast_add(&as_type_of(bias, x)?.reshape((1, (), 1, 1))?),
         None => Ok(y),
     }
 }
@@ -28,9 +29,9 @@ pub fn conv2d(
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let inputs = dims.pop().unwrap_or(1);
-    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    let y = x.reshape(((), inputs))?.matmul(&as_type_of(weight, x)?.t()?)?;
     let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
+        Some(bias) => y.broadcast_add(&as_type_of(bias, x)?)?,
         None => y,
     };
     dims.push(weight.dim(0)?);
@@ -46,14 +47,24 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
     let scale = (values.sqr()?.mean_keepdim(2)? + eps)?.sqrt()?;
     let values = values.broadcast_div(&scale)?.to_dtype(x.dtype())?.reshape((batch, channels, ()))?;
     values
-        .broadcast_mul(&weight.reshape((1, channels, 1))?)?
-        .broadcast_add(&bias.reshape((1, channels, 1))?)?
+        .broadcast_mul(&as_type_of(weight, x)?.reshape((1, channels, 1))?)?
+        .broadcast_add(&as_type_of(bias, x)?.reshape((1, channels, 1))?)?
         .reshape(dims)
 }
 
 /// Normalises over the last dimension.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32)
+    candle_nn::ops::layer_norm(&x.contiguous()?, &as_type_of(weight, x)?, &as_type_of(bias, x)?, eps as f32)
+}
+
+/// Rows of `table` `[known, width]` by their numbers `ids` `[n]`, as `dtype`: `[n, width]`. Only those rows are widened.
+pub fn embedding(table: &Tensor, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    table.embedding(ids)?.to_dtype(dtype)
+}
+
+/// A weight in the type of the activations; no copy where it is that already.
+fn as_type_of(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+    weight.to_dtype(x.dtype())
 }
 
 /// An activation function, element by element.

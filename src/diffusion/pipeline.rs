@@ -1,6 +1,9 @@
 //! A checkpoint, loaded: begins pictures, advances them together, finishes them.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    path::Path,
+    sync::{OnceLock, atomic::Ordering},
+};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -39,15 +42,15 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Reads a folder in the diffusers layout. `precision` is the type that weights are kept in, whatever type the
+    /// Reads a folder in the diffusers layout or a single file in the original layout. `precision` is the type that weights are kept in, whatever type the
     /// files have.
     pub fn load(
-        folder: &Path,
+        path: &Path,
         device: &Device,
         precision: impl Into<Precision>,
     ) -> Result<Self, DiffusionError> {
         let precision = precision.into();
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(path)?;
         let family = Family::of(&checkpoint)?;
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
@@ -99,7 +102,7 @@ impl StableDiffusion {
         self.scheduler.kind()
     }
 
-    /// Bytes of the weights in the type that is computed in.
+    /// Bytes of the weights in the types that they are kept in.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
@@ -190,7 +193,10 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
-        let planes = decode(&self.vae, &job.latents, job.shape, &self.device)?;
+        let (planes, widened) = decode(&self.vae, &job.latents, job.shape, &self.device)?;
+        if widened {
+            job.decoded_in_f32.store(true, Ordering::Relaxed);
+        }
         if !planes.iter().all(|value| value.is_finite()) {
             return Err(job.not_finite("pixels"));
         }
@@ -209,7 +215,7 @@ impl StableDiffusion {
         let (_, height, width) = job.shape;
         let vae = match (&self.taesd, &self.vae) {
             (Some(taesd), _) | (None, taesd @ Autoencoder::Tiny(_)) => {
-                let planes = decode(taesd, &job.clean, job.shape, &self.device)?;
+                let (planes, _) = decode(taesd, &job.clean, job.shape, &self.device)?;
                 return Ok(preview::from_planes(&planes, width * taesd.factor(), height * taesd.factor()));
             }
             (None, Autoencoder::Kl(vae)) => vae,
@@ -225,18 +231,19 @@ impl StableDiffusion {
     }
 }
 
-/// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1.
+/// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1, and whether that
+/// took f32 because half precision overflowed.
 fn decode(
     vae: &Autoencoder,
     latents: &[f32],
     (channels, height, width): (usize, usize, usize),
     device: &Device,
-) -> Result<Vec<f32>, DiffusionError> {
+) -> Result<(Vec<f32>, bool), DiffusionError> {
     let (scale, shift) = vae.scaling();
     let unscaled: Vec<f32> = latents.iter().map(|x| x / scale as f32 + shift as f32).collect();
     let latents = Tensor::from_vec(unscaled, (1, channels, height, width), device)?;
-    let picture = vae.decode(&latents.to_dtype(vae.dtype())?)?;
-    Ok(picture.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    let (picture, widened) = vae.decode_finite(&latents)?;
+    Ok((picture.flatten_all()?.to_vec1()?, widened))
 }
 
 /// The text encoders and the UNet fit each other.

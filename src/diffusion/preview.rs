@@ -33,10 +33,8 @@ impl PreviewMap {
             .collect();
         let scale = 1.0 / vae.config().scaling_factor;
         let latents = Tensor::from_vec(scaled, (1, channels, side, side), device)?
-            .affine(scale, vae.config().shift_factor)?
-            .to_dtype(vae.dtype())?;
-        let picture =
-            vae.decode(&latents)?.to_dtype(candle_core::DType::F32)?.squeeze(0)?.to_vec3::<f32>()?;
+            .affine(scale, vae.config().shift_factor)?;
+        let picture = vae.decode_finite(&latents)?.0.squeeze(0)?.to_vec3::<f32>()?;
         let factor = vae.config().factor();
         let mut samples = Vec::with_capacity(PATCHES * PATCHES);
         for y in (PATCH / 2..side).step_by(PATCH) {

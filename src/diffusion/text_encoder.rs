@@ -1,6 +1,6 @@
 //! CLIPTextModel and CLIPTextModelWithProjection: token ids to text embeddings.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
     DiffusionError,
@@ -19,6 +19,7 @@ pub struct TextEncoder {
     final_norm: LayerNorm,
     projection: Option<Linear>,
     device: Device,
+    dtype: DType,
 }
 
 /// The layer whose output is wanted.
@@ -75,6 +76,7 @@ impl TextEncoder {
             final_norm: LayerNorm::load(&at.at("final_layer_norm"), width, config.layer_norm_eps)?,
             projection,
             device: tokens.device().clone(),
+            dtype: at.computed_in(),
             tokens,
             config,
         })
@@ -131,8 +133,9 @@ impl TextEncoder {
     fn hidden_states(&self, prompts: &[Vec<u32>], kept: usize) -> Result<Tensor> {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
         let ids = Tensor::from_vec(prompts.concat(), batch * length, &self.device)?;
-        let x = self.tokens.embedding(&ids)?.reshape((batch, length, self.config.hidden_size))?;
-        let mut x = x.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
+        let x = ops::embedding(&self.tokens, &ids, self.dtype)?;
+        let x = x.reshape((batch, length, self.config.hidden_size))?;
+        let mut x = x.broadcast_add(&self.positions.narrow(0, 0, length)?.to_dtype(self.dtype)?)?;
         for layer in &self.layers[..kept] {
             x = layer.forward(&x)?;
         }

@@ -1,11 +1,14 @@
 //! CLIP's tokenizer: a prompt to as many token ids as the text encoder has positions.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 use tokenizers::{
     AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
-    models::bpe::BPE,
+    models::bpe::{BPE, BpeBuilder, Vocab},
     normalizers::{Lowercase, NFC, Replace, Sequence, replace::ReplacePattern},
     pre_tokenizers::{
         byte_level::ByteLevel,
@@ -50,7 +53,7 @@ impl ClipTokenizer {
     /// positions and `vocab_size` its number of embeddings: an id beyond them would have none.
     pub fn load(folder: &Path, max_length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
         let whole = folder.join("tokenizer.json");
-        let (file, mut tokenizer) = if whole.is_file() {
+        let (file, tokenizer) = if whole.is_file() {
             let tokenizer = Tokenizer::from_file(&whole).map_err(|error| unusable(&whole, error))?;
             (whole, tokenizer)
         } else {
@@ -58,6 +61,32 @@ impl ClipTokenizer {
             let tokenizer = from_vocabulary(&vocabulary, &folder.join("merges.txt"))?;
             (vocabulary, tokenizer)
         };
+        Self::new(file, tokenizer, Options::read(folder)?, max_length, vocab_size)
+    }
+
+    /// CLIP's tokenizer of a vocabulary and its merges; `file` is the name for errors, `padding` another token than
+    /// the end.
+    pub fn from_words(
+        file: PathBuf,
+        words: HashMap<String, u32>,
+        merges: Vec<(String, String)>,
+        padding: Option<&str>,
+        max_length: usize,
+        vocab_size: usize,
+    ) -> Result<Self, DiffusionError> {
+        let words: Vocab = words.into_iter().collect();
+        let tokenizer = from_model(&file, BPE::builder().vocab_and_merges(words, merges))?;
+        let options = Options { padding: padding.map(str::to_owned), length: None };
+        Self::new(file, tokenizer, options, max_length, vocab_size)
+    }
+
+    fn new(
+        file: PathBuf,
+        mut tokenizer: Tokenizer,
+        options: Options,
+        max_length: usize,
+        vocab_size: usize,
+    ) -> Result<Self, DiffusionError> {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
         let id = |token: &str| {
@@ -72,7 +101,6 @@ impl ClipTokenizer {
             let reason = format!("`{token}`: expected an id below {vocab_size}, found {id}");
             return Err(unusable(&file, reason));
         }
-        let options = Options::read(folder)?;
         let padding = match &options.padding {
             Some(token) => id(token)?,
             None => end,
@@ -131,8 +159,12 @@ fn from_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Tokenizer, Diffus
     for file in [vocabulary, merges] {
         std::fs::metadata(file).map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
     }
+    from_model(vocabulary, BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy()))
+}
+
+fn from_model(vocabulary: &Path, model: BpeBuilder) -> Result<Tokenizer, DiffusionError> {
     let broken = |error: tokenizers::Error| unusable(vocabulary, error);
-    let model = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
+    let model = model
         .unk_token(END.into())
         .continuing_subword_prefix(String::new())
         .end_of_word_suffix("</w>".into())

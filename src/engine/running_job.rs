@@ -57,7 +57,7 @@ impl RunningJob {
         });
         match begun {
             Ok((held, denoising)) => {
-                let warnings = denoising.warnings().to_vec();
+                let warnings = denoising.warnings();
                 Some(Self { request, _held: held, denoising, index: 0, timings, warnings })
             }
             Err(error) => {
@@ -106,6 +106,11 @@ impl RunningJob {
         let begun = Instant::now();
         let image = guarded(|| pipeline.finish(&self.request.model, &self.denoising))?;
         self.timings.decode += begun.elapsed();
+        for warning in self.denoising.warnings() {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
         let (index, seed, scheduler) = (self.index, self.seed(), self.denoising.scheduler_name());
         self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
         if self.index + 1 == self.request.n {

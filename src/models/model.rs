@@ -253,10 +253,10 @@ impl Denoising {
     }
 
     /// What the sender should know.
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> Vec<String> {
         match self {
             Self::StableDiffusion(job) => job.warnings(),
-            Self::Sim(_) => &[],
+            Self::Sim(_) => Vec::new(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Where the parts of a checkpoint are read from: configuration files, weights, tokenizers. What is read from them is
 //! for the networks to say.
 
+mod files;
+mod mapped;
+mod single_file;
 mod size;
 mod weights;
 
@@ -10,6 +13,7 @@ use candle_core::{DType, Device};
 
 pub use weights::{Scope, Weights};
 
+use self::{files::ComponentFiles, single_file::SingleFile};
 use super::{
     DiffusionError,
     config::{ConfigFile, TextConfig},
@@ -17,20 +21,30 @@ use super::{
 };
 
 /// A checkpoint that was found, nothing of it loaded yet.
-#[derive(Debug)]
 pub struct Checkpoint {
-    folder: PathBuf,
+    layout: Layout,
     index: ConfigFile,
 }
 
+enum Layout {
+    /// diffusers' folder of a folder per component.
+    Folder(PathBuf),
+    /// One file in the original layout.
+    SingleFile(Box<SingleFile>),
+}
+
 impl Checkpoint {
-    /// A folder in the diffusers layout.
+    /// A folder in the diffusers layout, or a `.safetensors` file in the original layout.
     ///
     /// # Errors
-    /// When there is no usable `model_index.json`.
-    pub fn open(folder: &Path) -> Result<Self, DiffusionError> {
-        let index = ConfigFile::read(&folder.join("model_index.json"))?;
-        Ok(Self { folder: folder.to_owned(), index })
+    /// When there is no usable `model_index.json`, or the file holds no Stable Diffusion.
+    pub fn open(path: &Path) -> Result<Self, DiffusionError> {
+        if path.is_file() {
+            let file = SingleFile::open(path)?;
+            return Ok(Self { index: file.index()?, layout: Layout::SingleFile(Box::new(file)) });
+        }
+        let index = ConfigFile::read(&path.join("model_index.json"))?;
+        Ok(Self { layout: Layout::Folder(path.to_owned()), index })
     }
 
     /// `model_index.json`: the pipeline's class, and the class of each component.
@@ -46,24 +60,43 @@ impl Checkpoint {
 
     /// Whether there is a component of that name, whatever the index says.
     pub fn has(&self, component: &str) -> bool {
-        self.folder.join(component).join("config.json").is_file()
+        match &self.layout {
+            Layout::Folder(folder) => folder.join(component).join("config.json").is_file(),
+            Layout::SingleFile(file) => file.has(component),
+        }
     }
 
     /// The configuration file of a component.
     pub fn config(&self, component: &str) -> Result<ConfigFile, DiffusionError> {
         let name = if component == "scheduler" { "scheduler_config.json" } else { "config.json" };
-        ConfigFile::read(&self.folder.join(component).join(name))
+        match &self.layout {
+            Layout::Folder(folder) => ConfigFile::read(&folder.join(component).join(name)),
+            Layout::SingleFile(file) => file.config(component),
+        }
     }
 
-    /// The weights of a component, to be kept as `dtype` on `device`.
+    /// The weights of a component, to be kept as `dtype` on `device`. Of several precisions in a folder, the one that
+    /// is kept is read.
     pub fn weights(&self, component: &str, device: &Device, dtype: DType) -> Result<Weights, DiffusionError> {
-        let stem = if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
-        Weights::open(&self.folder.join(component), stem, device, dtype)
+        match &self.layout {
+            Layout::Folder(folder) => {
+                let stem =
+                    if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
+                let files = ComponentFiles::find(&folder.join(component), stem, dtype)?;
+                Ok(Weights::new(files, device, dtype))
+            }
+            Layout::SingleFile(file) => file.weights(component, device, dtype),
+        }
     }
 
     /// The tokenizer `tokenizer` or `tokenizer_2` for a CLIP text encoder.
     pub fn tokenizer(&self, component: &str, encoder: &TextConfig) -> Result<ClipTokenizer, DiffusionError> {
-        let folder = self.folder.join(component);
-        ClipTokenizer::load(&folder, encoder.max_position_embeddings, encoder.vocab_size)
+        match &self.layout {
+            Layout::Folder(folder) => {
+                let folder = folder.join(component);
+                ClipTokenizer::load(&folder, encoder.max_position_embeddings, encoder.vocab_size)
+            }
+            Layout::SingleFile(file) => file.tokenizer(component, encoder),
+        }
     }
 }

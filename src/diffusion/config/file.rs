@@ -33,6 +33,15 @@ impl ConfigFile {
         }
     }
 
+    /// A configuration that is in no file of its own; `label` stands for the file's name in errors.
+    pub fn from_value(label: impl Into<PathBuf>, value: Value) -> Result<Self, DiffusionError> {
+        let path = label.into();
+        match value {
+            Value::Object(values) => Ok(Self { path, values }),
+            _ => Err(DiffusionError::Json { file: path, reason: "it holds another JSON value".into() }),
+        }
+    }
+
     /// The value of a key; none when it is missing or null.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())

@@ -10,7 +10,7 @@ pub use family::Family;
 pub use file::ConfigFile;
 pub use text::TextConfig;
 pub use unet::UNetConfig;
-pub use vae::{TinyVaeConfig, VaeConfig};
+pub use vae::{AutoencoderConfig, TinyVaeConfig, VaeConfig};
 
 /// Activation functions of diffusers' and transformers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

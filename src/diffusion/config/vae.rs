@@ -26,6 +26,8 @@ pub struct VaeConfig {
     pub use_post_quant_conv: bool,
     /// Attention in the middle blocks.
     pub mid_block_add_attention: bool,
+    /// Computed in f32 even where its weights are kept in half precision, which its activations overflow.
+    pub force_upcast: bool,
 }
 
 impl VaeConfig {
@@ -65,6 +67,7 @@ impl VaeConfig {
             shift_factor: file.number_or("shift_factor", 0.0)?,
             use_quant_conv: file.flag_or("use_quant_conv", true)?,
             use_post_quant_conv: file.flag_or("use_post_quant_conv", true)?,
+            force_upcast: file.flag_or("force_upcast", false)?,
             mid_block_add_attention: file.flag_or("mid_block_add_attention", true)?,
         })
     }
@@ -72,6 +75,34 @@ impl VaeConfig {
     /// Pixels per latent along a side.
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+/// The configuration of either autoencoder.
+#[derive(Debug, Clone)]
+pub enum AutoencoderConfig {
+    /// AutoencoderKL.
+    Kl(VaeConfig),
+    /// AutoencoderTiny.
+    Tiny(TinyVaeConfig),
+}
+
+impl AutoencoderConfig {
+    /// Reads and checks the configuration of the class that it names.
+    pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
+        const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderTiny"];
+        Ok(match file.name_or("_class_name", &CLASSES, 0)? {
+            0 => Self::Kl(VaeConfig::read(file)?),
+            _ => Self::Tiny(TinyVaeConfig::read(file)?),
+        })
+    }
+
+    /// Pixels per latent along a side.
+    pub fn factor(&self) -> usize {
+        match self {
+            Self::Kl(config) => config.factor(),
+            Self::Tiny(config) => config.factor(),
+        }
     }
 }
 

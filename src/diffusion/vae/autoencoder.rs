@@ -3,11 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Moments, TinyVae, Vae};
-use crate::diffusion::{
-    Checkpoint, DiffusionError,
-    config::{TinyVaeConfig, VaeConfig},
-    precision::computed_in,
-};
+use crate::diffusion::{Checkpoint, DiffusionError, config::AutoencoderConfig, precision::computed_in};
 
 /// Pictures to latents and back.
 pub enum Autoencoder {
@@ -25,18 +21,13 @@ impl Autoencoder {
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<(Self, u64), DiffusionError> {
-        let file = checkpoint.config(component)?;
+        let config = AutoencoderConfig::read(&checkpoint.config(component)?)?;
         let computed = computed_in(dtype, device);
-        let (loaded, weights);
-        if file.text_or("_class_name", "AutoencoderKL")? == "AutoencoderTiny" {
-            let config = TinyVaeConfig::read(&file)?;
-            weights = checkpoint.weights(component, device, dtype)?;
-            loaded = Self::Tiny(TinyVae::load(config, &weights.root(), computed)?);
-        } else {
-            let config = VaeConfig::read(&file)?;
-            weights = checkpoint.weights(component, device, dtype)?;
-            loaded = Self::Kl(Vae::load(config, &weights.root(), computed)?);
-        }
+        let weights = checkpoint.weights(component, device, dtype)?;
+        let loaded = match config {
+            AutoencoderConfig::Kl(config) => Self::Kl(Vae::load(config, &weights.root(), computed)?),
+            AutoencoderConfig::Tiny(config) => Self::Tiny(TinyVae::load(config, &weights.root(), computed)?),
+        };
         Ok((loaded, weights.bytes_taken()))
     }
 
@@ -77,6 +68,17 @@ impl Autoencoder {
         match self {
             Self::Kl(vae) => vae.encode(pictures),
             Self::Tiny(vae) => Ok(Moments { mean: vae.encode(pictures)?, std: None }),
+        }
+    }
+
+    /// As [`Self::decode`], with f32 in and out; where half precision overflows, in f32 altogether, which the second
+    /// value says.
+    pub fn decode_finite(&self, latents: &Tensor) -> Result<(Tensor, bool)> {
+        match self {
+            Self::Kl(vae) => vae.decode_finite(latents),
+            Self::Tiny(vae) => {
+                Ok((vae.decode(&latents.to_dtype(vae.dtype())?)?.to_dtype(DType::F32)?, false))
+            }
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// Reads all weights; `dtype` is the type that they are read in.
+    /// Reads all weights; `dtype` is the type to compute in, unless the configuration forces f32.
     pub fn load(
         config: VaeConfig,
         at: &Scope<'_>,
@@ -50,8 +50,8 @@ impl Vae {
                 false => None,
             },
             decoder: Decoder::load(&at.at("decoder"), &config)?,
+            dtype: if config.force_upcast { DType::F32 } else { dtype },
             config,
-            dtype,
         })
     }
 
@@ -60,7 +60,7 @@ impl Vae {
         &self.config
     }
 
-    /// The type of its weights, inputs and outputs.
+    /// The type that it is computed in: that of inputs and outputs.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -84,4 +84,19 @@ impl Vae {
             None => self.decoder.forward(latents),
         }
     }
+
+    /// [`Vae::decode`] with f32 in and out. Where half precision overflows (NaN or infinity comes out) the weights are
+    /// widened and it is done once more in f32; the second value says so.
+    pub fn decode_finite(&self, latents: &Tensor) -> Result<(Tensor, bool)> {
+        let picture = self.decode(&latents.to_dtype(self.dtype)?)?.to_dtype(DType::F32)?;
+        if self.dtype.size_in_bytes() >= DType::F32.size_in_bytes() || is_finite(&picture)? {
+            return Ok((picture, false));
+        }
+        Ok((self.decode(&latents.to_dtype(DType::F32)?)?, true))
+    }
+}
+
+/// A sum is finite only when all its terms are: infinities and NaN do not cancel.
+fn is_finite(x: &Tensor) -> Result<bool> {
+    Ok((x * 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0)
 }
