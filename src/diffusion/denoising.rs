@@ -150,11 +150,18 @@ impl Denoising {
 
     /// Copies back, pixel for pixel, what the mask keeps.
     pub(super) fn restore(&self, picture: &mut RgbImage) {
-        if let Some(Restore { image, mask }) = &self.restore {
-            for ((out, kept), mask) in picture.pixels_mut().zip(image.pixels()).zip(mask.pixels()) {
-                if !picture::is_drawn_anew(mask) {
-                    *out = *kept;
-                }
+        if let Some(restore) = &self.restore {
+            restore.apply(picture);
+        }
+    }
+}
+
+impl Restore {
+    /// Copies back, pixel for pixel, what the mask keeps.
+    pub fn apply(&self, picture: &mut RgbImage) {
+        for ((out, kept), mask) in picture.pixels_mut().zip(self.image.pixels()).zip(self.mask.pixels()) {
+            if !picture::is_drawn_anew(mask) {
+                *out = *kept;
             }
         }
     }

@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 mod denoising;
 mod error;
+pub mod flux;
 mod layers;
 mod noise;
 mod ops;

@@ -5,7 +5,10 @@ use image::RgbImage;
 use super::{ModelSource, Origin, Sim, SimError, sim::SimDenoising};
 use crate::{
     contract::ErrorCode,
-    diffusion::{self, DiffusionError, ImageSpec, StableDiffusion},
+    diffusion::{
+        self, Checkpoint, DiffusionError, ImageSpec, StableDiffusion,
+        flux::{Flux, FluxDenoising},
+    },
 };
 
 /// Steps of a job that names none.
@@ -17,6 +20,8 @@ const DEFAULT_GUIDANCE: f64 = 7.5;
 pub enum Model {
     /// A Stable Diffusion checkpoint.
     StableDiffusion(Box<StableDiffusion>),
+    /// A Flux checkpoint.
+    Flux(Box<Flux>),
     /// A simulation.
     Sim(Sim),
 }
@@ -38,6 +43,8 @@ pub struct ModelInfo {
 pub enum Denoising {
     /// With a Stable Diffusion checkpoint.
     StableDiffusion(Box<diffusion::Denoising>),
+    /// With a Flux checkpoint.
+    Flux(Box<FluxDenoising>),
     /// With a simulation.
     Sim(SimDenoising),
 }
@@ -45,7 +52,7 @@ pub enum Denoising {
 /// Why a model could not be loaded or could not draw.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A Stable Diffusion checkpoint.
+    /// A checkpoint.
     #[error(transparent)]
     Diffusion(#[from] DiffusionError),
     /// A simulation.
@@ -76,8 +83,11 @@ impl Model {
     pub fn load(source: &ModelSource, device: &candle_core::Device) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) => {
-                let model = StableDiffusion::load(path, device, candle_core::DType::F32)?;
-                Self::StableDiffusion(Box::new(model))
+                let (checkpoint, dtype) = (Checkpoint::open(path)?, candle_core::DType::F32);
+                match Flux::is(&checkpoint) {
+                    true => Self::Flux(Box::new(Flux::load(&checkpoint, device, dtype)?)),
+                    false => Self::StableDiffusion(Box::new(StableDiffusion::load(path, device, dtype)?)),
+                }
             }
             Origin::Sim(sim) => Self::Sim(sim.clone()),
         })
@@ -85,22 +95,19 @@ impl Model {
 
     /// What jobs have to know of it.
     pub fn info(&self, name: &str) -> ModelInfo {
-        let native_size = match self {
-            Self::StableDiffusion(model) => model.native_size(),
-            Self::Sim(sim) => sim.native_size(),
+        let (native_size, steps, guidance_scale) = match self {
+            Self::StableDiffusion(model) => (model.native_size(), DEFAULT_STEPS, DEFAULT_GUIDANCE),
+            Self::Flux(model) => (model.native_size(), model.default_steps(), model.default_guidance()),
+            Self::Sim(sim) => (sim.native_size(), DEFAULT_STEPS, DEFAULT_GUIDANCE),
         };
-        ModelInfo {
-            name: name.to_owned(),
-            native_size,
-            steps: DEFAULT_STEPS,
-            guidance_scale: DEFAULT_GUIDANCE,
-        }
+        ModelInfo { name: name.to_owned(), native_size, steps, guidance_scale }
     }
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
     pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
         Ok(match self {
             Self::StableDiffusion(model) => Denoising::StableDiffusion(Box::new(model.begin(spec)?)),
+            Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),
             Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
         })
     }
@@ -109,24 +116,17 @@ impl Model {
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
         match self {
             Self::StableDiffusion(model) => {
-                let mut own = jobs
-                    .iter_mut()
-                    .map(|job| match job {
-                        Denoising::StableDiffusion(job) => Ok(job.as_mut()),
-                        Denoising::Sim(_) => Err(ModelError::Foreign),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(model.advance(&mut own)?)
+                let own =
+                    |job| if let Denoising::StableDiffusion(job) = job { Some(&mut **job) } else { None };
+                Ok(model.advance(&mut all_own(jobs, own)?)?)
+            }
+            Self::Flux(model) => {
+                let own = |job| if let Denoising::Flux(job) = job { Some(&mut **job) } else { None };
+                Ok(model.advance(&mut all_own(jobs, own)?)?)
             }
             Self::Sim(sim) => {
-                let mut own = jobs
-                    .iter_mut()
-                    .map(|job| match job {
-                        Denoising::Sim(job) => Ok(job),
-                        Denoising::StableDiffusion(_) => Err(ModelError::Foreign),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(sim.advance(&mut own)?)
+                let own = |job| if let Denoising::Sim(job) = job { Some(job) } else { None };
+                Ok(sim.advance(&mut all_own(jobs, own)?)?)
             }
         }
     }
@@ -135,6 +135,7 @@ impl Model {
     pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
             (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.preview(job)?),
+            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.preview(job)?),
             (Self::Sim(_), Denoising::Sim(job)) => Ok(job.preview()),
             _ => Err(ModelError::Foreign),
         }
@@ -144,6 +145,7 @@ impl Model {
     pub fn finish(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
             (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.finish(job)?),
+            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.finish(job)?),
             (Self::Sim(_), Denoising::Sim(job)) => Ok(job.finish()),
             _ => Err(ModelError::Foreign),
         }
@@ -155,6 +157,7 @@ impl Denoising {
     pub fn step(&self) -> u32 {
         match self {
             Self::StableDiffusion(job) => job.step(),
+            Self::Flux(job) => job.step(),
             Self::Sim(job) => job.step(),
         }
     }
@@ -163,19 +166,25 @@ impl Denoising {
     pub fn total(&self) -> u32 {
         match self {
             Self::StableDiffusion(job) => job.total(),
+            Self::Flux(job) => job.total(),
             Self::Sim(job) => job.total(),
         }
     }
 
-    /// Whether the last step was done.
+    /// Whether the last step was done, or no other is of use because the latents are not finite.
     pub fn is_done(&self) -> bool {
-        self.step() >= self.total()
+        match self {
+            Self::StableDiffusion(job) => job.is_done(),
+            Self::Flux(job) => job.is_done(),
+            Self::Sim(job) => job.step() >= job.total(),
+        }
     }
 
     /// What the sender should know.
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::StableDiffusion(job) => job.warnings(),
+            Self::Flux(job) => job.warnings(),
             Self::Sim(_) => &[],
         }
     }
@@ -184,7 +193,16 @@ impl Denoising {
     pub fn scheduler_name(&self) -> &'static str {
         match self {
             Self::StableDiffusion(job) => job.scheduler_name(),
+            Self::Flux(_) => FluxDenoising::SCHEDULER,
             Self::Sim(_) => "sim",
         }
     }
+}
+
+/// The pictures as those of one model, or that one of them is another's.
+fn all_own<'a, T>(
+    jobs: &'a mut [&mut Denoising],
+    own: impl Fn(&'a mut Denoising) -> Option<&'a mut T>,
+) -> Result<Vec<&'a mut T>, ModelError> {
+    jobs.iter_mut().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
 import checkpoints
+import flux
 import modules
 import runs
 import samplers
@@ -33,6 +34,7 @@ def main():
         modules.tokens(pipe, folder / f"{name}.tokens.json")
         modules.modules(pipe, folder / f"{name}.modules.safetensors")
     runs.make(pipes, folder)
+    flux.make(folder)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ impl Checkpoint {
         self.index.value(component)?.get(1)?.as_str()
     }
 
+    /// Where a component's files are.
+    pub fn folder(&self, component: &str) -> PathBuf {
+        self.folder.join(component)
+    }
+
     /// The configuration file of a component.
     pub fn config(&self, component: &str) -> Result<ConfigFile, DiffusionError> {
         let name = if component == "scheduler" { "scheduler_config.json" } else { "config.json" };
