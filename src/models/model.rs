@@ -115,19 +115,18 @@ impl Model {
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
         match self {
-            Self::StableDiffusion(model) => {
-                let own =
-                    |job| if let Denoising::StableDiffusion(job) = job { Some(&mut **job) } else { None };
-                Ok(model.advance(&mut all_own(jobs, own)?)?)
-            }
-            Self::Flux(model) => {
-                let own = |job| if let Denoising::Flux(job) = job { Some(&mut **job) } else { None };
-                Ok(model.advance(&mut all_own(jobs, own)?)?)
-            }
-            Self::Sim(sim) => {
-                let own = |job| if let Denoising::Sim(job) = job { Some(job) } else { None };
-                Ok(sim.advance(&mut all_own(jobs, own)?)?)
-            }
+            Self::StableDiffusion(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Denoising::StableDiffusion(job) => Some(job.as_mut()),
+                _ => None,
+            })?)?),
+            Self::Flux(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Denoising::Flux(job) => Some(job.as_mut()),
+                _ => None,
+            })?)?),
+            Self::Sim(sim) => Ok(sim.advance(&mut all_own(jobs, |job| match job {
+                Denoising::Sim(job) => Some(job),
+                _ => None,
+            })?)?),
         }
     }
 
