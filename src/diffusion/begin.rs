@@ -1,8 +1,6 @@
 //! The beginning of a picture: from a request to the first latents, drawing noise in diffusers' order.
 
-use std::sync::atomic::AtomicBool;
-
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use image::{GrayImage, RgbImage};
 
 use super::{
@@ -16,6 +14,7 @@ use super::{
     schedulers::{self, Scheduler, SchedulerKind},
     unet::guidance_embedding,
     vae::Autoencoder,
+    warnings::Warnings,
 };
 
 /// What diffusers tells SDXL's refiner unless it is asked to tell it something else.
@@ -68,8 +67,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         inpaint: start.inpaint,
         restore: start.restore,
         size: start.size,
-        warnings,
-        decoded_in_f32: AtomicBool::new(false),
+        warnings: Warnings::new(warnings),
     })
 }
 
@@ -178,7 +176,7 @@ fn from_image(
     only_latents_in(model, "image_transform")?;
     not_empty(image)?;
     let padded = picture::pad_rgb(image, model.vae.factor() as u32);
-    let clean = encode_picture(model, &picture::to_planes(&padded), padded.dimensions(), rng)?;
+    let clean = model.vae.sample(&picture::to_planes(&padded), padded.dimensions(), &model.device, rng)?;
     let noise = rng.normal(clean.len());
     Ok(Start {
         latents: scheduler.add_noise(first, &clean, &noise),
@@ -210,7 +208,9 @@ fn from_masked_image(
     let shape = latent_shape(model, padded.width(), padded.height());
     let blends = takes_latents_only(model);
     let clean = match blends || !full_strength {
-        true => Some(encode_picture(model, &picture::to_planes(&padded), padded.dimensions(), rng)?),
+        true => {
+            Some(model.vae.sample(&picture::to_planes(&padded), padded.dimensions(), &model.device, rng)?)
+        }
         false => None,
     };
     let noise = rng.normal(shape.0 * shape.1 * shape.2);
@@ -228,34 +228,12 @@ fn from_masked_image(
         }
         None => {
             let planes = picture::to_masked_planes(&padded, &padded_mask);
-            let masked = encode_picture(model, &planes, padded.dimensions(), rng)?;
+            let masked = model.vae.sample(&planes, padded.dimensions(), &model.device, rng)?;
             Inpaint::Channels([latent_mask, masked].concat())
         }
     };
     let restore = Some(Restore { image: image.clone(), mask: mask.clone() });
     Ok(Start { latents, shape, size: image.dimensions(), inpaint, restore })
-}
-
-/// A sample of a picture's latents, scaled: `[channels, height, width]`.
-fn encode_picture(
-    model: &StableDiffusion,
-    planes: &[f32],
-    (width, height): (u32, u32),
-    rng: &mut TorchRng,
-) -> Result<Vec<f32>, DiffusionError> {
-    let shape = (1, 3, height as usize, width as usize);
-    let picture = Tensor::from_slice(planes, shape, &model.device)?.to_dtype(model.vae.dtype())?;
-    let moments = model.vae.encode(&picture)?;
-    let flat = |x: Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-    let mut sample = flat(moments.mean)?;
-    if let Some(std) = moments.std {
-        let noise = rng.normal(sample.len());
-        for ((x, std), noise) in sample.iter_mut().zip(flat(std)?).zip(noise) {
-            *x += std * noise;
-        }
-    }
-    let (scale, shift) = model.vae.scaling();
-    Ok(sample.iter().map(|x| scale as f32 * (x - shift as f32)).collect())
 }
 
 fn takes_latents_only(model: &StableDiffusion) -> bool {

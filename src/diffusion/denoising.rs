@@ -1,7 +1,5 @@
 //! One picture between two steps.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use image::{GrayImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +9,8 @@ use super::{
     noise::TorchRng,
     picture,
     schedulers::{Memory, MemoryError, Scheduler, SchedulerKind},
+    warnings::Warnings,
 };
-
-/// The warning of a picture whose decoding overflowed half precision.
-const DECODED_IN_F32: &str = "the autoencoder overflowed half precision; the picture was decoded in f32";
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
 /// together and each goes on from where it is.
@@ -39,9 +35,7 @@ pub struct Denoising {
     pub(super) restore: Option<Restore>,
     /// Width and height of the picture wanted; the latents may be of a padded one.
     pub(super) size: (u32, u32),
-    pub(super) warnings: Vec<String>,
-    /// Set by `finish`: half precision did not do for the autoencoder.
-    pub(super) decoded_in_f32: AtomicBool,
+    pub(super) warnings: Warnings,
     pub(super) finite: bool,
 }
 
@@ -119,11 +113,7 @@ impl Denoising {
 
     /// What the requester should know, for example that a prompt was cut; `finish` may add to it.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.warnings.clone();
-        if self.decoded_in_f32.load(Ordering::Relaxed) {
-            warnings.push(DECODED_IN_F32.to_owned());
-        }
-        warnings
+        self.warnings.list()
     }
 
     /// The contract's name of the scheduler in use.
@@ -223,11 +213,18 @@ impl Denoising {
 
     /// Copies back, pixel for pixel, what the mask keeps.
     pub(super) fn restore(&self, picture: &mut RgbImage) {
-        if let Some(Restore { image, mask }) = &self.restore {
-            for ((out, kept), mask) in picture.pixels_mut().zip(image.pixels()).zip(mask.pixels()) {
-                if !picture::is_drawn_anew(mask) {
-                    *out = *kept;
-                }
+        if let Some(restore) = &self.restore {
+            restore.apply(picture);
+        }
+    }
+}
+
+impl Restore {
+    /// Copies back, pixel for pixel, what the mask keeps.
+    pub fn apply(&self, picture: &mut RgbImage) {
+        for ((out, kept), mask) in picture.pixels_mut().zip(self.image.pixels()).zip(self.mask.pixels()) {
+            if !picture::is_drawn_anew(mask) {
+                *out = *kept;
             }
         }
     }

@@ -4,16 +4,34 @@ use std::path::Path;
 
 use super::{
     Checkpoint, DiffusionError, Precision,
-    config::{AutoencoderConfig, Family, UNetConfig},
+    config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
+    flux,
 };
 
 /// What a checkpoint's configuration files and the headers of its weights say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inspection {
     /// Width and height, in pixels, that the model was trained on.
     pub native_size: (u32, u32),
+    /// What a job gets that names neither.
+    pub defaults: Defaults,
     /// Bytes of the weights as they will be kept.
     pub weight_bytes: u64,
+}
+
+/// Steps and guidance of a job that names none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Defaults {
+    /// Denoising steps.
+    pub steps: u32,
+    /// Classifier-free guidance, or what a distilled network takes in its place.
+    pub guidance_scale: f64,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { steps: 20, guidance_scale: 7.5 }
+    }
 }
 
 /// Reads the configurations and the headers of the weights of a checkpoint.
@@ -22,6 +40,11 @@ pub struct Inspection {
 /// What loading would refuse, as far as it can be seen so: the file and the key that are wrong.
 pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, DiffusionError> {
     let checkpoint = Checkpoint::open(path)?;
+    let weight_bytes = checkpoint.weight_bytes(precision)?;
+    if flux::Flux::is(&checkpoint) {
+        let (native_size, defaults) = flux::inspect(&checkpoint)?;
+        return Ok(Inspection { native_size, defaults, weight_bytes });
+    }
     Family::of(&checkpoint)?;
     let unet = UNetConfig::read(&checkpoint.config("unet")?)?;
     let vae = AutoencoderConfig::read(&checkpoint.config("vae")?)?;
@@ -29,6 +52,25 @@ pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, Diffusio
     let pixels = |latents: usize| u32::try_from(latents * vae.factor()).unwrap_or(u32::MAX);
     Ok(Inspection {
         native_size: (pixels(width), pixels(height)),
-        weight_bytes: checkpoint.weight_bytes(precision)?,
+        defaults: defaults(&unet, &checkpoint.config("scheduler")?)?,
+        weight_bytes,
     })
+}
+
+/// No file states how a model wants to be used; what it was distilled to is told by its network and its scheduler:
+/// latent consistency models embed the guidance scale (diffusers' default is 8.5), or name their scheduler and need no
+/// guidance; Turbo and its kin go down from the last timestep with Euler's method, without guidance.
+fn defaults(unet: &UNetConfig, scheduler: &ConfigFile) -> Result<Defaults, DiffusionError> {
+    const FEW_STEPS: u32 = 4;
+    let class = scheduler.text("_class_name")?;
+    if unet.time_cond_proj_dim.is_some() {
+        return Ok(Defaults { steps: FEW_STEPS, guidance_scale: 8.5 });
+    }
+    let turbo = matches!(class, "EulerDiscreteScheduler" | "EulerAncestralDiscreteScheduler")
+        && scheduler.text_or("timestep_spacing", "linspace")? == "trailing"
+        && scheduler.text_or("prediction_type", "epsilon")? == "epsilon";
+    if turbo || class == "LCMScheduler" {
+        return Ok(Defaults { steps: FEW_STEPS, guidance_scale: 0.0 });
+    }
+    Ok(Defaults::default())
 }

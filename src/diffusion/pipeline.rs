@@ -1,9 +1,6 @@
 //! A checkpoint, loaded: begins pictures, advances them together, finishes them.
 
-use std::{
-    path::Path,
-    sync::{OnceLock, atomic::Ordering},
-};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -13,9 +10,10 @@ use super::{
     checkpoint::Checkpoint,
     conditioning::Conditioning,
     config::{ConfigFile, Family, UNetConfig},
+    passes::in_passes,
     picture,
     precision::{Precision, computed_in},
-    preview::{self, PreviewMap},
+    preview::Previews,
     prompt::PromptEncoder,
     schedulers::SchedulerConfig,
     tokenizer::ClipTokenizer,
@@ -38,26 +36,40 @@ pub struct StableDiffusion {
     pub(super) device: Device,
     pub(super) dtype: DType,
     weight_bytes: u64,
-    preview: OnceLock<PreviewMap>,
+    previews: Previews,
 }
 
 impl StableDiffusion {
     /// Reads a folder in the diffusers layout or a single file in the original layout. `precision` is the type that weights are kept in, whatever type the
     /// files have.
+    ///
+    /// # Errors
+    /// The file and the key that are wrong, what was expected and what was found.
     pub fn load(
         path: &Path,
         device: &Device,
         precision: impl Into<Precision>,
     ) -> Result<Self, DiffusionError> {
+        Self::open(&Checkpoint::open(path)?, device, precision)
+    }
+
+    /// As [`Self::load`], of a checkpoint that was opened.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn open(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        precision: impl Into<Precision>,
+    ) -> Result<Self, DiffusionError> {
         let precision = precision.into();
-        let checkpoint = Checkpoint::open(path)?;
-        let family = Family::of(&checkpoint)?;
+        let family = Family::of(checkpoint)?;
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
         let scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
-        let (prompts, text_bytes) = PromptEncoder::load(&checkpoint, family, device, precision.text_encoder)?;
+        let (prompts, text_bytes) = PromptEncoder::load(checkpoint, family, device, precision.text_encoder)?;
         check_widths(&unet_file, &unet_config, family, &prompts)?;
-        let (vae, vae_bytes) = Autoencoder::load(&checkpoint, "vae", device, precision.vae)?;
+        let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
         if vae.latent_channels() != unet_config.out_channels {
             let expected = format!("{} as the UNet's out_channels", unet_config.out_channels);
             let file = checkpoint.config("vae")?;
@@ -65,7 +77,7 @@ impl StableDiffusion {
         }
         let (taesd, taesd_bytes) = match checkpoint.has(TAESD) {
             true => {
-                let (taesd, bytes) = Autoencoder::load(&checkpoint, TAESD, device, precision.vae)?;
+                let (taesd, bytes) = Autoencoder::load(checkpoint, TAESD, device, precision.vae)?;
                 (Some(taesd), bytes)
             }
             false => (None, 0),
@@ -81,7 +93,7 @@ impl StableDiffusion {
             device: device.clone(),
             dtype: computed_in(precision.denoiser, device),
             weight_bytes: unet_weights.bytes_taken() + text_bytes + vae_bytes + taesd_bytes,
-            preview: OnceLock::new(),
+            previews: Previews::default(),
         })
     }
 
@@ -142,21 +154,9 @@ impl StableDiffusion {
     ///
     /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
-        let mut waiting: Vec<&mut Denoising> =
-            jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
-        while let Some(first) = waiting.first() {
-            let (shape, tokens) = (first.shape, first.conditioning.tokens());
-            let alone = self.device.is_cpu();
-            let mut taken = 0;
-            let (mut together, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|job| {
-                let fits = job.shape == shape && job.conditioning.tokens() == tokens && !(alone && taken > 0);
-                taken += usize::from(fits);
-                fits
-            });
-            self.advance_together(&mut together)?;
-            waiting = rest;
-        }
-        Ok(())
+        let waiting = jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
+        let key = |job: &Denoising| (job.shape, job.conditioning.tokens());
+        in_passes(waiting, self.device.is_cpu(), key, |together| self.advance_together(together))
     }
 
     fn advance_together(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
@@ -193,9 +193,9 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
-        let (planes, widened) = decode(&self.vae, &job.latents, job.shape, &self.device)?;
+        let (planes, widened) = self.vae.draw(&job.latents, job.shape, &self.device)?;
         if widened {
-            job.decoded_in_f32.store(true, Ordering::Relaxed);
+            job.warnings.decoded_in_f32();
         }
         if !planes.iter().all(|value| value.is_finite()) {
             return Err(job.not_finite("pixels"));
@@ -212,38 +212,9 @@ impl StableDiffusion {
         if !job.finite {
             return Err(job.not_finite("latents"));
         }
-        let (_, height, width) = job.shape;
-        let vae = match (&self.taesd, &self.vae) {
-            (Some(taesd), _) | (None, taesd @ Autoencoder::Tiny(_)) => {
-                let (planes, _) = decode(taesd, &job.clean, job.shape, &self.device)?;
-                return Ok(preview::from_planes(&planes, width * taesd.factor(), height * taesd.factor()));
-            }
-            (None, Autoencoder::Kl(vae)) => vae,
-        };
-        let map = match self.preview.get() {
-            Some(map) => map,
-            None => {
-                let map = PreviewMap::fit(vae, &self.device)?;
-                self.preview.get_or_init(|| map)
-            }
-        };
-        Ok(map.draw(&job.clean, width as u32, height as u32))
+        let vae = self.taesd.as_ref().unwrap_or(&self.vae);
+        self.previews.draw(vae, &job.clean, job.shape, &self.device)
     }
-}
-
-/// Scaled latents `[channels, height, width]` to `[3, height * factor, width * factor]` in about -1..1, and whether that
-/// took f32 because half precision overflowed.
-fn decode(
-    vae: &Autoencoder,
-    latents: &[f32],
-    (channels, height, width): (usize, usize, usize),
-    device: &Device,
-) -> Result<(Vec<f32>, bool), DiffusionError> {
-    let (scale, shift) = vae.scaling();
-    let unscaled: Vec<f32> = latents.iter().map(|x| x / scale as f32 + shift as f32).collect();
-    let latents = Tensor::from_vec(unscaled, (1, channels, height, width), device)?;
-    let (picture, widened) = vae.decode_finite(&latents)?;
-    Ok((picture.flatten_all()?.to_vec1()?, widened))
 }
 
 /// The text encoders and the UNet fit each other.

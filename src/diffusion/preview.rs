@@ -1,9 +1,16 @@
 //! A cheap look at latents: a linear map from latents to colours, found once per model.
 
+use std::sync::OnceLock;
+
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage, imageops};
 
-use super::{DiffusionError, noise::TorchRng, picture, vae::Vae};
+use super::{
+    DiffusionError,
+    noise::TorchRng,
+    picture,
+    vae::{Autoencoder, Vae},
+};
 
 /// The longest side of a preview, pixels.
 const LONGEST_SIDE: u32 = 256;
@@ -15,13 +22,13 @@ const RIDGE: f64 = 1e-3;
 
 /// Colour = weights · latent + bias, in -1..1; one row per colour, the bias last.
 #[derive(Debug)]
-pub struct PreviewMap {
+struct PreviewMap {
     rows: [Vec<f64>; 3],
 }
 
 impl PreviewMap {
     /// Decodes one small picture of random patches and fits the map to it by least squares.
-    pub fn fit(vae: &Vae, device: &Device) -> Result<Self, DiffusionError> {
+    fn fit(vae: &Vae, device: &Device) -> Result<Self, DiffusionError> {
         let channels = vae.config().latent_channels;
         let side = PATCHES * PATCH;
         let patches = TorchRng::new(0).normal(channels * PATCHES * PATCHES);
@@ -49,7 +56,7 @@ impl PreviewMap {
     }
 
     /// `latents` `[channels, height, width]`, scaled, as a picture of at most [`LONGEST_SIDE`].
-    pub fn draw(&self, latents: &[f32], width: u32, height: u32) -> RgbImage {
+    fn draw(&self, latents: &[f32], width: u32, height: u32) -> RgbImage {
         let area = (width * height) as usize;
         let small = RgbImage::from_fn(width, height, |x, y| {
             let i = (y * width + x) as usize;
@@ -71,8 +78,42 @@ impl PreviewMap {
     }
 }
 
+/// Previews of one model: by its tiny autoencoder, else by a map that is fitted at the first of them.
+#[derive(Debug, Default)]
+pub struct Previews {
+    map: OnceLock<PreviewMap>,
+}
+
+impl Previews {
+    /// `latents` `[channels, height, width]`, scaled, as a picture of at most 256 pixels a side.
+    pub fn draw(
+        &self,
+        vae: &Autoencoder,
+        latents: &[f32],
+        shape: (usize, usize, usize),
+        device: &Device,
+    ) -> Result<RgbImage, DiffusionError> {
+        let (_, height, width) = shape;
+        let vae = match vae {
+            Autoencoder::Kl(vae) => vae,
+            Autoencoder::Tiny(_) => {
+                let (planes, _) = vae.draw(latents, shape, device)?;
+                return Ok(from_planes(&planes, width * vae.factor(), height * vae.factor()));
+            }
+        };
+        let map = match self.map.get() {
+            Some(map) => map,
+            None => {
+                let map = PreviewMap::fit(vae, device)?;
+                self.map.get_or_init(|| map)
+            }
+        };
+        Ok(map.draw(latents, width as u32, height as u32))
+    }
+}
+
 /// A decoded picture `[3, height, width]` in about -1..1, made smaller to at most [`LONGEST_SIDE`].
-pub fn from_planes(planes: &[f32], width: usize, height: usize) -> RgbImage {
+fn from_planes(planes: &[f32], width: usize, height: usize) -> RgbImage {
     let (width, height) = (width as u32, height as u32);
     let picture = picture::from_planes(planes, (width, height), width, height);
     let parts = width.max(height).div_ceil(LONGEST_SIDE);

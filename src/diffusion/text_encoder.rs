@@ -143,7 +143,7 @@ impl TextEncoder {
     }
 
     /// Where a prompt ends, as transformers finds it.
-    fn end_of(&self, ids: &[u32]) -> usize {
+    pub fn end_of(&self, ids: &[u32]) -> usize {
         let end = match self.config.eos_token_id {
             WRONG_EOS => ids.iter().copied().max(),
             id => Some(id),

@@ -5,18 +5,18 @@ use image::RgbImage;
 use super::{HubRepo, ModelSource, Origin, Sim, SimError, memory::human, sim::SimDenoising};
 use crate::{
     contract::ErrorCode,
-    diffusion::{self, DiffusionError, ImageSpec, Precision, StableDiffusion},
+    diffusion::{
+        self, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
+        flux::{Flux, FluxDenoising},
+    },
 };
-
-/// Steps of a job that names none.
-const DEFAULT_STEPS: u32 = 20;
-/// Guidance of a job that names none.
-const DEFAULT_GUIDANCE: f64 = 7.5;
 
 /// A loaded model.
 pub enum Model {
     /// A Stable Diffusion checkpoint.
     StableDiffusion(Box<StableDiffusion>),
+    /// A Flux checkpoint.
+    Flux(Box<Flux>),
     /// A simulation.
     Sim(Sim),
 }
@@ -38,6 +38,8 @@ pub struct ModelInfo {
 pub enum Denoising {
     /// With a Stable Diffusion checkpoint.
     StableDiffusion(Box<diffusion::Denoising>),
+    /// With a Flux checkpoint.
+    Flux(Box<FluxDenoising>),
     /// With a simulation.
     Sim(SimDenoising),
 }
@@ -45,7 +47,7 @@ pub enum Denoising {
 /// Why a model could not be loaded or could not draw.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// A Stable Diffusion checkpoint.
+    /// A checkpoint.
     #[error(transparent)]
     Diffusion(#[from] DiffusionError),
     /// A simulation.
@@ -145,7 +147,15 @@ impl Model {
     ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                Self::StableDiffusion(Box::new(StableDiffusion::load(path, device, precision)?))
+                let checkpoint = Checkpoint::open(path)?;
+                match Flux::is(&checkpoint) {
+                    true => Self::Flux(Box::new(Flux::load(&checkpoint, device, precision)?)),
+                    false => Self::StableDiffusion(Box::new(StableDiffusion::open(
+                        &checkpoint,
+                        device,
+                        precision,
+                    )?)),
+                }
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
@@ -160,27 +170,32 @@ impl Model {
     /// # Errors
     /// What loading would refuse, as far as the configuration files and the headers of the weights show it.
     pub fn inspect(source: &ModelSource, precision: Precision) -> Result<(ModelInfo, u64), ModelError> {
-        let (native_size, weight_bytes) = match source.origin() {
+        let name = source.name().to_owned();
+        Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
                 let found = diffusion::inspect(path, precision)?;
-                (found.native_size, found.weight_bytes)
+                let info = ModelInfo {
+                    name,
+                    native_size: found.native_size,
+                    steps: found.defaults.steps,
+                    guidance_scale: found.defaults.guidance_scale,
+                };
+                (info, found.weight_bytes)
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
-            Origin::Sim(sim) => (sim.native_size(), sim.weight_bytes()),
-        };
-        let info = ModelInfo {
-            name: source.name().to_owned(),
-            native_size,
-            steps: DEFAULT_STEPS,
-            guidance_scale: DEFAULT_GUIDANCE,
-        };
-        Ok((info, weight_bytes))
+            Origin::Sim(sim) => {
+                let Defaults { steps, guidance_scale } = Defaults::default();
+                let info = ModelInfo { name, native_size: sim.native_size(), steps, guidance_scale };
+                (info, sim.weight_bytes())
+            }
+        })
     }
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
     pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
         Ok(match self {
             Self::StableDiffusion(model) => Denoising::StableDiffusion(Box::new(model.begin(spec)?)),
+            Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),
             Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
         })
     }
@@ -188,26 +203,18 @@ impl Model {
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
         match self {
-            Self::StableDiffusion(model) => {
-                let mut own = jobs
-                    .iter_mut()
-                    .map(|job| match job {
-                        Denoising::StableDiffusion(job) => Ok(job.as_mut()),
-                        Denoising::Sim(_) => Err(ModelError::Foreign),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(model.advance(&mut own)?)
-            }
-            Self::Sim(sim) => {
-                let mut own = jobs
-                    .iter_mut()
-                    .map(|job| match job {
-                        Denoising::Sim(job) => Ok(job),
-                        Denoising::StableDiffusion(_) => Err(ModelError::Foreign),
-                    })
-                    .collect::<Result<Vec<_>, _>>()?;
-                Ok(sim.advance(&mut own)?)
-            }
+            Self::StableDiffusion(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Denoising::StableDiffusion(job) => Some(job.as_mut()),
+                _ => None,
+            })?)?),
+            Self::Flux(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Denoising::Flux(job) => Some(job.as_mut()),
+                _ => None,
+            })?)?),
+            Self::Sim(sim) => Ok(sim.advance(&mut all_own(jobs, |job| match job {
+                Denoising::Sim(job) => Some(job),
+                _ => None,
+            })?)?),
         }
     }
 
@@ -215,6 +222,7 @@ impl Model {
     pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
             (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.preview(job)?),
+            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.preview(job)?),
             (Self::Sim(_), Denoising::Sim(job)) => Ok(job.preview()),
             _ => Err(ModelError::Foreign),
         }
@@ -224,6 +232,7 @@ impl Model {
     pub fn finish(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
             (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.finish(job)?),
+            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.finish(job)?),
             (Self::Sim(_), Denoising::Sim(job)) => Ok(job.finish()),
             _ => Err(ModelError::Foreign),
         }
@@ -235,6 +244,7 @@ impl Denoising {
     pub fn step(&self) -> u32 {
         match self {
             Self::StableDiffusion(job) => job.step(),
+            Self::Flux(job) => job.step(),
             Self::Sim(job) => job.step(),
         }
     }
@@ -243,19 +253,25 @@ impl Denoising {
     pub fn total(&self) -> u32 {
         match self {
             Self::StableDiffusion(job) => job.total(),
+            Self::Flux(job) => job.total(),
             Self::Sim(job) => job.total(),
         }
     }
 
-    /// Whether the last step was done.
+    /// Whether the last step was done, or no other is of use because the latents are not finite.
     pub fn is_done(&self) -> bool {
-        self.step() >= self.total()
+        match self {
+            Self::StableDiffusion(job) => job.is_done(),
+            Self::Flux(job) => job.is_done(),
+            Self::Sim(job) => job.step() >= job.total(),
+        }
     }
 
     /// What the sender should know.
     pub fn warnings(&self) -> Vec<String> {
         match self {
             Self::StableDiffusion(job) => job.warnings(),
+            Self::Flux(job) => job.warnings(),
             Self::Sim(_) => Vec::new(),
         }
     }
@@ -264,7 +280,16 @@ impl Denoising {
     pub fn scheduler_name(&self) -> &'static str {
         match self {
             Self::StableDiffusion(job) => job.scheduler_name(),
+            Self::Flux(_) => FluxDenoising::SCHEDULER,
             Self::Sim(_) => "sim",
         }
     }
+}
+
+/// The pictures as those of one model, or that one of them is another's.
+fn all_own<'a, T>(
+    jobs: &'a mut [&mut Denoising],
+    own: impl Fn(&'a mut Denoising) -> Option<&'a mut T>,
+) -> Result<Vec<&'a mut T>, ModelError> {
+    jobs.iter_mut().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }

@@ -8,6 +8,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 
 import checkpoints
 import families
+import flux
 import modules
 import runs
 import samplers
@@ -35,6 +36,7 @@ def main():
         modules.modules(pipe, folder / f"{name}.modules.safetensors")
     runs.make(pipes, folder)
     families.make(folder)
+    flux.make(folder)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,14 @@ impl Checkpoint {
         }
     }
 
+    /// The folder of a component; a single file has none.
+    pub fn folder(&self, component: &str) -> Result<PathBuf, DiffusionError> {
+        match &self.layout {
+            Layout::Folder(folder) => Ok(folder.join(component)),
+            Layout::SingleFile(file) => Err(file.no_component(component)),
+        }
+    }
+
     /// The configuration file of a component.
     pub fn config(&self, component: &str) -> Result<ConfigFile, DiffusionError> {
         let name = if component == "scheduler" { "scheduler_config.json" } else { "config.json" };

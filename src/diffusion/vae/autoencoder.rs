@@ -3,7 +3,9 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Moments, TinyVae, Vae};
-use crate::diffusion::{Checkpoint, DiffusionError, config::AutoencoderConfig, precision::computed_in};
+use crate::diffusion::{
+    Checkpoint, DiffusionError, config::AutoencoderConfig, noise::TorchRng, precision::computed_in,
+};
 
 /// Pictures to latents and back.
 pub enum Autoencoder {
@@ -88,5 +90,43 @@ impl Autoencoder {
             Self::Kl(vae) => vae.decode(latents),
             Self::Tiny(vae) => vae.decode(latents),
         }
+    }
+
+    /// A sample of a picture's latents as they are denoised, `[latent_channels, height / factor, width / factor]`.
+    /// `planes` are `[3, height, width]` in -1..1. Noise is drawn only where there is a distribution to draw from.
+    pub fn sample(
+        &self,
+        planes: &[f32],
+        (width, height): (u32, u32),
+        device: &Device,
+        rng: &mut TorchRng,
+    ) -> std::result::Result<Vec<f32>, DiffusionError> {
+        let shape = (1, 3, height as usize, width as usize);
+        let moments = self.encode(&Tensor::from_slice(planes, shape, device)?.to_dtype(self.dtype())?)?;
+        let flat = |x: Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let mut sample = flat(moments.mean)?;
+        if let Some(std) = moments.std {
+            let noise = rng.normal(sample.len());
+            for ((x, std), noise) in sample.iter_mut().zip(flat(std)?).zip(noise) {
+                *x += std * noise;
+            }
+        }
+        let (scale, shift) = self.scaling();
+        Ok(sample.iter().map(|x| scale as f32 * (x - shift as f32)).collect())
+    }
+
+    /// Latents as they are denoised, `[channels, height, width]`, to `[3, height * factor, width * factor]` in about
+    /// -1..1, and whether that took f32 because half precision overflowed.
+    pub fn draw(
+        &self,
+        latents: &[f32],
+        (channels, height, width): (usize, usize, usize),
+        device: &Device,
+    ) -> std::result::Result<(Vec<f32>, bool), DiffusionError> {
+        let (scale, shift) = self.scaling();
+        let unscaled: Vec<f32> = latents.iter().map(|x| x / scale as f32 + shift as f32).collect();
+        let latents = Tensor::from_vec(unscaled, (1, channels, height, width), device)?;
+        let (picture, widened) = self.decode_finite(&latents)?;
+        Ok((picture.flatten_all()?.to_vec1()?, widened))
     }
 }

@@ -143,7 +143,8 @@ impl SingleFile {
         ClipTokenizer::from_words(label.into(), words, merges, padding, length, known)
     }
 
-    fn no_component(&self, component: &str) -> DiffusionError {
+    /// The error that it has no such component.
+    pub fn no_component(&self, component: &str) -> DiffusionError {
         DiffusionError::Config {
             file: self.file.path().to_owned(),
             key: component.to_owned(),

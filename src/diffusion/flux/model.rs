@@ -1,0 +1,261 @@
+//! A Flux checkpoint, loaded: begins pictures, advances them together, finishes them.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, IndexOp, Tensor};
+use image::RgbImage;
+
+use super::{
+    config::{self, T5Config, TransformerConfig},
+    denoising::FluxDenoising,
+    latents::{self, PATCH},
+    schedule::FlowConfig,
+    t5::T5Encoder,
+    t5_tokenizer::T5Tokenizer,
+    transformer::{FluxTransformer, TransformerInput},
+};
+use crate::diffusion::{
+    Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, ImageSpec, Precision, TextEncoder,
+    checkpoint::Weights,
+    config::{TextConfig, VaeConfig},
+    passes::in_passes,
+    picture,
+    precision::computed_in,
+    preview::Previews,
+};
+
+/// Words that T5 encodes for a model with guidance (dev), and for one without (schnell was trained with 256).
+const WORDS: (usize, usize) = (512, 256);
+/// diffusers' native side of this family, in latents.
+const NATIVE_LATENTS: usize = 128;
+/// What a job gets that names neither: dev's, and schnell's, which knows no guidance.
+const DEV: Defaults = Defaults { steps: 28, guidance_scale: 3.5 };
+const SCHNELL: Defaults = Defaults { steps: 4, guidance_scale: 0.0 };
+
+/// Weights, configurations and tokenizers of one checkpoint; nothing of a picture.
+pub struct Flux {
+    tokenizer: ClipTokenizer,
+    text_encoder: TextEncoder,
+    t5_tokenizer: T5Tokenizer,
+    t5: T5Encoder,
+    transformer: FluxTransformer,
+    vae: Autoencoder,
+    pub(super) schedule: FlowConfig,
+    pub(super) device: Device,
+    weight_bytes: u64,
+    previews: Previews,
+    /// The last prompt: T5 takes longer than a step of schnell, and the pictures of a job share their prompt.
+    last_text: Mutex<Option<(String, TextEmbeddings)>>,
+}
+
+/// A prompt, encoded.
+#[derive(Debug, Clone)]
+pub struct TextEmbeddings {
+    /// `[1, words, width]` from T5.
+    pub words: Tensor,
+    /// `[1, width]` from CLIP: its last layer, normalised, at the end of the prompt.
+    pub pooled: Tensor,
+    /// That the prompt was cut, for the requester.
+    pub warnings: Vec<String>,
+}
+
+/// Width and height, in pixels, of a picture that names none, and the other defaults.
+///
+/// # Errors
+/// The file and the key that are wrong.
+pub fn inspect(checkpoint: &Checkpoint) -> Result<((u32, u32), Defaults), DiffusionError> {
+    config::check_pipeline(checkpoint)?;
+    let transformer = TransformerConfig::read(&checkpoint.config("transformer")?)?;
+    let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
+    let side = (NATIVE_LATENTS * vae.factor()) as u32;
+    let defaults = if transformer.guidance { DEV } else { SCHNELL };
+    Ok(((side, side), defaults))
+}
+
+impl Flux {
+    /// Whether a checkpoint is of this family.
+    pub fn is(checkpoint: &Checkpoint) -> bool {
+        config::is_flux(checkpoint)
+    }
+
+    /// Reads a checkpoint in the diffusers layout. `precision` is the type that weights are kept in, whatever type
+    /// the files have.
+    ///
+    /// # Errors
+    /// File, key, expected and found.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        precision: impl Into<Precision>,
+    ) -> Result<Self, DiffusionError> {
+        let precision = precision.into();
+        config::check_pipeline(checkpoint)?;
+        let transformer_file = checkpoint.config("transformer")?;
+        let transformer = TransformerConfig::read(&transformer_file)?;
+        let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
+        let text_file = checkpoint.config("text_encoder")?;
+        let text = TextConfig::read(&text_file, false)?;
+        let t5 = T5Config::read(&checkpoint.config("text_encoder_2")?)?;
+        for (key, found, expected, of) in [
+            (
+                "in_channels",
+                transformer.in_channels,
+                vae.latent_channels() * PATCH * PATCH,
+                "the VAE's latents",
+            ),
+            ("joint_attention_dim", transformer.text_width, t5.width, "text_encoder_2's d_model"),
+            (
+                "pooled_projection_dim",
+                transformer.pooled_width,
+                text.hidden_size,
+                "text_encoder's hidden_size",
+            ),
+        ] {
+            if found != expected {
+                return Err(transformer_file.unusable(key, &format!("{expected} by {of}"), found));
+            }
+        }
+        let schedule = FlowConfig::read(&checkpoint.config("scheduler")?)?;
+        let tokenizer = checkpoint.tokenizer("tokenizer", &text)?;
+        let words = if transformer.guidance { WORDS.0 } else { WORDS.1 };
+        let t5_tokenizer = T5Tokenizer::load(&checkpoint.folder("tokenizer_2")?, words, t5.vocab_size)?;
+        let open = |component, dtype| checkpoint.weights(component, device, dtype);
+        let text_weights = open("text_encoder", precision.text_encoder)?;
+        let t5_weights = open("text_encoder_2", precision.text_encoder)?;
+        let transformer_weights = open("transformer", precision.denoiser)?;
+        let compute = computed_in(precision.denoiser, device);
+        Ok(Self {
+            tokenizer,
+            text_encoder: TextEncoder::load(text, &text_weights.root())?,
+            t5_tokenizer,
+            t5: T5Encoder::load(t5, &t5_weights.root(), device, precision.text_encoder)?,
+            transformer: FluxTransformer::load(transformer, &transformer_weights.root(), device, compute)?,
+            vae,
+            schedule,
+            device: device.clone(),
+            weight_bytes: [text_weights, t5_weights, transformer_weights]
+                .iter()
+                .map(Weights::bytes_taken)
+                .sum::<u64>()
+                + vae_bytes,
+            previews: Previews::default(),
+            last_text: Mutex::new(None),
+        })
+    }
+
+    /// Whether the guidance scale is an input of the network.
+    pub fn takes_guidance(&self) -> bool {
+        self.transformer.config().guidance
+    }
+
+    /// Bytes of the weights in the types that they are kept in.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// T5's tokenizer, for tools and tests; so are the next two.
+    pub fn t5_tokenizer(&self) -> &T5Tokenizer {
+        &self.t5_tokenizer
+    }
+
+    /// The network that denoises.
+    pub fn transformer(&self) -> &FluxTransformer {
+        &self.transformer
+    }
+
+    /// The autoencoder.
+    pub fn vae(&self) -> &Autoencoder {
+        &self.vae
+    }
+
+    /// Both text encoders' view of a prompt.
+    pub fn encode_prompt(&self, prompt: &str) -> Result<TextEmbeddings, DiffusionError> {
+        // A panic elsewhere leaves the last prompt whole: it is replaced in one assignment.
+        let mut last = self.last_text.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = last.as_ref().filter(|(known, _)| known == prompt) {
+            return Ok(text.clone());
+        }
+        let (clip, t5) = (self.tokenizer.encode(prompt)?, self.t5_tokenizer.encode(prompt)?);
+        let cut = |reader: &str, length: usize, cut: Option<String>| {
+            cut.map(|cut| format!("`prompt` was cut at {length} tokens for {reader}; left out: {cut}"))
+        };
+        let hidden = self.text_encoder.forward(std::slice::from_ref(&clip.ids), 0)?;
+        let text = TextEmbeddings {
+            words: self.t5.forward(&t5.ids)?,
+            pooled: hidden.i((.., self.text_encoder.end_of(&clip.ids)))?,
+            // CLIP reads 77 tokens and sets the tone only; what T5 reads in full is in the picture.
+            warnings: cut("T5", self.t5_tokenizer.length(), t5.cut).into_iter().collect(),
+        };
+        *last = Some((prompt.to_owned(), text.clone()));
+        Ok(text)
+    }
+
+    /// Tokenises, encodes text and input picture, and draws the first noise. Sides that are no multiples of a token
+    /// (16 pixels) are drawn larger, and cut at the right and below.
+    pub fn begin(&self, spec: &ImageSpec) -> Result<FluxDenoising, DiffusionError> {
+        super::begin::begin(self, spec)
+    }
+
+    /// One step of each picture that is not done. On the CPU each is computed alone, so that its bits do not depend
+    /// on its company; on other devices pictures of the same size share a pass.
+    ///
+    /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
+    pub fn advance(&self, jobs: &mut [&mut FluxDenoising]) -> Result<(), DiffusionError> {
+        let waiting = jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
+        in_passes(waiting, self.device.is_cpu(), |job| job.shape, |together| self.advance_together(together))
+    }
+
+    fn advance_together(&self, jobs: &mut [&mut FluxDenoising]) -> Result<(), DiffusionError> {
+        let Some(shape) = jobs.first().map(|job| job.shape) else {
+            return Ok(());
+        };
+        let grid = (shape.1 / PATCH, shape.2 / PATCH);
+        let tokens: Vec<f32> = jobs.iter().flat_map(|job| latents::pack(&job.latents, shape)).collect();
+        let size = (jobs.len(), grid.0 * grid.1, shape.0 * PATCH * PATCH);
+        let each = |tensor: fn(&FluxDenoising) -> &Tensor| {
+            Tensor::cat(&jobs.iter().map(|job| tensor(job)).collect::<Vec<_>>(), 0)
+        };
+        let velocity = self.transformer.forward(&TransformerInput {
+            latents: &Tensor::from_vec(tokens, size, &self.device)?,
+            text: &each(|job| &job.text)?,
+            pooled: &each(|job| &job.pooled)?,
+            sigmas: &jobs.iter().map(|job| job.sigma()).collect::<Vec<_>>(),
+            guidance: &jobs.iter().map(|job| job.guidance_scale).collect::<Vec<_>>(),
+            grid,
+        })?;
+        let velocity = velocity.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
+        for (job, velocity) in jobs.iter_mut().zip(velocity) {
+            job.take_velocity(&latents::unpack(&velocity, shape));
+        }
+        Ok(())
+    }
+
+    /// Decodes the latents; what an inpainting mask keeps is the input, pixel for pixel.
+    pub fn finish(&self, job: &FluxDenoising) -> Result<RgbImage, DiffusionError> {
+        if !job.finite {
+            return Err(job.not_finite("latents"));
+        }
+        let (planes, widened) = self.vae.draw(&job.latents, job.shape, &self.device)?;
+        if widened {
+            job.warnings.decoded_in_f32();
+        }
+        if !planes.iter().all(|value| value.is_finite()) {
+            return Err(job.not_finite("pixels"));
+        }
+        let factor = self.vae.factor();
+        let padded = ((job.shape.2 * factor) as u32, (job.shape.1 * factor) as u32);
+        let mut picture = picture::from_planes(&planes, padded, job.size.0, job.size.1);
+        if let Some(restore) = &job.restore {
+            restore.apply(&mut picture);
+        }
+        Ok(picture)
+    }
+
+    /// A cheap look at where the picture is going: at most 256 pixels a side.
+    pub fn preview(&self, job: &FluxDenoising) -> Result<RgbImage, DiffusionError> {
+        if !job.finite {
+            return Err(job.not_finite("latents"));
+        }
+        self.previews.draw(&self.vae, &job.clean, job.shape, &self.device)
+    }
+}
