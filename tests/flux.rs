@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::PromptSyntax,
+    contract::{ErrorCode, PromptSyntax},
     diffusion::{Checkpoint, ImageSpec, Source, flux::Flux},
     engine::InferencePipeline,
     models::ModelSource,
@@ -209,6 +209,19 @@ impl Copy {
         fs::write(path, config.to_string()).unwrap();
     }
 
+    /// Makes every number of a bf16 tensor NaN.
+    fn fill_with_nan(&self, file: &str, key: &str) {
+        let path = self.0.path().join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+        let offset = |i: usize| data + header[key]["data_offsets"][i].as_u64().unwrap() as usize;
+        let tensor = &mut bytes[offset(0)..offset(1)];
+        assert_eq!(header[key]["dtype"], "BF16");
+        tensor.chunks_exact_mut(2).for_each(|number| number.copy_from_slice(&0x7fc0_u16.to_le_bytes()));
+        fs::write(path, bytes).unwrap();
+    }
+
     fn is_refused_naming(&self, parts: &[&str]) {
         let error = load(self.0.path()).err().expect("the checkpoint was loaded");
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} are not in: {error}");
@@ -246,6 +259,22 @@ fn configurations_that_are_not_computed_here_are_refused_by_file_and_key() {
         let copy = Copy::new();
         copy.set(file, key, value);
         copy.is_refused_naming(&[file, key]);
+    }
+}
+
+#[test]
+fn a_picture_that_turns_to_nan_ends_at_once_and_is_never_handed_out() {
+    let copy = Copy::new();
+    copy.fill_with_nan("transformer/diffusion_pytorch_model.safetensors", "proj_out.bias");
+    let source = format!("broken={}", copy.0.path().display()).parse().unwrap();
+    let pipeline = InferencePipeline::load(&[source], &Device::Cpu).unwrap();
+    let mut job = pipeline.begin("broken", &text(32, 32)).unwrap();
+    pipeline.advance("broken", &mut [&mut job]).unwrap();
+    assert!(job.is_done());
+    for result in [pipeline.finish("broken", &job), pipeline.preview("broken", &job)] {
+        let error = result.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::NonFinite);
+        assert!(error.to_string().contains("step 1 of 2"), "{error}");
     }
 }
 
