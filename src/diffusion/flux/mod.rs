@@ -4,7 +4,8 @@
 //! The networks are our own and not those of candle-transformers: weights in half precision are widened layer by
 //! layer on a CPU (12 billion parameters do not fit otherwise, and candle has no bf16 product there), attention is
 //! done in parts of bounded memory, and rotary angles are computed in f64 and applied in f32 whatever the weights
-//! are, as diffusers does; candle-transformers rounds them to the weights' type.
+//! are, as diffusers does; candle-transformers rounds them to the weights' type (in bf16 the cosines of a row's
+//! positions are then off by 1.4 %, relative L2).
 
 mod begin;
 mod config;
