@@ -1,6 +1,8 @@
 //! AutoencoderKL: pictures to latents and back.
 
 mod coder;
+#[cfg(test)]
+mod precision_tests;
 
 use candle_core::{DType, Result, Tensor};
 
