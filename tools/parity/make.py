@@ -10,6 +10,7 @@ import checkpoints
 import modules
 import runs
 import samplers
+import single_file
 
 
 def main():
@@ -33,6 +34,7 @@ def main():
         modules.tokens(pipe, folder / f"{name}.tokens.json")
         modules.modules(pipe, folder / f"{name}.modules.safetensors")
     runs.make(pipes, folder)
+    single_file.make(folder)
 
 
 if __name__ == "__main__":
