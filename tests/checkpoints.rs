@@ -10,7 +10,7 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use sd_worker_rbee::diffusion::StableDiffusion;
+use sd_worker_rbee::diffusion::{Checkpoint, StableDiffusion};
 use serde_json::{Value, json};
 use support::data;
 use tempfile::TempDir;
@@ -201,7 +201,7 @@ fn a_file_that_was_cut_short_is_refused() {
 
 #[test]
 fn a_header_that_claims_to_be_huge_is_refused_before_anything_is_allocated() {
-    for length in [u64::MAX, u64::MAX - 7, 1 << 40, 1 << 26] {
+    for length in [u64::MAX, u64::MAX - 7, 1 << 60, 1 << 40, 1 << 26] {
         let copy = Copy::new();
         let mut bytes = fs::read(copy.path(UNET_WEIGHTS)).unwrap();
         bytes[..8].copy_from_slice(&length.to_le_bytes());
@@ -243,6 +243,112 @@ fn a_missing_tokenizer_is_refused() {
     let copy = Copy::new();
     fs::remove_file(copy.path("tokenizer/tokenizer.json")).unwrap();
     copy.is_refused_naming(&["tokenizer/vocab.json"]);
+}
+
+/// What replaces the UNet's one file: tensor names to files, and each file's tensors.
+fn in_several_files(copy: &Copy, index: &str, shard: impl Fn(usize) -> String) -> Value {
+    let path = copy.path(UNET_WEIGHTS);
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort();
+    let mut map = serde_json::Map::new();
+    for (i, names) in names.chunks(names.len().div_ceil(3)).enumerate() {
+        let part: std::collections::HashMap<_, _> =
+            names.iter().map(|name| ((*name).clone(), tensors[*name].clone())).collect();
+        candle_core::safetensors::save(&part, copy.path(&format!("unet/{}", shard(i)))).unwrap();
+        map.extend(names.iter().map(|name| ((*name).clone(), json!(shard(i)))));
+    }
+    fs::remove_file(path).unwrap();
+    let value = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+    fs::write(copy.path(&format!("unet/{index}")), value.to_string()).unwrap();
+    value
+}
+
+const INDEX: &str = "diffusion_pytorch_model.safetensors.index.json";
+
+fn shard(i: usize) -> String {
+    format!("diffusion_pytorch_model-{:05}-of-00003.safetensors", i + 1)
+}
+
+/// The value of one weight of the UNet as a precision reads it.
+fn conv_in(copy: &Copy, dtype: DType) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(copy.0.path()).unwrap();
+    let weights = checkpoint.weights("unet", &Device::Cpu, dtype).unwrap();
+    let tensor = weights.root().tensor("conv_in.weight", &[16, 4, 3, 3]).unwrap();
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn weights_in_several_files_are_those_of_one() {
+    let whole = conv_in(&Copy::new(), DType::F32);
+    let copy = Copy::new();
+    in_several_files(&copy, INDEX, shard);
+    assert_eq!(conv_in(&copy, DType::F32), whole);
+    assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
+    let copy = Copy::new();
+    let half = |i: usize| format!("diffusion_pytorch_model.fp16-{:05}-of-00003.safetensors", i + 1);
+    in_several_files(&copy, "diffusion_pytorch_model.safetensors.index.fp16.json", half);
+    assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
+}
+
+#[test]
+fn of_two_precisions_the_one_that_is_kept_is_read() {
+    let copy = Copy::new();
+    let path = copy.path(UNET_WEIGHTS);
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let twice = tensors.iter().map(|(name, x)| (name.clone(), (x * 2.0).unwrap())).collect();
+    let half = copy.path("unet/diffusion_pytorch_model.fp16.safetensors");
+    candle_core::safetensors::save(&twice, half).unwrap();
+    let doubled = |values: Vec<f32>| -> Vec<f32> { values.iter().map(|value| 2.0 * value).collect() };
+    let plain = conv_in(&copy, DType::F32);
+    assert_eq!(conv_in(&copy, DType::F16), doubled(plain));
+    assert_eq!(conv_in(&copy, DType::BF16).len(), 16 * 4 * 9);
+}
+
+#[test]
+fn a_shard_that_is_missing_or_lacks_its_tensor_is_refused_by_name() {
+    let copy = Copy::new();
+    in_several_files(&copy, INDEX, shard);
+    fs::remove_file(copy.path(&format!("unet/{}", shard(1)))).unwrap();
+    copy.is_refused_naming(&[&shard(1)]);
+
+    let copy = Copy::new();
+    let mut index = in_several_files(&copy, INDEX, shard);
+    index["weight_map"]["conv_in.weight"] = json!(shard(2));
+    fs::write(copy.path(&format!("unet/{INDEX}")), index.to_string()).unwrap();
+    copy.is_refused_naming(&[INDEX, "weight_map.conv_in.weight", &shard(2), "none of that name"]);
+
+    let copy = Copy::new();
+    let mut index = in_several_files(&copy, INDEX, shard);
+    index["weight_map"].as_object_mut().unwrap().remove("conv_in.weight");
+    fs::write(copy.path(&format!("unet/{INDEX}")), index.to_string()).unwrap();
+    let part = copy.path(&format!("unet/{}", shard(0)));
+    let mut tensors = candle_core::safetensors::load(&part, &Device::Cpu).unwrap();
+    tensors.remove("conv_in.weight").unwrap();
+    candle_core::safetensors::save(&tensors, part).unwrap();
+    copy.is_refused_naming(&["conv_in.weight", "[16, 4, 3, 3]", "found none"]);
+}
+
+#[test]
+fn an_index_that_is_hostile_or_damaged_is_refused_by_its_key() {
+    let outside = json!({ "weight_map": { "conv_in.weight": "../vae/diffusion_pytorch_model.safetensors" } });
+    let cases = [
+        (outside.to_string(), ["weight_map.conv_in.weight", "../vae/"]),
+        (json!({ "weight_map": { "a": "/etc/passwd" } }).to_string(), ["weight_map.a", "/etc/passwd"]),
+        (json!({ "weight_map": { "a": 5 } }).to_string(), ["weight_map.a", "5"]),
+        (json!({ "weight_map": {} }).to_string(), ["weight_map", "an empty one"]),
+        (json!({ "weight_map": [] }).to_string(), ["weight_map", "another value"]),
+        (json!({ "metadata": {} }).to_string(), ["weight_map", "none"]),
+        ("{".to_string(), ["not a JSON object", "EOF"]),
+        ("[".repeat(100_000), ["not a JSON object", "line 1"]),
+        (" ".repeat((16 << 20) + 1), ["not a JSON object", "longer than"]),
+    ];
+    for (text, parts) in cases {
+        let copy = Copy::new();
+        fs::remove_file(copy.path(UNET_WEIGHTS)).unwrap();
+        fs::write(copy.path(&format!("unet/{INDEX}")), text).unwrap();
+        copy.is_refused_naming(&[INDEX, parts[0], parts[1]]);
+    }
 }
 
 #[test]

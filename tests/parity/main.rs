@@ -22,14 +22,6 @@ fn ids(model: &StableDiffusion, prompt: &str) -> Vec<u32> {
     model.tokenizer().encode(prompt).unwrap().ids
 }
 
-fn ids(model: &StableDiffusion, prompt: &str) -> Vec<u32> {
-    model.tokenizer().encode(prompt).unwrap().ids
-}
-
-fn encoder(model: &StableDiffusion) -> &TextEncoder {
-    model.prompts().encoders().next().unwrap()
-}
-
 #[test]
 fn token_ids_are_those_of_transformers() {
     for checkpoint in ["text", "inpaint"] {

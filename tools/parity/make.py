@@ -12,6 +12,7 @@ import flux
 import modules
 import runs
 import samplers
+import single_file
 
 
 def main():
@@ -37,6 +38,7 @@ def main():
     runs.make(pipes, folder)
     families.make(folder)
     flux.make(folder)
+    single_file.make(folder)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ PROMPT, NEGATIVE = "A photo of a red cat, \u732b!", "blurry"
 def tokenizer(pad_token="<|endoftext|>"):
     lines = gzip.open(ASSETS / "bpe_simple_vocab_16e6.txt.gz").read().decode().split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-    letters = byte_alphabet()
+    letters = sorted(byte_alphabet(), key=ord)  # CLIP puts the printable bytes first
     words = [*letters, *(x + "</w>" for x in letters), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={word: i for i, word in enumerate(words)}, merges=merges, model_max_length=77, pad_token=pad_token)

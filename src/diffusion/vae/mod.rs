@@ -2,6 +2,8 @@
 
 mod autoencoder;
 mod coder;
+#[cfg(test)]
+mod precision_tests;
 mod tiny;
 
 use candle_core::{DType, Result, Tensor};
