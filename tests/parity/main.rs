@@ -2,6 +2,8 @@
 #![cfg(feature = "worker")]
 
 mod families;
+mod matrix;
+mod real_size;
 mod runs;
 #[path = "../support/parity.rs"]
 mod support;

@@ -5,23 +5,23 @@ use sd_worker_rbee::{
     contract::PromptSyntax,
     diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::support::{Golden, data, model, picture, relative_l2};
 
 /// Relative L2 error of one module, and of latents after several steps with guidance.
 pub const MODULE: f64 = 1e-4;
-const LATENTS: f64 = 1e-4;
+pub const LATENTS: f64 = 1e-4;
 /// Of 255: mean and largest difference of a picture.
-const PICTURE_MEAN: f64 = 0.02;
-const PICTURE_LARGEST: i32 = 2;
+pub const PICTURE_MEAN: f64 = 0.02;
+pub const PICTURE_LARGEST: i32 = 2;
 
 #[derive(Deserialize)]
-struct Run {
-    name: String,
-    checkpoint: String,
+pub struct Run {
+    pub name: String,
+    pub checkpoint: String,
     source: String,
-    scheduler: Option<String>,
+    pub scheduler: Option<String>,
     prompt: String,
     negative_prompt: Option<String>,
     guidance_scale: f64,
@@ -39,14 +39,15 @@ pub fn close(what: &str, ours: &Tensor, theirs: &Tensor, limit: f64) {
     assert!(error <= limit, "{what}: relative L2 {error:e}, at most {limit:e}");
 }
 
-fn spec(run: &Run, golden: &Golden) -> ImageSpec {
-    let input = || golden.rgb(&format!("{}.input", run.name));
+/// The request of a run; its pictures are in `golden` under the name `inputs`.
+pub fn spec(run: &Run, golden: &Golden, inputs: &str) -> ImageSpec {
+    let input = || golden.rgb(&format!("{inputs}.input"));
     let source = match run.source.as_str() {
         "text" => Source::Text { width: run.width, height: run.height },
         "image" => Source::Image { image: input(), strength: run.strength },
         _ => Source::Inpaint {
             image: input(),
-            mask: golden.grey(&format!("{}.mask", run.name)),
+            mask: golden.grey(&format!("{inputs}.mask")),
             strength: run.strength,
         },
     };
@@ -63,16 +64,20 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
     }
 }
 
+/// The cases of a golden file.
+pub fn cases<T: DeserializeOwned>(file: &str) -> Vec<T> {
+    serde_json::from_slice(&std::fs::read(data(&format!("{file}.json"))).unwrap()).unwrap()
+}
+
 /// Runs every case of a golden file whose name begins with `kind`.
 pub fn check_runs(file: &str, kind: &str) {
     let golden = Golden::read(&format!("{file}.safetensors"));
-    let runs = std::fs::read(data(&format!("{file}.json"))).unwrap();
-    let runs: Vec<Run> = serde_json::from_slice(&runs).unwrap();
+    let runs: Vec<Run> = cases(file);
     let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.starts_with(kind)).collect();
     assert!(!runs.is_empty(), "{kind}");
     for run in &runs {
         let model = model(&run.checkpoint);
-        let mut job = model.begin(&spec(run, &golden)).unwrap();
+        let mut job = model.begin(&spec(run, &golden, &run.name)).unwrap();
         let theirs = golden.get(&format!("{}.latents", run.name));
         assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);
         while !job.is_done() {

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 import checkpoints
 import families
 import flux
+import matrix
 import modules
 import runs
 import samplers
@@ -37,6 +38,7 @@ def main():
         modules.modules(pipe, folder / f"{name}.modules.safetensors")
     runs.make(pipes, folder)
     families.make(folder)
+    matrix.make(folder)
     flux.make(folder)
     single_file.make(folder)
 

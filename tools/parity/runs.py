@@ -4,12 +4,10 @@ import inspect
 import json
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import (
-    DDIMScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -17,7 +15,8 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import save_file
 
-CLASSES = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "euler_a": EulerAncestralDiscreteScheduler}
+import samplers
+
 PROMPT, NEGATIVE = "a red circle on the blue", "the circle"
 
 
@@ -60,14 +59,15 @@ def mask(width, height):
 PIPELINES = dict(text=StableDiffusionPipeline, image=StableDiffusionImg2ImgPipeline, inpaint=StableDiffusionInpaintPipeline)
 
 
-def one(case, checkpoint, cls, out):
+def one(case, checkpoint, cls, out, quiet=False):
     """Runs `cls` with a checkpoint's components; latents after each step, inputs and picture go into `out`."""
     size = (case["width"], case["height"])
     parts = dict(checkpoint.components)
     if case["scheduler"]:
         # Latents are not clipped to -1..1: two of the three pipelines set this themselves.
         unclipped = dict(parts["scheduler"].config, clip_sample=False)
-        parts["scheduler"] = CLASSES[case["scheduler"]].from_config(unclipped)
+        name, switches = samplers.KINDS[case["scheduler"]]
+        parts["scheduler"] = getattr(diffusers, name).from_config(unclipped, **switches)
     latents = []
 
     def keep(_pipe, _i, _t, values):
@@ -104,6 +104,8 @@ def one(case, checkpoint, cls, out):
         out[f"{name}.input"] = torch.from_numpy(picture(*size))
     out[f"{name}.latents"] = torch.cat(latents)
     out[f"{name}.image"] = torch.from_numpy(result)
+    if quiet:
+        return
     stds = " ".join(f"{x.std():.2f}" for x in latents)
     clipped = np.mean((result == 0) | (result == 255))
     print(f"  {name}: latents' std {stds}; picture's std {result.std():.0f}, at the ends {clipped:.0%}")
