@@ -39,7 +39,12 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         Some(name) => SchedulerKind::from_name(name)?,
         None => model.default_scheduler()?,
     };
-    let scheduler = schedulers::scheduler(kind, &model.scheduler, spec.steps)?;
+    let scheduler = match (model.family, &spec.source) {
+        (Family::StableDiffusion, Source::Inpaint { .. }) => {
+            schedulers::scheduler(kind, &model.scheduler.for_inpainting(), spec.steps)?
+        }
+        _ => schedulers::scheduler(kind, &model.scheduler, spec.steps)?,
+    };
     let first = first_step(spec.steps as usize, &spec.source)? * scheduler.order();
     let mut rng = TorchRng::new(spec.seed);
     let start = match &spec.source {

@@ -66,7 +66,10 @@ impl StableDiffusion {
         let family = Family::of(checkpoint)?;
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
-        let scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
+        let mut scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
+        if family == Family::StableDiffusion {
+            scheduler = scheduler.with_offset();
+        }
         let (prompts, text_bytes) = PromptEncoder::load(checkpoint, family, device, precision.text_encoder)?;
         check_widths(&unet_file, &unet_config, family, &prompts)?;
         let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;

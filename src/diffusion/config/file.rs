@@ -14,7 +14,7 @@ use crate::diffusion::DiffusionError;
 const MAX_INTEGER: u64 = 1 << 20;
 
 /// A JSON object and where it is from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConfigFile {
     path: PathBuf,
     values: Map<String, Value>,

@@ -26,7 +26,7 @@ pub enum Spacing {
 }
 
 /// The checkpoint's scheduler configuration, read for any scheduler.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SchedulerConfig {
     file: ConfigFile,
     /// Timesteps in training.
@@ -41,6 +41,8 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// Predicted clean samples are clipped to -1..1 or another range. None: the scheduler's own default.
     pub clip_sample: Option<bool>,
+    /// PNDM begins with steps of lower order, not with Runge-Kutta.
+    pub skip_prk_steps: bool,
 }
 
 impl SchedulerConfig {
@@ -71,14 +73,25 @@ impl SchedulerConfig {
             spacing,
             steps_offset: file.natural_or("steps_offset", 0)?,
             clip_sample,
+            skip_prk_steps: file.flag_or("skip_prk_steps", false)?,
             file,
         })
     }
 
-    /// What diffusers' Stable Diffusion pipelines set whatever the checkpoint says: an offset of 1, and no clipping,
-    /// which is for pixels and not for latents.
+    /// Predicted latents are not clipped: that is for pixels. diffusers' pipelines of Stable Diffusion 1 and 2 see to it,
+    /// those of SDXL clip with a scheduler whose own default it is.
     pub fn for_latents(self) -> Self {
-        Self { steps_offset: 1, clip_sample: Some(false), ..self }
+        Self { clip_sample: Some(false), ..self }
+    }
+
+    /// What diffusers' pipelines of Stable Diffusion 1 and 2 set whatever the checkpoint says.
+    pub fn with_offset(self) -> Self {
+        Self { steps_offset: 1, ..self }
+    }
+
+    /// What diffusers' inpainting pipeline of Stable Diffusion 1 and 2 sets whatever the checkpoint says.
+    pub fn for_inpainting(&self) -> Self {
+        Self { skip_prk_steps: true, ..self.clone() }
     }
 
     /// The checkpoint's own scheduler, with the sigmas that its configuration switches on; one that we lack is

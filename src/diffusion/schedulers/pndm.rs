@@ -42,7 +42,7 @@ impl Pndm {
             return Err(file.unusable("prediction_type", "epsilon or v_prediction for pndm", "sample"));
         }
         let alphas = config.alphas_cumprod(betas::USUAL, false)?;
-        let runge_kutta = !file.flag_or("skip_prk_steps", false)?;
+        let runge_kutta = !config.skip_prk_steps;
         let once = config.whole_timesteps(steps, Spacing::Leading)?;
         let stride = config.train_timesteps / steps;
         if runge_kutta && steps < ORDER {
