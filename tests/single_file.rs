@@ -227,7 +227,10 @@ fn a_file_of_another_kind_is_refused_with_what_it_holds() {
         tensors.insert(flux.into(), tensor);
     });
     other.is_refused_naming(&["model.diffusion_model.input_blocks.0.0.weight", "Flux"]);
-    is_refused(&data("text/unet/diffusion_pytorch_model.safetensors"), &["input_blocks.0.0.weight", "diffusers layout"]);
+    is_refused(
+        &data("text/unet/diffusion_pytorch_model.safetensors"),
+        &["input_blocks.0.0.weight", "diffusers layout"],
+    );
     is_refused(&data("runs.json"), &["runs.json", "not a valid safetensors file"]);
 }
 
