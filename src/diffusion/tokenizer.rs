@@ -38,6 +38,14 @@ pub struct Tokens {
     pub cut: Option<String>,
 }
 
+/// Words and how they are built up from letters.
+pub struct Vocabulary {
+    /// Ids of all tokens.
+    pub words: HashMap<String, u32>,
+    /// Pairs that are joined, the most frequent first.
+    pub merges: Vec<(String, String)>,
+}
+
 /// The tokenizer of a checkpoint.
 pub struct ClipTokenizer {
     file: PathBuf,
@@ -64,18 +72,17 @@ impl ClipTokenizer {
         Self::new(file, tokenizer, Options::read(folder)?, max_length, vocab_size)
     }
 
-    /// CLIP's tokenizer of a vocabulary and its merges; `file` is the name for errors, `padding` another token than
+    /// CLIP's tokenizer of a vocabulary; `file` is the name for errors, `padding` another token than
     /// the end.
     pub fn from_words(
         file: PathBuf,
-        words: HashMap<String, u32>,
-        merges: Vec<(String, String)>,
+        vocabulary: Vocabulary,
         padding: Option<&str>,
         max_length: usize,
         vocab_size: usize,
     ) -> Result<Self, DiffusionError> {
-        let words: Vocab = words.into_iter().collect();
-        let tokenizer = from_model(&file, BPE::builder().vocab_and_merges(words, merges))?;
+        let words: Vocab = vocabulary.words.into_iter().collect();
+        let tokenizer = from_model(&file, BPE::builder().vocab_and_merges(words, vocabulary.merges))?;
         let options = Options { padding: padding.map(str::to_owned), length: None };
         Self::new(file, tokenizer, options, max_length, vocab_size)
     }

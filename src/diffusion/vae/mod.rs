@@ -98,7 +98,7 @@ impl Vae {
     }
 }
 
-/// A sum is finite only when all its terms are: infinities and NaN do not cancel.
+/// Zero times infinity or NaN is NaN, and one NaN makes the sum NaN.
 fn is_finite(x: &Tensor) -> Result<bool> {
     Ok((x * 0.0)?.sum_all()?.to_scalar::<f32>()? == 0.0)
 }

@@ -138,9 +138,9 @@ impl SingleFile {
             None => return Err(self.no_component(component)),
         };
         let label = format!("{} ({component}, CLIP's own)", self.file.path().display());
-        let (words, merges) = vocabulary::read(Path::new(&label))?;
+        let words = vocabulary::read(Path::new(&label))?;
         let (length, known) = (encoder.max_position_embeddings, encoder.vocab_size);
-        ClipTokenizer::from_words(label.into(), words, merges, padding, length, known)
+        ClipTokenizer::from_words(label.into(), words, padding, length, known)
     }
 
     /// The error that it has no such component.

@@ -190,7 +190,7 @@ pub fn vae(file: &MappedFile, prefix: &str, config: &mut Value) -> Result<(), Di
     Ok(())
 }
 
-/// `config.json` of transformers' CLIP under a prefix; `inner` is `text_model.` or nothing.
+/// `config.json` of transformers' CLIP under a prefix, with or without `text_model.` after it.
 pub fn clip(file: &MappedFile, prefix: &str, config: &mut Value) -> Result<(), DiffusionError> {
     let short = file.has(&format!("{prefix}embeddings.position_embedding.weight"));
     let prefix = if short { prefix.to_owned() } else { format!("{prefix}text_model.") };

@@ -1,10 +1,10 @@
 //! The vocabulary that every CLIP was trained with (`assets/clip/README.md`).
 
-use std::{collections::HashMap, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use flate2::read::GzDecoder;
 
-use crate::diffusion::DiffusionError;
+use crate::diffusion::{DiffusionError, tokenizer::Vocabulary};
 
 const MERGES: &[u8] =
     include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/clip/bpe_simple_vocab_16e6.txt.gz"));
@@ -17,7 +17,7 @@ const WORD_END: &str = "</w>";
 ///
 /// # Errors
 /// When the list that is built in is damaged; `label` names it.
-pub fn read(label: &Path) -> Result<(HashMap<String, u32>, Vec<(String, String)>), DiffusionError> {
+pub fn read(label: &Path) -> Result<Vocabulary, DiffusionError> {
     let mut text = String::new();
     GzDecoder::new(MERGES)
         .read_to_string(&mut text)
@@ -34,7 +34,7 @@ pub fn read(label: &Path) -> Result<(HashMap<String, u32>, Vec<(String, String)>
     let merged = merges.iter().map(|(left, right)| format!("{left}{right}"));
     let marks = ["<|startoftext|>", "<|endoftext|>"].map(str::to_owned);
     let words = letters.iter().map(char::to_string).chain(ends).chain(merged).chain(marks).zip(0..).collect();
-    Ok((words, merges))
+    Ok(Vocabulary { words, merges })
 }
 
 /// Printable names of the 256 bytes (GPT-2's): those that print stand for themselves and come first, the others are
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_vocabulary_has_the_published_ids() {
-        let (words, merges) = read(Path::new("built in")).unwrap();
+        let Vocabulary { words, merges } = read(Path::new("built in")).unwrap();
         assert_eq!((words.len(), merges.len()), (49408, MERGES_USED));
         for (word, id) in
             [("!", 0), ("a</w>", 320), ("cat</w>", 2368), ("photo</w>", 1125), ("<|startoftext|>", 49406)]
