@@ -8,6 +8,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 
 import checkpoints
 import modules
+import prompts
 import runs
 import samplers
 
@@ -33,6 +34,7 @@ def main():
         modules.tokens(pipe, folder / f"{name}.tokens.json")
         modules.modules(pipe, folder / f"{name}.modules.safetensors")
     runs.make(pipes, folder)
+    prompts.make(folder)
 
 
 if __name__ == "__main__":
