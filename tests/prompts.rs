@@ -126,7 +126,6 @@ fn weights_and_chunks_are_those_of_a1111_s_rules() {
     assert!(cases.len() > 25);
     for case in &cases {
         let pieces: Vec<_> = prompt::parse(&case.prompt).unwrap();
-        // The rules say that an empty prompt has one empty piece; here it has none.
         assert_eq!(pieces.len(), case.pieces.len(), "{}: {pieces:?}", case.prompt);
         for (piece, theirs) in pieces.iter().zip(&case.pieces) {
             match (piece, theirs) {

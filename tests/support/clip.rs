@@ -1,7 +1,7 @@
 //! CLIP's real tokenizer from OpenAI's file of merges, and the way back from ids to text.
 #![allow(dead_code)]
 
-use std::{collections::HashMap, io::Read, path::Path, sync::LazyLock};
+use std::{collections::HashMap, io::Read, sync::LazyLock};
 
 use sd_worker_rbee::diffusion::ClipTokenizer;
 use tokenizers::{NormalizedString, Normalizer, normalizers::NFC};
@@ -11,6 +11,9 @@ pub const WORDS: usize = 49408;
 pub const START: u32 = 49406;
 pub const END: u32 = 49407;
 
+/// Found from this file: a fuzz target outside of the package uses it too.
+const MERGES: &[u8] = include_bytes!("../../assets/clip/bpe_simple_vocab_16e6.txt.gz");
+
 struct Clip {
     words: Vec<String>,
     letters: Vec<char>,
@@ -18,9 +21,8 @@ struct Clip {
 }
 
 static CLIP: LazyLock<Clip> = LazyLock::new(|| {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/clip/bpe_simple_vocab_16e6.txt.gz");
     let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(file).unwrap()).read_to_string(&mut text).unwrap();
+    flate2::read::GzDecoder::new(MERGES).read_to_string(&mut text).unwrap();
     // The first line is a comment, and CLIP uses as many merges as fill its vocabulary.
     let merges: Vec<&str> = text.lines().skip(1).take(49152 - 256 - 2).collect();
     let letters = letters();

@@ -11,6 +11,7 @@ import families
 import flux
 import matrix
 import modules
+import prompts
 import runs
 import samplers
 import single_file
@@ -41,6 +42,7 @@ def main():
     matrix.make(folder)
     flux.make(folder)
     single_file.make(folder)
+    prompts.make(folder)
 
 
 if __name__ == "__main__":
