@@ -119,7 +119,6 @@ fn what_cannot_be_served_is_refused_by_its_field() {
     let model = model("text");
     let image = || gradient(64, 64);
     let invalid = |spec: ImageSpec, parts: &[&str]| refused(&model, &spec, ErrorCode::InvalidRequest, parts);
-    invalid(ImageSpec { prompt_syntax: PromptSyntax::A1111, ..text(64, 64) }, &["`prompt_syntax`"]);
     invalid(ImageSpec { clip_skip: 4, ..text(64, 64) }, &["`clip_skip`", "3 layers"]);
     invalid(ImageSpec { steps: 0, ..text(64, 64) }, &["`steps`"]);
     invalid(ImageSpec { steps: 1001, ..text(64, 64) }, &["`steps`", "1000"]);

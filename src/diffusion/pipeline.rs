@@ -9,7 +9,7 @@ use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
     checkpoint::Checkpoint,
     conditioning::Conditioning,
-    config::{ConfigFile, Family, UNetConfig},
+    config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     passes::in_passes,
     picture,
     precision::{Precision, computed_in},
@@ -72,12 +72,13 @@ impl StableDiffusion {
         }
         let (prompts, text_bytes) = PromptEncoder::load(checkpoint, family, device, precision.text_encoder)?;
         check_widths(&unet_file, &unet_config, family, &prompts)?;
-        let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
-        if vae.latent_channels() != unet_config.out_channels {
+        let vae_file = checkpoint.config("vae")?;
+        let latent_channels = AutoencoderConfig::read(&vae_file)?.latent_channels();
+        if latent_channels != unet_config.out_channels {
             let expected = format!("{} as the UNet's out_channels", unet_config.out_channels);
-            let file = checkpoint.config("vae")?;
-            return Err(file.unusable("latent_channels", &expected, vae.latent_channels()));
+            return Err(vae_file.unusable("latent_channels", &expected, latent_channels));
         }
+        let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
         let (taesd, taesd_bytes) = match checkpoint.has(TAESD) {
             true => {
                 let (taesd, bytes) = Autoencoder::load(checkpoint, TAESD, device, precision.vae)?;

@@ -97,6 +97,14 @@ impl AutoencoderConfig {
         })
     }
 
+    /// Channels of a latent.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(config) => config.latent_channels,
+            Self::Tiny(config) => config.latent_channels,
+        }
+    }
+
     /// Pixels per latent along a side.
     pub fn factor(&self) -> usize {
         match self {
