@@ -106,7 +106,6 @@ async fn what_cannot_start_exits_with_1_and_says_what_to_do() {
     for (flags, said) in [
         (&["--store-url", file.to_str().unwrap()][..], "store"),
         (&["--nats-url", "nats://user:secret@127.0.0.1:1"], "--nats-user"),
-        (&["--lora-dir", "no/such/folder"], "--lora-dir"),
         (&["--device", "3"], "--device"),
         (&["--http", &taken], "--http"),
     ] {

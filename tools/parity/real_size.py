@@ -1,4 +1,7 @@
-"""A random checkpoint of real size, and two steps of diffusers with it: `real_size.py sd15|sdxl OUTPUT_FOLDER`.
+"""A random checkpoint of real size, and two steps of diffusers with it:
+
+    real_size.py sd15|sdxl OUTPUT_FOLDER [SIDE]
+
 
 Saves the checkpoint in f16, runs it in f32, and prints seconds and peak memory of diffusers. What it made is compared by
 `PARITY_REAL=OUTPUT_FOLDER cargo test --test parity real_size -- --ignored --nocapture`. Nothing of it is committed: 2 and
@@ -26,8 +29,7 @@ import families
 
 BETAS = families.BETAS
 RUN = dict(
-    prompt="a red circle on the blue", negative_prompt="the circle", guidance_scale=7.5, seed=42, steps=2, width=512,
-    height=512)
+    prompt="a red circle on the blue", negative_prompt="the circle", guidance_scale=7.5, seed=42, steps=2)
 
 
 def text_encoder(cls, width, layers, heads, act, projection):
@@ -80,7 +82,7 @@ def save(make, folder: Path):
 
 
 @torch.no_grad()
-def reference(folder: Path):
+def reference(folder: Path, side: int):
     started = time.perf_counter()
     index = json.loads((folder / "model_index.json").read_text())
     cls = StableDiffusionXLPipeline if "XL" in index["_class_name"] else StableDiffusionPipeline
@@ -95,15 +97,15 @@ def reference(folder: Path):
 
     picture = pipe(
         RUN["prompt"], negative_prompt=RUN["negative_prompt"], num_inference_steps=RUN["steps"],
-        guidance_scale=RUN["guidance_scale"], width=RUN["width"], height=RUN["height"], output_type="np",
+        guidance_scale=RUN["guidance_scale"], width=side, height=side, output_type="np",
         generator=torch.Generator().manual_seed(RUN["seed"]), callback_on_step_end=keep).images[0]
     ended = time.perf_counter()
-    picture = torch.from_numpy((picture * 255).round().astype("uint8"))
+    picture = torch.from_numpy((picture * 255).round().astype("uint8")).contiguous()
     save_file({"latents": torch.cat(latents), "image": picture}, folder / "reference.safetensors")
     steps = [f"{b - a:.1f}" for a, b in zip(times, times[1:])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"diffusers f32, {torch.get_num_threads()} threads: load {loaded - started:.1f} s, steps {', '.join(steps)} s "
+        f"diffusers f32, {side} pixels, {torch.get_num_threads()} threads: load {loaded - started:.1f} s, steps {', '.join(steps)} s "
         f"(the first with the prompts), decode {ended - times[-1]:.1f} s, peak {peak:.1f} GiB; "
         f"latents' std {latents[-1].std():.2f}, picture's std {picture.float().std():.1f}")
 
@@ -114,4 +116,4 @@ if __name__ == "__main__":
         save(dict(sd15=sd15, sdxl=sdxl)[kind], folder)
         gc.collect()
         sys.exit("saved; run again for the reference, so that its memory is measured alone")
-    reference(folder)
+    reference(folder, int(sys.argv[3]) if len(sys.argv) > 3 else 512)
