@@ -5,6 +5,8 @@
 mod support;
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::t5;
 use sd_worker_rbee::{
     contract::PromptSyntax,
     diffusion::{
@@ -183,4 +185,21 @@ fn image_to_image_runs_end_in_diffusers_pictures() {
 #[test]
 fn inpainting_runs_end_in_diffusers_pictures() {
     check_runs("inpaint");
+}
+
+#[test]
+fn candle_s_own_t5_is_of_the_same_opinion() {
+    for checkpoint in CHECKPOINTS {
+        let folder = data(&format!("flux/{checkpoint}/text_encoder_2"));
+        let config = std::fs::read(folder.join("config.json")).unwrap();
+        let config: t5::Config = serde_json::from_slice(&config).unwrap();
+        let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
+        let mut theirs = t5::T5EncoderModel::load(weights, &config).unwrap();
+        let model = model(checkpoint);
+        let ids = model.t5_tokenizer().encode(PROMPT).unwrap().ids;
+        let ids = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let ours = model.encode_prompt(PROMPT).unwrap().words;
+        close(&format!("{checkpoint} candle's T5"), &ours, &theirs.forward(&ids).unwrap(), MODULE);
+    }
 }
