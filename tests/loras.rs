@@ -13,7 +13,7 @@ use image::RgbImage;
 use runs::{check_runs, lora};
 use sd_worker_rbee::{
     contract::PromptSyntax,
-    diffusion::{Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
+    diffusion::{DType, Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
     engine::InferencePipeline,
 };
 use support::{data, model};
@@ -147,6 +147,14 @@ fn the_least_recently_used_file_is_forgotten() {
     assert_eq!(model.loras().reads(), 17);
     begin(&files[1]);
     assert_eq!(model.loras().reads(), 18);
+}
+
+#[test]
+fn a_model_in_half_precision_takes_loras_too() {
+    // Checkpoint and LoRA are in f16 already: nothing is lost.
+    let half = StableDiffusion::load(&data("text"), &Device::Cpu, DType::F16).unwrap();
+    let loras = vec![lora("text/kohya", 0.7), lora("text/old", 0.3)];
+    assert_eq!(draw(&half, loras.clone()), draw(&model("text"), loras));
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
     };
     let scheduler = schedulers::scheduler(kind, &model.scheduler, spec.steps)?;
     let first = first_step(spec.steps as usize, &spec.source)? * scheduler.order();
+    let adapted = model.loras.adapt(&model.networks, &spec.loras)?;
+    let networks = adapted.as_deref().unwrap_or(&model.networks);
     let mut rng = TorchRng::new(spec.seed);
     let start = match &spec.source {
         Source::Text { width, height } => from_noise(model, *width, *height, &*scheduler, &mut rng)?,
@@ -52,8 +54,6 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         }
     };
     let mut warnings = Vec::new();
-    let adapted = model.loras.adapt(&model.networks, &spec.loras)?;
-    let networks = adapted.as_deref().unwrap_or(&model.networks);
     let conditioning = condition(model, networks, spec, start.shape, &mut warnings)?;
     Ok(Denoising {
         kind,

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 import checkpoints
 import families
 import flux
+import lora
 import modules
 import runs
 import samplers
@@ -37,6 +38,7 @@ def main():
     runs.make(pipes, folder)
     families.make(folder)
     flux.make(folder)
+    lora.make(folder)
 
 
 if __name__ == "__main__":

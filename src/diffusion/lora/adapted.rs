@@ -63,7 +63,8 @@ impl Networks {
     /// A key that is of no LoRA or names no layer of these networks, and matrices that do not fit their layer.
     pub fn read_lora(&self, file: MappedFile, name: &str, index: usize) -> Result<Lora, DiffusionError> {
         let file = LoraFile::new(file, name, index)?;
-        let layers_per_block = self.unet.config().layers_per_block[0];
+        let counts = &self.unet.config().layers_per_block;
+        let layers_per_block = counts.iter().all(|count| *count == counts[0]).then_some(counts[0]);
         let mut layers = HashMap::new();
         self.clone().visit(&mut |component, layer| {
             let found = Layer { name: (component, layer.name.to_owned()), weight: layer.weight.clone() };

@@ -16,15 +16,18 @@ const OLD_PROJECTIONS: [(&str, &str); 4] =
     [("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("out_proj", "to_out")];
 
 /// Every name in a file, up to the part that says which matrix it is, for `layer` of `component`. `layers`: residual
-/// layers of a UNet's down blocks, which kohya's names for SDXL count through.
-pub fn names_of(component: &str, layer: &str, layers: usize) -> Vec<String> {
+/// layers of a UNet's down blocks, which the names of SDXL's own code count through; none where blocks differ, for which
+/// there are no such names.
+pub fn names_of(component: &str, layer: &str, layers: Option<usize>) -> Vec<String> {
     let own = match component {
         "unet" => unet_names(layer),
         _ => text_names(layer),
     };
-    let original: Vec<String> = match component {
-        "unet" => [true, false].iter().filter_map(|last| original_unet_name(layer, layers, *last)).collect(),
-        _ => Vec::new(),
+    let original: Vec<String> = match layers.filter(|_| component == "unet") {
+        Some(layers) => {
+            [true, false].iter().filter_map(|last| original_unet_name(layer, layers, *last)).collect()
+        }
+        None => Vec::new(),
     };
     let mut names: Vec<String> = own.iter().map(|name| format!("{component}.{name}")).collect();
     if component == "unet" {
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
 
     fn has(component: &str, layer: &str, name: &str) {
-        let names = names_of(component, layer, 2);
+        let names = names_of(component, layer, Some(2));
         assert!(names.iter().any(|known| known == name), "{name} is not in {names:?}");
     }
 
