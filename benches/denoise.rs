@@ -21,6 +21,7 @@ fn spec() -> ImageSpec {
         guidance_scale: 7.5,
         seed: 1,
         scheduler: None,
+        loras: Vec::new(),
         source: Source::Text { width: 128, height: 128 },
     }
 }

@@ -22,6 +22,7 @@ fn spec(source: Source) -> ImageSpec {
         guidance_scale: 5.0,
         seed: 1,
         scheduler: None,
+        loras: Vec::new(),
         source,
     }
 }

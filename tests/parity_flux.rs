@@ -141,6 +141,7 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
         guidance_scale: run.guidance_scale,
         seed: run.seed,
         scheduler: None,
+        loras: Vec::new(),
         source,
     }
 }

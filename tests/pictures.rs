@@ -29,6 +29,7 @@ fn spec(prompt: &str, seed: u64, source: Source) -> ImageSpec {
         guidance_scale: 7.5,
         seed,
         scheduler: None,
+        loras: Vec::new(),
         source,
     }
 }

@@ -177,6 +177,7 @@ fn spec(prompt: &str, negative: &str, syntax: PromptSyntax, run: &Run) -> ImageS
         guidance_scale: run.guidance_scale,
         seed: run.seed,
         scheduler: None,
+        loras: Vec::new(),
         source: Source::Text { width: run.width, height: run.height },
     }
 }

@@ -124,6 +124,7 @@ fn a_run_from_a_single_file_is_that_of_diffusers() {
         steps: 4,
         scheduler: Some("ddim".into()),
         clip_skip: 0,
+        loras: Vec::new(),
         source: Source::Text { width: 32, height: 16 },
     };
     let mut job = model.begin(&spec).unwrap();

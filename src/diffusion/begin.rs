@@ -8,6 +8,7 @@ use super::{
     conditioning::{Added, Conditioning},
     config::Family,
     denoising::{Inpaint, Restore},
+    lora::Networks,
     noise::TorchRng,
     picture,
     prompt::{Encoded, Prompts},
@@ -46,6 +47,8 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         _ => schedulers::scheduler(kind, &model.scheduler, spec.steps)?,
     };
     let first = first_step(spec.steps as usize, &spec.source)? * scheduler.order();
+    let adapted = model.loras.adapt(&model.networks, &spec.loras)?;
+    let networks = adapted.as_deref().unwrap_or(&model.networks);
     let mut rng = TorchRng::new(spec.seed);
     let start = match &spec.source {
         Source::Text { width, height } => from_noise(model, *width, *height, &*scheduler, &mut rng)?,
@@ -56,7 +59,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         }
     };
     let mut warnings = Vec::new();
-    let conditioning = condition(model, spec, start.shape, &mut warnings)?;
+    let conditioning = condition(model, networks, spec, start.shape, &mut warnings)?;
     Ok(Denoising {
         kind,
         scheduler,
@@ -66,6 +69,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         latents: start.latents,
         shape: start.shape,
         conditioning,
+        adapted,
         guidance_scale: spec.guidance_scale as f32,
         first,
         done: 0,
@@ -96,11 +100,12 @@ fn first_step(steps: usize, source: &Source) -> Result<usize, DiffusionError> {
 /// What the network is told of the prompts, and of sizes and guidance where it takes them. `shape` is the latents'.
 fn condition(
     model: &StableDiffusion,
+    networks: &Networks,
     spec: &ImageSpec,
     shape: (usize, usize, usize),
     warnings: &mut Vec<String>,
 ) -> Result<Conditioning, DiffusionError> {
-    let distilled = model.unet.config().time_cond_proj_dim;
+    let distilled = model.unet().config().time_cond_proj_dim;
     let prompts = Prompts {
         syntax: spec.prompt_syntax,
         positive: &spec.prompt,
@@ -108,7 +113,7 @@ fn condition(
         clip_skip: spec.clip_skip,
         guided: spec.guidance_scale > 1.0 && distilled.is_none(),
     };
-    let Encoded { text, pooled } = model.prompts.encode(&prompts, warnings)?;
+    let Encoded { text, pooled } = networks.prompts.encode(&prompts, warnings)?;
     let samples = text.dim(0)?;
     let guidance = match distilled {
         Some(channels) => {
@@ -242,14 +247,14 @@ fn from_masked_image(
 }
 
 fn takes_latents_only(model: &StableDiffusion) -> bool {
-    model.unet.config().in_channels == model.unet.config().out_channels
+    model.unet().config().in_channels == model.unet().config().out_channels
 }
 
 fn only_latents_in(model: &StableDiffusion, operation: &str) -> Result<(), DiffusionError> {
     if takes_latents_only(model) {
         return Ok(());
     }
-    let channels = model.unet.config().in_channels;
+    let channels = model.unet().config().in_channels;
     Err(DiffusionError::Operation(format!(
         "this model's UNet takes {channels} channels and does image_inpaint only, not {operation}"
     )))

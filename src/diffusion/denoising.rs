@@ -1,18 +1,21 @@
 //! One picture between two steps.
 
+use std::sync::Arc;
+
 use image::{GrayImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::{
     DiffusionError,
     conditioning::Conditioning,
+    lora::Networks,
     noise::TorchRng,
     picture,
     schedulers::{Memory, MemoryError, Scheduler, SchedulerKind},
     warnings::Warnings,
 };
 
-/// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
+/// The state of one picture. It holds all of the picture and, but for its LoRAs, nothing of the model, so that several can be advanced
 /// together and each goes on from where it is.
 pub struct Denoising {
     pub(super) kind: SchedulerKind,
@@ -26,6 +29,8 @@ pub struct Denoising {
     pub(super) shape: (usize, usize, usize),
     /// Of this picture's samples: one, or two with the negative prompt first.
     pub(super) conditioning: Conditioning,
+    /// The model with the LoRAs of this picture; none: as it was loaded.
+    pub(super) adapted: Option<Arc<Networks>>,
     pub(super) guidance_scale: f32,
     /// The first step of the schedule that is run.
     pub(super) first: usize,

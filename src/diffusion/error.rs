@@ -95,6 +95,20 @@ pub enum DiffusionError {
         /// Why.
         reason: String,
     },
+    /// A key of a LoRA that cannot be used with this model.
+    #[error("`loras[{index}].path`: {file}: `{key}`: expected {expected}, found {found}")]
+    Lora {
+        /// Which of the job's LoRAs.
+        index: usize,
+        /// Its name.
+        file: String,
+        /// The key in it.
+        key: String,
+        /// What can be used.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A request that this model cannot serve; the field is named as on the wire.
     #[error("`{field}`: {reason}")]
     Request {
@@ -139,7 +153,7 @@ impl DiffusionError {
             | Self::TensorShape { .. }
             | Self::TensorType { .. }
             | Self::Tokenizer { .. } => ErrorCode::Internal,
-            Self::Request { .. } => ErrorCode::InvalidRequest,
+            Self::Request { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::Operation(_) => ErrorCode::UnsupportedOperation,
             Self::NonFinite { .. } => ErrorCode::NonFinite,
             Self::Compute(error) if says_out_of_memory(error) => ErrorCode::OutOfMemory,

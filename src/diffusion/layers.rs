@@ -1,13 +1,23 @@
 //! Layers with weights, as torch names them, read from a checkpoint.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
-use super::{DiffusionError, checkpoint::Scope, ops};
+use super::{
+    DiffusionError,
+    checkpoint::Scope,
+    lora::{Delta, LayerMut, Visit},
+    ops,
+};
 
 /// `torch.nn.Linear`.
+#[derive(Clone)]
 pub struct Linear {
+    name: Arc<str>,
     weight: Tensor,
     bias: Option<Tensor>,
+    deltas: Vec<Delta>,
 }
 
 impl Linear {
@@ -23,12 +33,22 @@ impl Linear {
         inputs: usize,
         outputs: usize,
     ) -> std::result::Result<Self, DiffusionError> {
-        Ok(Self { weight: at.tensor("weight", &[outputs, inputs])?, bias: None })
+        let weight = at.tensor("weight", &[outputs, inputs])?;
+        Ok(Self { name: at.place().into(), weight, bias: None, deltas: Vec::new() })
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, self.bias.as_ref())
+        let mut y = ops::linear(x, &self.weight, self.bias.as_ref())?;
+        for delta in &self.deltas {
+            y = (y + delta.of_linear(x)?)?;
+        }
+        Ok(y)
+    }
+
+    /// Shows the layer to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        visit(LayerMut { name: &self.name, weight: &self.weight, deltas: &mut self.deltas });
     }
 }
 
@@ -48,11 +68,14 @@ pub struct ConvShape {
 }
 
 /// `torch.nn.Conv2d` with a square kernel.
+#[derive(Clone)]
 pub struct Conv2d {
+    name: Arc<str>,
     weight: Tensor,
     bias: Option<Tensor>,
     stride: usize,
     padding: usize,
+    deltas: Vec<Delta>,
 }
 
 impl Conv2d {
@@ -66,7 +89,7 @@ impl Conv2d {
     pub fn load_no_bias(at: &Scope<'_>, shape: ConvShape) -> std::result::Result<Self, DiffusionError> {
         let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
         let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel])?;
-        Ok(Self { weight, bias: None, stride, padding })
+        Ok(Self { name: at.place().into(), weight, bias: None, stride, padding, deltas: Vec::new() })
     }
 
     /// 3x3 that keeps the size.
@@ -89,11 +112,21 @@ impl Conv2d {
 
     /// `[batch, inputs, height, width]` to `[batch, outputs, ..]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+        let mut y = ops::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)?;
+        for delta in &self.deltas {
+            y = (y + delta.of_conv2d(x, self.stride, self.padding)?)?;
+        }
+        Ok(y)
+    }
+
+    /// Shows the layer to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        visit(LayerMut { name: &self.name, weight: &self.weight, deltas: &mut self.deltas });
     }
 }
 
 /// `torch.nn.GroupNorm`.
+#[derive(Clone)]
 pub struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
@@ -124,6 +157,7 @@ impl GroupNorm {
 }
 
 /// `torch.nn.LayerNorm`.
+#[derive(Clone)]
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,

@@ -1,6 +1,6 @@
 //! A checkpoint, loaded: begins pictures, advances them together, finishes them.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -10,6 +10,7 @@ use super::{
     checkpoint::Checkpoint,
     conditioning::Conditioning,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
+    lora::{Loras, Networks},
     passes::in_passes,
     picture,
     precision::{Precision, computed_in},
@@ -27,8 +28,8 @@ const TAESD: &str = "taesd";
 /// Weights, configurations and tokenizers of one checkpoint; nothing of a picture.
 pub struct StableDiffusion {
     pub(super) family: Family,
-    pub(super) prompts: PromptEncoder,
-    pub(super) unet: UNet,
+    pub(super) networks: Networks,
+    pub(super) loras: Loras,
     pub(super) vae: Autoencoder,
     /// A tiny autoencoder over the same latents, for previews, where the checkpoint has one.
     taesd: Option<Autoencoder>,
@@ -89,8 +90,8 @@ impl StableDiffusion {
         let unet_weights = checkpoint.weights("unet", device, precision.denoiser)?;
         Ok(Self {
             family,
-            prompts,
-            unet: UNet::load(unet_config, &unet_weights.root())?,
+            networks: Networks { prompts, unet: UNet::load(unet_config, &unet_weights.root())? },
+            loras: Loras::default(),
             vae,
             taesd,
             scheduler,
@@ -103,7 +104,7 @@ impl StableDiffusion {
 
     /// Width and height, in pixels, that the model was trained on.
     pub fn native_size(&self) -> (u32, u32) {
-        let (height, width) = self.unet.config().sample_size;
+        let (height, width) = self.unet().config().sample_size;
         let factor = self.vae.factor();
         ((width * factor) as u32, (height * factor) as u32)
     }
@@ -125,17 +126,22 @@ impl StableDiffusion {
 
     /// The tokenizer, for tools and tests; so are the next three.
     pub fn tokenizer(&self) -> &ClipTokenizer {
-        self.prompts.tokenizer()
+        self.networks.prompts.tokenizer()
     }
 
     /// Tokenizers and text encoders.
     pub fn prompts(&self) -> &PromptEncoder {
-        &self.prompts
+        &self.networks.prompts
     }
 
     /// The network that denoises.
     pub fn unet(&self) -> &UNet {
-        &self.unet
+        &self.networks.unet
+    }
+
+    /// The LoRAs that jobs have named.
+    pub fn loras(&self) -> &Loras {
+        &self.loras
     }
 
     /// The autoencoder.
@@ -154,19 +160,25 @@ impl StableDiffusion {
     }
 
     /// One step of each picture that is not done. On the CPU each is computed alone, so that its bits do not depend
-    /// on its company; on other devices pictures of the same latent size and count of tokens share a pass.
+    /// on its company; on other devices pictures of the same latent size, count of tokens and LoRAs share a pass.
     ///
     /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
         let waiting = jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
-        let key = |job: &Denoising| (job.shape, job.conditioning.tokens());
+        let key = |job: &Denoising| {
+            let adapted = job.adapted.as_ref().map(Arc::as_ptr);
+            (job.shape, job.conditioning.tokens(), adapted)
+        };
         in_passes(waiting, self.device.is_cpu(), key, |together| self.advance_together(together))
     }
 
     fn advance_together(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
-        let Some((_, height, width)) = jobs.first().map(|job| job.shape) else {
+        let Some(first) = jobs.first() else {
             return Ok(());
         };
+        let (_, height, width) = first.shape;
+        let adapted = first.adapted.clone();
+        let unet = adapted.as_ref().map_or(self.unet(), |networks| &networks.unet);
         let mut input = Vec::new();
         let mut timesteps = Vec::new();
         let mut conditionings = Vec::new();
@@ -178,10 +190,10 @@ impl StableDiffusion {
             }
             conditionings.push(&job.conditioning);
         }
-        let channels = self.unet.config().in_channels;
+        let channels = unet.config().in_channels;
         let input = Tensor::from_vec(input, (timesteps.len(), channels, height, width), &self.device)?;
         let conditioning = Conditioning::join(&conditionings)?;
-        let output = self.unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &conditioning)?;
+        let output = unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &conditioning)?;
         let output = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rest = output.as_slice();
         for job in jobs.iter_mut() {

@@ -7,6 +7,7 @@ use super::{
     checkpoint::Scope,
     config::Activation,
     layers::{Conv2d, ConvShape, GroupNorm, Linear},
+    lora::Visit,
     ops,
 };
 
@@ -24,6 +25,7 @@ pub struct ResnetOptions {
 }
 
 /// Norm, activation, convolution, twice, with the time embedding added between.
+#[derive(Clone)]
 pub struct ResnetBlock {
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -76,9 +78,18 @@ impl ResnetBlock {
             None => x + h,
         }
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.conv1.visit(visit);
+        self.time.iter_mut().for_each(|time| time.visit(visit));
+        self.conv2.visit(visit);
+        self.shortcut.iter_mut().for_each(|shortcut| shortcut.visit(visit));
+    }
 }
 
 /// Half the size by a convolution of stride 2.
+#[derive(Clone)]
 pub struct Downsample {
     conv: Conv2d,
     pad_after: bool,
@@ -106,9 +117,15 @@ impl Downsample {
             self.conv.forward(x)
         }
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.conv.visit(visit);
+    }
 }
 
 /// Twice the size, or a given size, by nearest neighbour, then a convolution.
+#[derive(Clone)]
 pub struct Upsample {
     conv: Conv2d,
 }
@@ -124,5 +141,10 @@ impl Upsample {
         let (_, _, height, width) = x.dims4()?;
         let (height, width) = size.unwrap_or((2 * height, 2 * width));
         self.conv.forward(&ops::upsample_nearest(x, height, width)?)
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.conv.visit(visit);
     }
 }

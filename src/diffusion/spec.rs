@@ -1,5 +1,7 @@
 //! What to draw: one picture, ready for the model. Inputs are decoded pixels; every default has been filled in.
 
+use std::path::PathBuf;
+
 use image::{GrayImage, RgbImage};
 
 use crate::contract::PromptSyntax;
@@ -23,8 +25,21 @@ pub struct ImageSpec {
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.
     pub scheduler: Option<String>,
+    /// Added to the model for this picture, in this order.
+    pub loras: Vec<LoraSpec>,
     /// What the picture starts from.
     pub source: Source,
+}
+
+/// A LoRA and how strongly it is added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraSpec {
+    /// The name that the request has for it.
+    pub name: String,
+    /// A safetensors file.
+    pub file: PathBuf,
+    /// Times what the file adds, in the UNet and in the text encoders; below 0 it is taken away.
+    pub strength: f64,
 }
 
 /// What a picture starts from.

@@ -7,10 +7,12 @@ use super::{
     checkpoint::Scope,
     config::{Activation, TextConfig},
     layers::{LayerNorm, Linear},
+    lora::Visit,
     ops::{self, AttentionOptions},
 };
 
 /// The network.
+#[derive(Clone)]
 pub struct TextEncoder {
     config: TextConfig,
     tokens: Tensor,
@@ -150,9 +152,16 @@ impl TextEncoder {
         };
         ids.iter().position(|id| Some(*id) == end).unwrap_or(0)
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub(super) fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.layers.iter_mut().for_each(|layer| layer.visit(visit));
+        self.projection.iter_mut().for_each(|projection| projection.visit(visit));
+    }
 }
 
 /// CLIPEncoderLayer.
+#[derive(Clone)]
 struct EncoderLayer {
     norm1: LayerNorm,
     q: Linear,
@@ -192,5 +201,11 @@ impl EncoderLayer {
         let x = (self.out.forward(&h)? + x)?;
         let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
         self.fc2.forward(&ops::activate(&h, self.activation)?)? + x
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        for linear in [&mut self.q, &mut self.k, &mut self.v, &mut self.out, &mut self.fc1, &mut self.fc2] {
+            linear.visit(visit);
+        }
     }
 }

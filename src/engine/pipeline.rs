@@ -1,7 +1,5 @@
 //! What the engine computes with: every model of the worker, by name, on one device.
 
-use std::path::{Path, PathBuf};
-
 use image::RgbImage;
 
 use crate::{
@@ -17,7 +15,6 @@ use crate::{
 /// [`hold`](Self::hold).
 pub struct InferencePipeline {
     models: ModelSet,
-    lora_dir: Option<PathBuf>,
 }
 
 /// Why a picture could not be drawn.
@@ -51,19 +48,7 @@ impl InferencePipeline {
     /// # Errors
     /// The first source that cannot be used, with the file and the key that are wrong, or the memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
-        Ok(Self { models: ModelSet::open(sources, options)?, lora_dir: None })
-    }
-
-    /// Looks for LoRAs in this folder.
-    #[must_use]
-    pub fn with_lora_dir(mut self, folder: Option<PathBuf>) -> Self {
-        self.lora_dir = folder;
-        self
-    }
-
-    /// The folder of LoRAs; none: jobs cannot name any.
-    pub fn lora_dir(&self) -> Option<&Path> {
-        self.lora_dir.as_deref()
+        Ok(Self { models: ModelSet::open(sources, options)? })
     }
 
     /// Every model, in memory or not, in the order of the sources.

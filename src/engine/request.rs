@@ -185,6 +185,7 @@ pub(super) mod tests {
                 guidance_scale: 7.5,
                 seed,
                 scheduler: None,
+                loras: Vec::new(),
                 source: Source::Text { width: 64, height: 64 },
             },
             n: 1,

@@ -2,6 +2,7 @@
 //! checkpoint, or a simulation.
 
 mod hub;
+mod loras;
 mod memory;
 mod model;
 mod set;
@@ -9,6 +10,7 @@ mod sim;
 mod source;
 
 pub use hub::{Hub, HubError, HubOptions, HubRepo};
+pub use loras::{LoraFolder, LoraNameError};
 pub use model::{Denoising, Limit, Model, ModelError, ModelInfo};
 pub use set::{Held, ModelOptions, ModelSet};
 pub use sim::{Sim, SimError};

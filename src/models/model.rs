@@ -193,6 +193,10 @@ impl Model {
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
     pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
+        if !spec.loras.is_empty() && !matches!(self, Self::StableDiffusion(_)) {
+            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
+            return Err(DiffusionError::request("loras", reason).into());
+        }
         Ok(match self {
             Self::StableDiffusion(model) => Denoising::StableDiffusion(Box::new(model.begin(spec)?)),
             Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),

@@ -11,7 +11,7 @@ use crate::{
     bus::EventSink,
     contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
     engine::RequestQueue,
-    models::ModelInfo,
+    models::{LoraFolder, ModelInfo},
     storage::Store,
 };
 
@@ -30,8 +30,8 @@ pub struct Identity {
     pub limits: Limits,
     /// Its models; the first is the default.
     pub catalog: Vec<ModelInfo>,
-    /// Whether jobs may name LoRAs.
-    pub takes_loras: bool,
+    /// Where the LoRAs are that jobs may name; none: they may not.
+    pub loras: Option<LoraFolder>,
 }
 
 /// What every job shares.

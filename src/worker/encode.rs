@@ -119,6 +119,11 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
         "seed": picture.seed,
         "scheduler": picture.scheduler,
     });
+    if !spec.loras.is_empty() {
+        let loras =
+            spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
+        request["loras"] = loras.collect();
+    }
     match spec.source.strength() {
         Some(strength) => request["strength"] = strength.into(),
         None => {
@@ -136,7 +141,7 @@ mod tests {
     use super::*;
     use crate::{
         contract::{Capability, Limits, Operation},
-        diffusion::Source,
+        diffusion::{LoraSpec, Source},
     };
 
     fn encoded(body: &str) -> (Encoded, RgbImage) {
@@ -151,6 +156,7 @@ mod tests {
             guidance_scale: 7.5,
             seed: job.seed,
             scheduler: None,
+            loras: vec![LoraSpec { name: "ink".into(), file: "ink.safetensors".into(), strength: 0.5 }],
             source: Source::Text { width: 64, height: 72 },
         };
         let image = RgbImage::from_fn(64, 72, |x, y| Rgb([x as u8, y as u8, 9]));
@@ -174,19 +180,20 @@ mod tests {
         assert_eq!(image::load_from_memory(&file.bytes).unwrap().to_rgb8(), image);
         assert_eq!(
             text_of(&file.bytes, "parameters"),
-            "a red circle\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 7, \
+            "a red circle <lora:ink:0.5>\nNegative prompt: blur\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 7, \
              Size: 64x72, Model: shapes, Clip skip: 2"
         );
         let request: serde_json::Value =
             serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
         assert_eq!(request["seed"], 7);
+        assert_eq!(request["loras"], serde_json::json!([{"path": "ink", "strength": 0.5}]));
         assert!(request.get("job_id").is_none());
     }
 
     #[test]
     fn a_prompt_in_any_script_is_kept() {
         let (file, _) = encoded(r#"{"prompt":"円 🔴"}"#);
-        assert!(text_of(&file.bytes, "parameters").starts_with("円 🔴\nSteps"));
+        assert!(text_of(&file.bytes, "parameters").starts_with("円 🔴 <lora:ink:0.5>\nSteps"));
     }
 
     #[test]

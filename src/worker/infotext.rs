@@ -5,9 +5,13 @@ use std::{borrow::Cow, fmt::Write};
 
 use crate::{diffusion::ImageSpec, engine::Generated};
 
-/// The text. The prompts stand as they were given, with their line breaks.
+/// The text. The prompts stand as they were given, with their line breaks; LoRAs follow the
+/// prompt in the form that A1111 reads there.
 pub(super) fn infotext(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
     let mut text = spec.prompt.clone();
+    for lora in &spec.loras {
+        let _ = write!(text, " <lora:{}:{}>", lora.name, lora.strength);
+    }
     if let Some(negative) = spec.negative_prompt.as_deref().filter(|text| !text.is_empty()) {
         let _ = write!(text, "\nNegative prompt: {negative}");
     }
@@ -85,6 +89,7 @@ mod tests {
             guidance_scale: 7.0,
             seed: 7,
             scheduler: None,
+            loras: Vec::new(),
             source,
         };
         let image = RgbImage::new(width, height);

@@ -1,7 +1,7 @@
 //! A job's inputs as pixels: fetched from the store or read from base64, and decoded under limits.
 //! Nothing is allocated for a picture before its header has been checked.
 
-use std::io::Cursor;
+use std::{io::Cursor, path::PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -9,11 +9,11 @@ use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage, imageo
 
 use crate::{
     contract::{
-        ErrorCode, ImageInput, Job, JobSource, Limits,
+        ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef,
         limits::{MAX_SIDE, MIN_SIDE},
     },
-    diffusion::{ImageSpec, Source},
-    models::ModelInfo,
+    diffusion::{ImageSpec, LoraSpec, Source},
+    models::{LoraFolder, LoraNameError, ModelInfo},
     storage::{Key, StorageError, Store},
 };
 
@@ -80,6 +80,14 @@ pub enum InputError {
         /// Which key, and why.
         source: Box<StorageError>,
     },
+    /// There is no such LoRA.
+    #[error("`loras[{index}].path`: {source}")]
+    Lora {
+        /// Which of the job's LoRAs.
+        index: usize,
+        /// What there is.
+        source: LoraNameError,
+    },
     /// Decoding panicked or the runtime is going down.
     #[error("`{field}`: decoding did not end: {source}")]
     Lost {
@@ -95,7 +103,7 @@ impl InputError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Base64 { .. } | Self::Undecodable { .. } => ErrorCode::ImageInvalid,
-            Self::Size { field: "width", .. } => ErrorCode::InvalidRequest,
+            Self::Size { field: "width", .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::Size { .. } => ErrorCode::ImageInvalid,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
@@ -108,7 +116,7 @@ impl InputError {
     }
 }
 
-/// Fills in what the job does not name, and fetches and decodes its pictures.
+/// Fills in what the job does not name, finds its LoRAs, and fetches and decodes its pictures.
 ///
 /// # Errors
 /// [`InputError`] for the first input that cannot be used.
@@ -117,7 +125,9 @@ pub async fn resolve(
     store: &Store,
     limits: &Limits,
     model: &ModelInfo,
+    folder: Option<&LoraFolder>,
 ) -> Result<Resolved, InputError> {
+    let loras = loras(&job.loras, folder).await?;
     let mut warnings = vec![];
     let source = match &job.source {
         JobSource::Text { width, height } => {
@@ -148,9 +158,27 @@ pub async fn resolve(
         guidance_scale: job.guidance_scale.unwrap_or(model.guidance_scale),
         seed: job.seed,
         scheduler: job.scheduler.clone(),
+        loras,
         source,
     };
     Ok(Resolved { spec, warnings })
+}
+
+/// The files of the LoRAs. A worker without a folder of them has refused the job before.
+async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<LoraSpec>, InputError> {
+    let mut found = Vec::with_capacity(wanted.len());
+    let Some(folder) = folder.filter(|_| !wanted.is_empty()) else {
+        return Ok(found);
+    };
+    for (index, LoraRef { name, strength }) in wanted.iter().enumerate() {
+        let (folder, wanted) = (folder.clone(), name.clone());
+        let file: PathBuf = tokio::task::spawn_blocking(move || folder.find(&wanted))
+            .await
+            .map_err(|source| InputError::Lost { field: "loras", source })?
+            .map_err(|source| InputError::Lora { index, source })?;
+        found.push(LoraSpec { name: name.clone(), file, strength: *strength });
+    }
+    Ok(found)
 }
 
 fn fit_mask(mask: GrayImage, image: &RgbImage, warnings: &mut Vec<String>) -> GrayImage {

@@ -151,7 +151,8 @@ impl JobRun {
 
     async fn resolve(&self) -> Result<Resolved, Failure> {
         let limits = &self.context.identity.limits;
-        resolve(&self.job, &self.context.store, limits, &self.model)
+        let loras = self.context.identity.loras.as_ref();
+        resolve(&self.job, &self.context.store, limits, &self.model, loras)
             .await
             .map_err(|error| Failure::Error(error.code(), error.to_string()))
     }

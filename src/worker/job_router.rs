@@ -212,7 +212,7 @@ impl JobRouter {
             let reason = format!("this worker does {} and nothing else", served.join(", "));
             return Err(ContractError::UnsupportedOperation(reason).into());
         }
-        if !job.loras.is_empty() && !identity.takes_loras {
+        if !job.loras.is_empty() && identity.loras.is_none() {
             let reason = "this worker has no folder of LoRAs; start it with --lora-dir";
             return Err(ContractError::field("loras", reason).into());
         }

@@ -10,7 +10,7 @@ use crate::{
         limits::{MAX_IMAGES, MAX_STEPS},
     },
     logging::LogOptions,
-    models::{ModelInfo, ModelSource},
+    models::{LoraFolder, ModelInfo, ModelSource},
     storage::StoreOptions,
     units::{parse_duration, parse_pixels, parse_size},
 };
@@ -161,7 +161,7 @@ impl WorkerOptions {
                 deadline: self.deadline,
             },
             catalog,
-            takes_loras: self.lora_dir.is_some(),
+            loras: self.lora_dir.clone().map(LoraFolder::new),
         }
     }
 }

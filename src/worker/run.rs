@@ -136,7 +136,6 @@ async fn start(
     let loading = ModelOptions { precision: dtype.on(&device), memory: options.model_memory, device };
     let sources = fetch(&options.models, &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
-    let pipeline = pipeline.with_lora_dir(options.lora_dir.clone());
     let store = Store::open(&options.store)?;
     store.check().await?;
 

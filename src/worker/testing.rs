@@ -40,7 +40,7 @@ pub(super) fn worker(model: &str, slots: usize) -> Worker {
         device: "cpu".into(),
         limits: Limits::default(),
         catalog: pipeline.catalog(),
-        takes_loras: false,
+        loras: None,
     };
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(slots).start());

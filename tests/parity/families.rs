@@ -41,6 +41,7 @@ fn a_refiner_draws_nothing_from_noise() {
         guidance_scale: 5.0,
         seed: 1,
         scheduler: None,
+        loras: Vec::new(),
         source: Source::Text { width: 64, height: 64 },
     };
     let error = model("refiner").begin(&spec).err().unwrap();

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use sd_worker_rbee::{
     contract::PromptSyntax,
-    diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
+    diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -31,6 +31,13 @@ pub struct Run {
     strength: f64,
     width: u32,
     height: u32,
+    #[serde(default)]
+    loras: Vec<(String, f64)>,
+}
+
+/// One of the LoRAs that were written down.
+pub fn lora(name: &str, strength: f64) -> LoraSpec {
+    LoraSpec { name: name.into(), file: data(&format!("loras/{name}.safetensors")), strength }
 }
 
 pub fn close(what: &str, ours: &Tensor, theirs: &Tensor, limit: f64) {
@@ -60,6 +67,7 @@ pub fn spec(run: &Run, golden: &Golden, inputs: &str) -> ImageSpec {
         guidance_scale: run.guidance_scale,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
+        loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
         source,
     }
 }

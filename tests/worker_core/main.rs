@@ -6,6 +6,7 @@ mod support;
 mod bad_input;
 mod http;
 mod jobs;
+mod loras;
 mod models;
 mod outage;
 mod pool;

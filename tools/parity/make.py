@@ -9,6 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 import checkpoints
 import families
 import flux
+import lora
 import matrix
 import modules
 import prompts
@@ -43,6 +44,7 @@ def main():
     flux.make(folder)
     single_file.make(folder)
     prompts.make(folder)
+    lora.make(folder)
 
 
 if __name__ == "__main__":

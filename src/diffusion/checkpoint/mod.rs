@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+pub use mapped::MappedFile;
+pub use single_file::original_unet_name;
 pub use weights::{Scope, Weights};
 
 use self::{files::ComponentFiles, single_file::SingleFile};

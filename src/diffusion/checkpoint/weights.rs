@@ -111,6 +111,11 @@ impl Scope<'_> {
         file.has(&key)
     }
 
+    /// The name of the place, empty at the root.
+    pub fn place(&self) -> &str {
+        &self.prefix
+    }
+
     /// The type that what is read here is computed in.
     pub fn computed_in(&self) -> DType {
         computed_in(self.weights.dtype, &self.weights.device)

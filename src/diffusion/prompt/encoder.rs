@@ -1,5 +1,7 @@
 //! Tokenizers and text encoders of a checkpoint together: prompts to what the network attends to.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::{Reading, encode, pad, read};
@@ -16,11 +18,21 @@ use crate::{
 /// SDXL attends to the last hidden states but one.
 const XL_SKIP: usize = 1;
 
-/// One encoder, or SDXL's two, each with its tokenizer.
+/// One encoder, or SDXL's two, each with its tokenizer. Copies share weights, tokenizers and kept embeddings.
+#[derive(Clone)]
 pub struct PromptEncoder {
-    parts: Vec<(ClipTokenizer, TextEncoder)>,
+    parts: Vec<Part>,
     family: Family,
-    embeddings: EmbeddingCache,
+    embeddings: Arc<EmbeddingCache>,
+    /// What tells these encoders from others with the same embeddings; empty as they were loaded.
+    name: String,
+}
+
+#[derive(Clone)]
+struct Part {
+    component: &'static str,
+    tokenizer: Arc<ClipTokenizer>,
+    encoder: TextEncoder,
 }
 
 /// A prompt and its negative, as a request has them.
@@ -59,22 +71,36 @@ impl PromptEncoder {
         for (component, tokenizer, class) in family.text_encoders(checkpoint) {
             let projects = class == "CLIPTextModelWithProjection";
             let config = TextConfig::read(&checkpoint.config(component)?, projects)?;
-            let tokenizer = checkpoint.tokenizer(tokenizer, &config)?;
+            let tokenizer = Arc::new(checkpoint.tokenizer(tokenizer, &config)?);
             let weights = checkpoint.weights(component, device, dtype)?;
-            parts.push((tokenizer, TextEncoder::load(config, &weights.root())?));
+            let encoder = TextEncoder::load(config, &weights.root())?;
+            parts.push(Part { component, tokenizer, encoder });
             bytes += weights.bytes_taken();
         }
-        Ok((Self { parts, family, embeddings: EmbeddingCache::default() }, bytes))
+        let embeddings = Arc::new(EmbeddingCache::default());
+        Ok((Self { parts, family, embeddings, name: String::new() }, bytes))
     }
 
     /// The first tokenizer.
     pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.parts[0].0
+        &self.parts[0].tokenizer
     }
 
     /// The encoders, SDXL's larger one last.
     pub fn encoders(&self) -> impl Iterator<Item = &TextEncoder> {
-        self.parts.iter().map(|(_, encoder)| encoder)
+        self.parts.iter().map(|part| &part.encoder)
+    }
+
+    /// The encoders to be changed, with their components' names.
+    pub(in crate::diffusion) fn components_mut(
+        &mut self,
+    ) -> impl Iterator<Item = (&'static str, &mut TextEncoder)> {
+        self.parts.iter_mut().map(|part| (part.component, &mut part.encoder))
+    }
+
+    /// Says what tells the encoders from those as they were loaded, so that embeddings are not mixed up.
+    pub(in crate::diffusion) fn rename(&mut self, name: String) {
+        self.name = name;
     }
 
     /// Width of the embeddings of all encoders together.
@@ -146,12 +172,12 @@ impl PromptEncoder {
         let readings = self
             .parts
             .iter()
-            .map(|(tokenizer, _)| read(tokenizer, syntax, field, text))
+            .map(|part| read(&part.tokenizer, syntax, field, text))
             .collect::<Result<Vec<Reading>, _>>()?;
         warnings.extend(readings.first().and_then(|reading| reading.warning.clone()));
         let compute = || {
             let (mut hidden, mut pooled) = (Vec::new(), None);
-            for (reading, (_, encoder)) in readings.iter().zip(&self.parts) {
+            for (reading, Part { encoder, .. }) in readings.iter().zip(&self.parts) {
                 let mut own_pooled = None;
                 hidden.push(encode(&reading.chunks, |ids| {
                     let output = encoder.outputs(&[ids.to_vec()], self.wanted(skip))?;
@@ -163,7 +189,7 @@ impl PromptEncoder {
             let text = Tensor::cat(&hidden, 2)?;
             Ok::<_, DiffusionError>([Some(text), pooled].into_iter().flatten().collect())
         };
-        let key = EmbeddingKey::new(text, syntax, skip, "");
+        let key = EmbeddingKey::new(text, syntax, skip, &self.name);
         let mut tensors = self.embeddings.get_or_encode(key, compute)?.into_iter();
         let text = tensors.next().expect("compute gives the text's embedding first");
         Ok(Encoded { text, pooled: tensors.next() })

@@ -7,6 +7,7 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     config::UNetConfig,
+    lora::Visit,
     resnet::{Downsample, ResnetBlock, ResnetOptions, Upsample},
 };
 
@@ -20,6 +21,7 @@ fn resnet_options(config: &UNetConfig) -> ResnetOptions {
 }
 
 /// A residual layer and the attention after it.
+#[derive(Clone)]
 struct Layer {
     resnet: ResnetBlock,
     attention: Option<SpatialTransformer>,
@@ -33,9 +35,15 @@ impl Layer {
             None => Ok(x),
         }
     }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.resnet.visit(visit);
+        self.attention.iter_mut().for_each(|attention| attention.visit(visit));
+    }
 }
 
 /// DownBlock2D and CrossAttnDownBlock2D.
+#[derive(Clone)]
 pub struct DownBlock {
     layers: Vec<Layer>,
     downsample: Option<Downsample>,
@@ -91,9 +99,16 @@ impl DownBlock {
         }
         Ok(x)
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.layers.iter_mut().for_each(|layer| layer.visit(visit));
+        self.downsample.iter_mut().for_each(|downsample| downsample.visit(visit));
+    }
 }
 
 /// UNetMidBlock2DCrossAttn.
+#[derive(Clone)]
 pub struct MidBlock {
     before: ResnetBlock,
     attention: SpatialTransformer,
@@ -120,9 +135,17 @@ impl MidBlock {
         let x = self.attention.forward(&x, text)?;
         self.after.forward(&x, Some(time))
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.before.visit(visit);
+        self.attention.visit(visit);
+        self.after.visit(visit);
+    }
 }
 
 /// UpBlock2D and CrossAttnUpBlock2D.
+#[derive(Clone)]
 pub struct UpBlock {
     layers: Vec<Layer>,
     upsample: Option<Upsample>,
@@ -187,5 +210,11 @@ impl UpBlock {
             }
             None => Ok(x),
         }
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.layers.iter_mut().for_each(|layer| layer.visit(visit));
+        self.upsample.iter_mut().for_each(|upsample| upsample.visit(visit));
     }
 }

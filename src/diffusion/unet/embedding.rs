@@ -9,6 +9,7 @@ use crate::diffusion::{
     conditioning::{Added, Conditioning},
     config::{Activation, UNetConfig},
     layers::Linear,
+    lora::Visit,
     ops,
 };
 
@@ -18,6 +19,7 @@ const MAX_PERIOD: f32 = 10_000.0;
 const GUIDANCE_FACTOR: f32 = 1000.0;
 
 /// Timesteps and conditioning to `[batch, time_embed_dim]`.
+#[derive(Clone)]
 pub struct TimeEmbedding {
     mlp: Mlp,
     guidance: Option<Linear>,
@@ -27,12 +29,14 @@ pub struct TimeEmbedding {
 }
 
 /// Pooled text and sizes, for SDXL.
+#[derive(Clone)]
 struct Addition {
     mlp: Mlp,
     waves: Waves,
 }
 
 /// Linear, activation, linear.
+#[derive(Clone)]
 struct Mlp {
     linear_1: Linear,
     linear_2: Linear,
@@ -92,6 +96,13 @@ impl TimeEmbedding {
         }
         ops::activate(&embedding, self.activation)
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.mlp.visit(visit);
+        self.guidance.iter_mut().for_each(|guidance| guidance.visit(visit));
+        self.addition.iter_mut().for_each(|addition| addition.mlp.visit(visit));
+    }
 }
 
 impl Addition {
@@ -123,6 +134,11 @@ impl Mlp {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.linear_2.forward(&ops::activate(&self.linear_1.forward(x)?, self.activation)?)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.linear_1.visit(visit);
+        self.linear_2.visit(visit);
     }
 }
 

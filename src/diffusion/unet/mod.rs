@@ -18,10 +18,12 @@ use super::{
     conditioning::Conditioning,
     config::UNetConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
+    lora::Visit,
     ops,
 };
 
 /// The network.
+#[derive(Clone)]
 pub struct UNet {
     config: UNetConfig,
     time: TimeEmbedding,
@@ -85,6 +87,16 @@ impl UNet {
         }
         let x = ops::activate(&self.norm_out.forward(&x)?, self.config.activation)?;
         self.conv_out.forward(&x)
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub(super) fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.time.visit(visit);
+        self.conv_in.visit(visit);
+        self.down.iter_mut().for_each(|block| block.visit(visit));
+        self.mid.visit(visit);
+        self.up.iter_mut().for_each(|block| block.visit(visit));
+        self.conv_out.visit(visit);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::diffusion::{
     checkpoint::Scope,
     config::UNetConfig,
     layers::{Conv2d, GroupNorm, LayerNorm, Linear},
+    lora::Visit,
     ops::{self, AttentionOptions},
 };
 
@@ -15,6 +16,7 @@ const GROUP_NORM_EPS: f64 = 1e-6;
 const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Into and out of the transformer's width: linear layers or 1x1 convolutions.
+#[derive(Clone)]
 enum Projection {
     Linear(Linear),
     Conv(Conv2d),
@@ -28,9 +30,17 @@ impl Projection {
             Self::Conv(Conv2d::load_1x1(at, channels, channels)?)
         })
     }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        match self {
+            Self::Linear(linear) => linear.visit(visit),
+            Self::Conv(conv) => conv.visit(visit),
+        }
+    }
 }
 
 /// The transformer of one attention layer of a block.
+#[derive(Clone)]
 pub struct SpatialTransformer {
     norm: GroupNorm,
     proj_in: Projection,
@@ -77,9 +87,17 @@ impl SpatialTransformer {
         };
         h + x
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.proj_in.visit(visit);
+        self.layers.iter_mut().for_each(|layer| layer.visit(visit));
+        self.proj_out.visit(visit);
+    }
 }
 
 /// BasicTransformerBlock.
+#[derive(Clone)]
 struct TransformerLayer {
     norm1: LayerNorm,
     self_attention: Attention,
@@ -119,9 +137,17 @@ impl TransformerLayer {
         let h = ops::geglu(&self.feed_in.forward(&self.norm3.forward(&x)?)?)?;
         self.feed_out.forward(&h)? + x
     }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.self_attention.visit(visit);
+        self.cross_attention.visit(visit);
+        self.feed_in.visit(visit);
+        self.feed_out.visit(visit);
+    }
 }
 
 /// Attention of `width` channels over a context.
+#[derive(Clone)]
 struct Attention {
     to_q: Linear,
     to_k: Linear,
@@ -151,5 +177,11 @@ impl Attention {
         let k = self.to_k.forward(context)?;
         let v = self.to_v.forward(context)?;
         self.to_out.forward(&ops::attention(&q, &k, &v, self.options)?)
+    }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        for linear in [&mut self.to_q, &mut self.to_k, &mut self.to_v, &mut self.to_out] {
+            linear.visit(visit);
+        }
     }
 }

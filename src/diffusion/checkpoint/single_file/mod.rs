@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-pub use names::{Names, Part};
+pub use names::{Names, Part, original_unet_name};
 
 use super::{Weights, mapped::MappedFile};
 use crate::diffusion::{

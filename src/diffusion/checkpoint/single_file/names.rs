@@ -99,6 +99,14 @@ impl Names {
     }
 }
 
+/// What the original layout calls the layer of a UNet that diffusers calls `layer`; none where there is no such name.
+/// `layers` are the residual layers of a down block; `attention`: the block of an upsampler has attention.
+pub fn original_unet_name(layer: &str, layers: usize, attention: bool) -> Option<String> {
+    let key = format!("{layer}.weight");
+    let place = unet_place(&key.split('.').collect::<Vec<_>>(), layers, &|_| attention)?;
+    place.strip_suffix(".weight").map(str::to_owned)
+}
+
 /// A number in a name; none for what is no number or would overflow a count of blocks.
 fn number(text: &str) -> Option<usize> {
     text.parse::<u16>().ok().map(usize::from)

@@ -1,0 +1,143 @@
+//! The LoRAs that a model has read: kept warm by file, and read again when the file has changed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::SystemTime,
+};
+
+use super::adapted::{Lora, Networks};
+use crate::diffusion::{DiffusionError, checkpoint::MappedFile, spec::LoraSpec};
+
+/// LoRAs kept per model.
+const MAX_KEPT: usize = 16;
+/// Bytes of LoRAs kept per model: a few of rank 32 for SDXL in half precision.
+const MAX_BYTES: usize = 512 << 20;
+
+/// The LoRAs of one model. The least recently used go first.
+#[derive(Default)]
+pub struct Loras {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The latest used last.
+    kept: Vec<Kept>,
+    /// Networks of pictures that are being drawn, so that pictures with the same LoRAs share a pass.
+    in_use: Vec<(String, Weak<Networks>)>,
+    reads: u64,
+}
+
+struct Kept {
+    file: PathBuf,
+    stamp: Stamp,
+    lora: Arc<Lora>,
+}
+
+/// What shows that a file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(file: &Path) -> Result<Self, DiffusionError> {
+        let metadata =
+            file.metadata().map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
+        // A file system without times of change leaves the size to tell.
+        Ok(Self { bytes: metadata.len(), modified: metadata.modified().ok() })
+    }
+}
+
+impl Loras {
+    /// The networks with these LoRAs in them; none where nothing is changed: no LoRA, or all of strength 0.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no LoRA of this model; a strength that is no finite number.
+    pub fn adapt(
+        &self,
+        networks: &Networks,
+        loras: &[LoraSpec],
+    ) -> Result<Option<Arc<Networks>>, DiffusionError> {
+        let mut state = self.state();
+        let (mut adding, mut all, mut text) = (Vec::new(), String::new(), String::new());
+        for (index, spec) in loras.iter().enumerate() {
+            if !spec.strength.is_finite() {
+                return Err(DiffusionError::request("loras", "a strength must be a finite number"));
+            }
+            let (lora, stamp) = state.lora(networks, spec, index)?;
+            if spec.strength == 0.0 {
+                continue;
+            }
+            let name = format!("{:?} {stamp:?} {:?}\n", spec.file, spec.strength);
+            all += &name;
+            if lora.changes_text {
+                text += &name;
+            }
+            adding.push((lora, spec.strength));
+        }
+        if adding.is_empty() {
+            return Ok(None);
+        }
+        state.in_use.retain(|(_, networks)| networks.strong_count() > 0);
+        let same = state.in_use.iter().find(|(name, _)| *name == all);
+        if let Some(same) = same.and_then(|(_, networks)| networks.upgrade()) {
+            return Ok(Some(same));
+        }
+        let mut adapted = networks.clone();
+        for (lora, strength) in adding {
+            adapted.add(&lora, strength);
+        }
+        adapted.prompts.rename(text);
+        let adapted = Arc::new(adapted);
+        state.in_use.push((all, Arc::downgrade(&adapted)));
+        Ok(Some(adapted))
+    }
+
+    /// How often a file was read.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while a file was read leaves the list as it was before.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn lora(
+        &mut self,
+        networks: &Networks,
+        spec: &LoraSpec,
+        index: usize,
+    ) -> Result<(Arc<Lora>, Stamp), DiffusionError> {
+        let stamp = Stamp::of(&spec.file)?;
+        if let Some(at) = self.kept.iter().position(|kept| kept.file == spec.file) {
+            let kept = self.kept.remove(at);
+            if kept.stamp == stamp {
+                let lora = kept.lora.clone();
+                self.kept.push(kept);
+                return Ok((lora, stamp));
+            }
+        }
+        self.reads += 1;
+        let lora = Arc::new(networks.read_lora(MappedFile::open(&spec.file)?, &spec.name, index)?);
+        self.keep(Kept { file: spec.file.clone(), stamp, lora: lora.clone() });
+        Ok((lora, stamp))
+    }
+
+    /// One that is larger than all that may be kept is not kept.
+    fn keep(&mut self, new: Kept) {
+        if new.lora.bytes > MAX_BYTES {
+            return;
+        }
+        self.kept.push(new);
+        let bytes = |kept: &[Kept]| kept.iter().map(|kept| kept.lora.bytes).sum::<usize>();
+        while self.kept.len() > MAX_KEPT || bytes(&self.kept) > MAX_BYTES {
+            self.kept.remove(0);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! LoRA ("Low-Rank Adaptation", arXiv 2106.09685): small matrices that a job adds to a model's layers, as peft computes
+//! them unfused. They are kept apart from the weights, so that the next job has the model as it was loaded.
+//!
+//! Files are read in kohya's format, in peft's, and in those of diffusers before peft.
+
+mod adapted;
+mod alphas;
+mod delta;
+mod file;
+mod kept;
+mod names;
+
+pub use adapted::Networks;
+pub use delta::{Delta, LayerMut, Visit};
+pub use kept::Loras;

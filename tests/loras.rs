@@ -1,0 +1,169 @@
+//! LoRAs: pictures as diffusers draws them with every format of file, the model untouched after, files kept warm.
+#![cfg(feature = "worker")]
+
+#[path = "parity/runs.rs"]
+#[allow(dead_code)]
+mod runs;
+#[path = "support/parity.rs"]
+mod support;
+
+use std::path::Path;
+
+use image::RgbImage;
+use runs::{check_runs, lora};
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{DType, Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
+    engine::InferencePipeline,
+};
+use support::{data, model};
+use tempfile::TempDir;
+
+fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
+    ImageSpec {
+        prompt: "a red circle".into(),
+        negative_prompt: Some("blue".into()),
+        prompt_syntax: PromptSyntax::Plain,
+        clip_skip: 0,
+        steps: 3,
+        guidance_scale: 5.0,
+        seed: 1,
+        scheduler: Some("euler_a".into()),
+        loras,
+        source: Source::Text { width: 64, height: 64 },
+    }
+}
+
+fn finish(model: &StableDiffusion, mut job: Denoising) -> RgbImage {
+    while !job.is_done() {
+        model.advance(&mut [&mut job]).unwrap();
+    }
+    model.finish(&job).unwrap()
+}
+
+fn draw(model: &StableDiffusion, loras: Vec<LoraSpec>) -> RgbImage {
+    finish(model, model.begin(&spec(loras)).unwrap())
+}
+
+fn copied(name: &str, folder: &Path, as_name: &str) -> LoraSpec {
+    let lora = lora(name, 1.0);
+    let file = folder.join(as_name);
+    std::fs::copy(&lora.file, &file).unwrap();
+    LoraSpec { file, ..lora }
+}
+
+#[test]
+fn a_lora_in_any_format_draws_diffusers_picture() {
+    for run in ["lora_kohya", "lora_mixed", "lora_peft", "lora_old", "lora_negative"] {
+        check_runs("loras", run);
+    }
+}
+
+#[test]
+fn loras_for_sdxl_by_its_original_names_and_by_diffusers_draw_diffusers_picture() {
+    for run in ["lora_xl_original", "lora_xl_peft"] {
+        check_runs("loras", run);
+    }
+}
+
+#[test]
+fn two_loras_with_their_strengths_draw_diffusers_picture() {
+    for run in ["lora_two", "lora_xl_two"] {
+        check_runs("loras", run);
+    }
+}
+
+#[test]
+fn the_next_job_has_the_model_as_it_was() {
+    let model = model("text");
+    let before = draw(&model, vec![]);
+    for name in ["text/kohya", "text/peft", "text/old"] {
+        assert_ne!(draw(&model, vec![lora(name, 1.0)]), before, "{name}");
+        assert_eq!(draw(&model, vec![]), before, "{name}");
+    }
+}
+
+#[test]
+fn a_strength_of_0_is_no_lora() {
+    let model = model("text");
+    assert_eq!(draw(&model, vec![lora("text/kohya", 0.0)]), draw(&model, vec![]));
+    let one = draw(&model, vec![lora("text/old", 0.5)]);
+    assert_eq!(draw(&model, vec![lora("text/kohya", 0.0), lora("text/old", 0.5)]), one);
+}
+
+#[test]
+fn jobs_with_and_without_loras_advance_side_by_side() {
+    let model = model("text");
+    let sets =
+        [vec![], vec![lora("text/kohya", 1.0)], vec![lora("text/kohya", 0.5)], vec![lora("text/kohya", 1.0)]];
+    let alone: Vec<RgbImage> = sets.iter().map(|set| draw(&model, set.clone())).collect();
+    let mut jobs: Vec<Denoising> = sets.into_iter().map(|set| model.begin(&spec(set)).unwrap()).collect();
+    while jobs.iter().any(|job| !job.is_done()) {
+        model.advance(&mut jobs.iter_mut().collect::<Vec<_>>()).unwrap();
+    }
+    for (job, alone) in jobs.iter().zip(&alone) {
+        assert_eq!(&model.finish(job).unwrap(), alone);
+    }
+    assert_ne!(alone[1], alone[2]);
+}
+
+#[test]
+fn a_picture_with_a_lora_goes_on_from_what_was_written_down() {
+    let model = model("text");
+    let spec = spec(vec![lora("text/kohya", 0.8)]);
+    let mut job = model.begin(&spec).unwrap();
+    model.advance(&mut [&mut job]).unwrap();
+    let written = serde_json::to_string(&job.progress()).unwrap();
+    let mut again = support::model("text").begin(&spec).unwrap();
+    again.resume(serde_json::from_str(&written).unwrap()).unwrap();
+    assert_eq!(finish(&model, again), finish(&model, job));
+}
+
+#[test]
+fn a_file_is_read_once_and_again_when_it_has_changed() {
+    let (model, folder) = (model("text"), TempDir::new().unwrap());
+    let kohya = copied("text/kohya", folder.path(), "style.safetensors");
+    let first = draw(&model, vec![kohya.clone()]);
+    draw(&model, vec![LoraSpec { strength: 0.5, ..kohya.clone() }]);
+    assert_eq!(draw(&model, vec![kohya.clone()]), first);
+    assert_eq!(model.loras().reads(), 1);
+    copied("text/peft", folder.path(), "style.safetensors");
+    assert_eq!(draw(&model, vec![kohya.clone()]), draw(&model, vec![lora("text/peft", 1.0)]));
+    assert_ne!(draw(&model, vec![kohya]), first);
+    assert_eq!(model.loras().reads(), 3);
+}
+
+#[test]
+fn the_least_recently_used_file_is_forgotten() {
+    let (model, folder) = (model("text"), TempDir::new().unwrap());
+    let name = |i: usize| format!("{i}.safetensors");
+    let files: Vec<LoraSpec> = (0..17).map(|i| copied("text/old", folder.path(), &name(i))).collect();
+    let begin = |lora: &LoraSpec| drop(model.begin(&spec(vec![lora.clone()])).unwrap());
+    files[..16].iter().for_each(begin);
+    begin(&files[0]);
+    assert_eq!(model.loras().reads(), 16);
+    begin(&files[16]);
+    begin(&files[0]);
+    assert_eq!(model.loras().reads(), 17);
+    begin(&files[1]);
+    assert_eq!(model.loras().reads(), 18);
+}
+
+#[test]
+fn a_model_in_half_precision_takes_loras_too() {
+    // Checkpoint and LoRA are in f16 already: nothing is lost.
+    let half = StableDiffusion::load(&data("text"), &Device::Cpu, DType::F16).unwrap();
+    let loras = vec![lora("text/kohya", 0.7), lora("text/old", 0.3)];
+    assert_eq!(draw(&half, loras.clone()), draw(&model("text"), loras));
+}
+
+#[test]
+fn other_models_than_stable_diffusion_take_no_loras() {
+    let flux = format!("flux={}", data("flux/schnell").to_str().unwrap());
+    let sources = [flux.parse().unwrap(), "sim=sim://?step_ms=0&size=64".parse().unwrap()];
+    let pipeline = InferencePipeline::load(&sources, &Device::Cpu).unwrap();
+    for model in ["flux", "sim"] {
+        let error = pipeline.begin(model, &spec(vec![lora("text/kohya", 1.0)])).err().unwrap();
+        assert!(error.to_string().starts_with("`loras`"), "{model}: {error}");
+    }
+}
