@@ -29,6 +29,7 @@ fn model(name: &str) -> Flux {
 
 fn spec(source: Source) -> ImageSpec {
     ImageSpec {
+        loras: Vec::new(),
         prompt: "a red circle".into(),
         negative_prompt: None,
         prompt_syntax: PromptSyntax::Plain,

@@ -16,6 +16,7 @@ use support::data;
 
 fn draw(model: &StableDiffusion) -> RgbImage {
     let spec = ImageSpec {
+        loras: Vec::new(),
         prompt: "a red circle".into(),
         negative_prompt: None,
         prompt_syntax: PromptSyntax::Plain,

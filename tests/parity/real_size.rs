@@ -17,6 +17,7 @@ use super::{
 /// The run of `real_size.py`.
 fn spec(width: u32, height: u32) -> ImageSpec {
     ImageSpec {
+        loras: Vec::new(),
         prompt: "a red circle on the blue".into(),
         negative_prompt: Some("the circle".into()),
         prompt_syntax: PromptSyntax::Plain,

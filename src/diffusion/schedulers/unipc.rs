@@ -208,10 +208,12 @@ fn solve(places: &[f32], right: &[f32]) -> Vec<f32> {
     for column in 0..size {
         let pivot = (column..size).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs()));
         rows.swap(column, pivot.unwrap_or(column));
-        for below in column + 1..size {
-            let factor = rows[below][column] / rows[column][column];
-            for k in column..=size {
-                rows[below][k] -= factor * rows[column][k];
+        let (done, rest) = rows.split_at_mut(column + 1);
+        let pivot = &done[column];
+        for row in rest {
+            let factor = row[column] / pivot[column];
+            for (x, p) in row.iter_mut().zip(pivot).skip(column) {
+                *x -= factor * p;
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::diffusion::{
 /// Pictures to latents and back.
 pub enum Autoencoder {
     /// AutoencoderKL.
-    Kl(Vae),
+    Kl(Box<Vae>),
     /// AutoencoderTiny.
     Tiny(TinyVae),
 }
@@ -27,7 +27,9 @@ impl Autoencoder {
         let computed = computed_in(dtype, device);
         let weights = checkpoint.weights(component, device, dtype)?;
         let loaded = match config {
-            AutoencoderConfig::Kl(config) => Self::Kl(Vae::load(config, &weights.root(), computed)?),
+            AutoencoderConfig::Kl(config) => {
+                Self::Kl(Box::new(Vae::load(config, &weights.root(), computed)?))
+            }
             AutoencoderConfig::Tiny(config) => Self::Tiny(TinyVae::load(config, &weights.root(), computed)?),
         };
         Ok((loaded, weights.bytes_taken()))
