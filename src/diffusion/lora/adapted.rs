@@ -72,10 +72,12 @@ impl Networks {
             layers.extend(aliases.map(|alias| (alias, found.clone())));
         });
         let mut lora = Lora { deltas: HashMap::new(), changes_text: false, bytes: 0 };
-        for (stem, pair) in file.layers() {
-            let Some(Layer { name, weight }) = layers.get(stem) else {
-                return Err(file.wrong(file.a_key(stem, pair), "a layer of this model", "none of that name"));
-            };
+        // All names first: a file for another family is told by a layer that there is not, rather than by a shape.
+        let found = file.layers().map(|(stem, pair)| match layers.get(stem) {
+            Some(layer) => Ok((stem, pair, layer)),
+            None => Err(file.wrong(file.a_key(stem, pair), "a layer of this model", "none of that name")),
+        });
+        for (stem, pair, Layer { name, weight }) in found.collect::<Result<Vec<_>, _>>()? {
             let Matrices { down, up, scale } = file.matrices(stem, pair, weight)?;
             let delta = Delta { down, up, scale };
             lora.bytes += delta.bytes();
