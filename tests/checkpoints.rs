@@ -113,6 +113,29 @@ fn a_configuration_that_is_no_json_is_refused() {
 }
 
 #[test]
+fn a_damaged_tokenizer_is_refused() {
+    let file = "tokenizer/tokenizer.json";
+    let copy = Copy::new();
+    let text = fs::read_to_string(copy.path(file)).unwrap();
+    assert!(text.contains("\"add_prefix_space\": true"));
+    fs::write(copy.path(file), text.replace("\"add_prefix_space\": true", "\"add_prefix_space\" true"))
+        .unwrap();
+    copy.is_refused_naming(&[file, "expected `:`"]);
+    for (key, value, parts) in [
+        (
+            "normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": "A"}),
+            ["normalizer", "Precompiled"],
+        ),
+        ("post_processor", Value::Null, ["expected ids [526, 527]", "found []"]),
+    ] {
+        let copy = Copy::new();
+        copy.set(file, key, value);
+        copy.is_refused_naming(&[&[file], parts.as_slice()].concat());
+    }
+}
+
+#[test]
 fn what_is_not_computed_here_is_refused_by_name() {
     let cases = [
         ("unet/config.json", "down_block_types", json!(["AttnDownBlock2D", "DownBlock2D", "DownBlock2D"])),

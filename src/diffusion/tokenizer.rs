@@ -62,8 +62,7 @@ impl ClipTokenizer {
     pub fn load(folder: &Path, max_length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
         let whole = folder.join("tokenizer.json");
         let (file, tokenizer) = if whole.is_file() {
-            let tokenizer = Tokenizer::from_file(&whole).map_err(|error| unusable(&whole, error))?;
-            (whole, tokenizer)
+            (whole.clone(), from_whole(&whole)?)
         } else {
             let vocabulary = folder.join("vocab.json");
             let tokenizer = from_vocabulary(&vocabulary, &folder.join("merges.txt"))?;
@@ -102,6 +101,12 @@ impl ClipTokenizer {
                 .ok_or_else(|| unusable(&file, format!("`{token}`: expected in the vocabulary, found none")))
         };
         let (start, end) = (id(START)?, id(END)?);
+        let empty = tokenizer.encode("", true).map_err(|error| unusable(&file, error))?;
+        if empty.get_ids() != [start, end] {
+            let reason =
+                format!("an empty prompt: expected ids [{start}, {end}], found {:?}", empty.get_ids());
+            return Err(unusable(&file, reason));
+        }
         if let Some((token, id)) =
             tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size)
         {
@@ -159,6 +164,16 @@ impl ClipTokenizer {
 
 fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
     DiffusionError::Tokenizer { file: file.to_owned(), reason: reason.to_string() }
+}
+
+/// `tokenizer.json`. The library panics on a text that is no JSON and on a damaged `Precompiled` normalizer, which no
+/// CLIP tokenizer has: both are refused first.
+fn from_whole(file: &Path) -> Result<Tokenizer, DiffusionError> {
+    let config = ConfigFile::read(file)?;
+    if config.value("normalizer").is_some_and(|value| value.to_string().contains("Precompiled")) {
+        return Err(config.unusable("normalizer", "one of CLIP's", "Precompiled"));
+    }
+    Tokenizer::from_file(file).map_err(|error| unusable(file, error))
 }
 
 /// CLIP's tokenizer as transformers builds it.
