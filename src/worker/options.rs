@@ -22,8 +22,8 @@ const MAX_SLOTS: usize = 1024;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(version)]
 pub struct WorkerOptions {
-    /// A model: a folder in the diffusers layout, a .safetensors file, a repository of the hub as org/name[@revision],
-    /// or sim://?step_ms=5&size=64 (only takes time); repeat for more, the first is the default
+    /// A model: a folder in the diffusers layout, a .safetensors file, a repository of the hub as org/name or
+    /// org/name@revision, or sim://?step_ms=5&size=64 (only takes time); repeat for more, the first is the default
     #[arg(
         long = "model",
         env = "SD_MODELS",

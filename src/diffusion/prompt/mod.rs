@@ -12,7 +12,7 @@ mod encoder;
 
 use candle_core::Tensor;
 
-pub use attention::{MAX_WEIGHT, Piece, parse};
+pub use attention::{MAX_WEIGHT, Piece, WeightError, parse};
 pub use chunk::{Chunk, MAX_CHUNKS};
 pub use emphasis::emphasise;
 pub use encoder::{Encoded, PromptEncoder, Prompts};
