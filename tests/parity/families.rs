@@ -2,12 +2,12 @@
 
 use sd_worker_rbee::{
     contract::PromptSyntax,
-    diffusion::{ImageSpec, Source},
+    diffusion::{DType, ImageSpec, Precision, Source, inspect},
 };
 
 use super::{
     runs::{MODULE, check_runs, close},
-    support::{Golden, model},
+    support::{Golden, data, model},
 };
 
 #[test]
@@ -63,4 +63,23 @@ fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
 #[test]
 fn latent_consistency_runs_end_in_diffusers_pictures() {
     check_runs("families", "lcm");
+}
+
+#[test]
+fn a_job_that_names_neither_gets_the_steps_and_guidance_of_its_family() {
+    let families = [
+        ("text", 20, 7.5),
+        ("sd2", 20, 7.5),
+        ("inpaint", 20, 7.5),
+        ("xl", 20, 7.5),
+        ("turbo", 4, 0.0),
+        ("xl_turbo", 4, 0.0),
+        ("lcm", 4, 8.5),
+        ("flux/schnell", 4, 0.0),
+        ("flux/dev", 28, 3.5),
+    ];
+    for (checkpoint, steps, guidance_scale) in families {
+        let found = inspect(&data(checkpoint), Precision::all(DType::F32)).unwrap().defaults;
+        assert_eq!((found.steps, found.guidance_scale), (steps, guidance_scale), "{checkpoint}");
+    }
 }

@@ -40,6 +40,7 @@ async fn weights_that_are_kept_in_half_precision_fit_into_half_the_memory() {
     let worker = pool.worker("a", TINY, &["--dtype", "f16", "--model-memory", "900KiB"]).await;
     let log = worker.log();
     assert!(log.contains("a model was loaded") && !log.contains("first used"), "{log}");
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
 }
 
 #[tokio::test]
