@@ -1,6 +1,7 @@
 """Makes everything anew and fails where it has drifted from what is committed: `check.py ../../tests/data/parity`.
 
-Numbers may differ by what another processor's rounding makes of them; whatever is not a number must be the same."""
+Tensors may differ by what other threads and processors make of the rounding (diffusers against itself with one thread and
+with two: relative L2 up to 1.4e-5); whatever is not a number must be the same."""
 
 import json
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-TOLERANCE = 1e-5  # relative L2 of a tensor, relative difference of a number
+TENSOR, NUMBER = 1e-4, 1e-5  # relative L2 of a tensor, relative difference of a number
 
 
 def tensors_differ(a, b):
@@ -22,7 +23,7 @@ def tensors_differ(a, b):
         return None if (a.long() - b.long()).abs().max() <= (1 if a.dtype == torch.uint8 else 0) else "values"
     a, b = a.double(), b.double()
     error = float((a - b).norm() / b.norm().clamp_min(1e-12))
-    return None if error <= TOLERANCE else f"relative L2 {error:.1e}"
+    return None if error <= TENSOR else f"relative L2 {error:.1e}"
 
 
 def values_differ(a, b):
@@ -31,7 +32,7 @@ def values_differ(a, b):
     if isinstance(a, list) and isinstance(b, list):
         return len(a) != len(b) or any(map(values_differ, a, b))
     if isinstance(a, float) and isinstance(b, float):
-        return abs(a - b) > TOLERANCE * max(1.0, abs(b))
+        return abs(a - b) > NUMBER * max(1.0, abs(b))
     return a != b
 
 
