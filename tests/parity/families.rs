@@ -1,5 +1,6 @@
 //! The other families: SD 2, Turbo, LCM, SDXL, its inpainting variant and its refiner, and TAESD.
 
+use candle_core::Device;
 use sd_worker_rbee::{
     contract::PromptSyntax,
     diffusion::{DType, ImageSpec, Precision, Source, inspect},
@@ -30,9 +31,8 @@ fn sdxl_refiner_runs_end_in_diffusers_pictures() {
     check_runs("families", "refiner");
 }
 
-#[test]
-fn a_refiner_draws_nothing_from_noise() {
-    let spec = ImageSpec {
+fn drawing() -> ImageSpec {
+    ImageSpec {
         prompt: "a red circle".into(),
         negative_prompt: None,
         prompt_syntax: PromptSyntax::Plain,
@@ -43,8 +43,12 @@ fn a_refiner_draws_nothing_from_noise() {
         scheduler: None,
         loras: Vec::new(),
         source: Source::Text { width: 64, height: 64 },
-    };
-    let error = model("refiner").begin(&spec).err().unwrap();
+    }
+}
+
+#[test]
+fn a_refiner_draws_nothing_from_noise() {
+    let error = model("refiner").begin(&drawing()).err().unwrap();
     assert!(error.to_string().contains("image_transform"), "{error}");
 }
 
@@ -82,4 +86,18 @@ fn a_job_that_names_neither_gets_the_steps_and_guidance_of_its_family() {
         let found = inspect(&data(checkpoint), Precision::all(DType::F32)).unwrap().defaults;
         assert_eq!((found.steps, found.guidance_scale), (steps, guidance_scale), "{checkpoint}");
     }
+}
+
+#[test]
+fn a_preview_is_decoded_by_the_tiny_autoencoder_where_there_is_one() {
+    let model = model("turbo");
+    let spec = ImageSpec { steps: 1, guidance_scale: 0.0, ..drawing() };
+    let mut job = model.begin(&spec).unwrap();
+    model.advance(&mut [&mut job]).unwrap();
+    let preview = model.preview(&job).unwrap();
+    let taesd = model.preview_autoencoder().unwrap();
+    let (planes, _) = taesd.draw(job.latents(), (4, 8, 8), &Device::Cpu).unwrap();
+    assert_eq!(preview.dimensions(), (64, 64));
+    let first = |plane: usize| ((planes[plane * 64 * 64] * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8;
+    assert_eq!(preview.get_pixel(0, 0).0, [first(0), first(1), first(2)]);
 }
