@@ -4,15 +4,12 @@
 #[path = "support/parity.rs"]
 mod support;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use candle_core::{DType, Device};
 use sd_worker_rbee::diffusion::{Checkpoint, StableDiffusion};
 use serde_json::{Value, json};
-use support::data;
+use support::{copy_folder, data};
 use tempfile::TempDir;
 
 const UNET_WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -58,17 +55,6 @@ impl Copy {
         };
         for part in parts {
             assert!(error.contains(part), "{part} is not in: {error}");
-        }
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
         }
     }
 }

@@ -15,7 +15,7 @@ use sd_worker_rbee::{
     models::ModelSource,
 };
 use serde_json::{Value, json};
-use support::data;
+use support::{copy_folder, data};
 use tempfile::TempDir;
 
 fn load(folder: &Path) -> Result<Flux, String> {
@@ -229,17 +229,6 @@ impl Copy {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
-}
-
 #[test]
 fn configurations_that_are_not_computed_here_are_refused_by_file_and_key() {
     let cases = [
@@ -306,4 +295,7 @@ fn a_t5_tokenizer_that_is_not_whole_is_refused() {
     let copy = Copy::new();
     copy.set("text_encoder_2/config.json", "vocab_size", json!(50));
     copy.is_refused_naming(&["tokenizer_2/tokenizer.json", "below 50"]);
+    let copy = Copy::new();
+    fs::write(copy.0.path().join("tokenizer_2/tokenizer.json"), "{\"model\":").unwrap();
+    copy.is_refused_naming(&["tokenizer_2/tokenizer.json", "not a JSON object"]);
 }

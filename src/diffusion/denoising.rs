@@ -15,8 +15,8 @@ use super::{
     warnings::Warnings,
 };
 
-/// The state of one picture. It holds all of the picture and, but for its LoRAs, nothing of the model, so that several can be advanced
-/// together and each goes on from where it is.
+/// The state of one picture. It holds all of the picture and, but for its LoRAs, nothing of the model, so that several
+/// can be advanced together and each goes on from where it is.
 pub struct Denoising {
     pub(super) kind: SchedulerKind,
     pub(super) scheduler: Box<dyn Scheduler>,

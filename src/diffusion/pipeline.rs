@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, TAESD},
     conditioning::Conditioning,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     lora::{Loras, Networks},
@@ -21,9 +21,6 @@ use super::{
     unet::UNet,
     vae::Autoencoder,
 };
-
-/// The component of a checkpoint that previews are decoded with, if it is there.
-const TAESD: &str = "taesd";
 
 /// Weights, configurations and tokenizers of one checkpoint; nothing of a picture.
 pub struct StableDiffusion {
@@ -41,8 +38,8 @@ pub struct StableDiffusion {
 }
 
 impl StableDiffusion {
-    /// Reads a folder in the diffusers layout or a single file in the original layout. `precision` is the type that weights are kept in, whatever type the
-    /// files have.
+    /// Reads a folder in the diffusers layout or a single file in the original layout. `precision` is the type that
+    /// weights are kept in, whatever type the files have.
     ///
     /// # Errors
     /// The file and the key that are wrong, what was expected and what was found.

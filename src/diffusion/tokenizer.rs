@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use tokenizers::{
-    AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    AddedToken, Encoding, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
     models::bpe::{BPE, BpeBuilder, Vocab},
     normalizers::{Lowercase, NFC, Replace, Sequence, replace::ReplacePattern},
     pre_tokenizers::{
@@ -44,6 +44,28 @@ pub struct Vocabulary {
     pub words: HashMap<String, u32>,
     /// Pairs that are joined, the most frequent first.
     pub merges: Vec<(String, String)>,
+}
+
+impl Tokens {
+    /// What was read of `prompt`, cut or padded to `length` ids; the `end` is kept.
+    pub(super) fn of_length(
+        length: usize,
+        prompt: &str,
+        encoding: &Encoding,
+        end: u32,
+        padding: u32,
+    ) -> Self {
+        let mut ids = encoding.get_ids().to_vec();
+        let mut cut = None;
+        if ids.len() > length {
+            let start = encoding.get_offsets().get(length - 1).map_or(0, |(start, _)| *start);
+            cut = Some(prompt.get(start..).unwrap_or(prompt).trim().to_owned());
+            ids.truncate(length - 1);
+            ids.push(end);
+        }
+        ids.resize(length, padding);
+        Self { ids, cut }
+    }
 }
 
 /// The tokenizer of a checkpoint.
@@ -128,16 +150,7 @@ impl ClipTokenizer {
     /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
     pub fn encode(&self, prompt: &str) -> Result<Tokens, DiffusionError> {
         let encoding = self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
-        let mut ids = encoding.get_ids().to_vec();
-        let mut cut = None;
-        if ids.len() > self.length {
-            let start = encoding.get_offsets().get(self.length - 1).map_or(0, |(start, _)| *start);
-            cut = Some(prompt.get(start..).unwrap_or(prompt).trim().to_owned());
-            ids.truncate(self.length - 1);
-            ids.push(self.end);
-        }
-        ids.resize(self.length, self.padding);
-        Ok(Tokens { ids, cut })
+        Ok(Tokens::of_length(self.length, prompt, &encoding, self.end, self.padding))
     }
 
     /// The ids of a text alone: no start, no end, neither cut nor padded.

@@ -56,6 +56,8 @@ fn a_refiner_draws_nothing_from_noise() {
 fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
     let golden = Golden::read("families.safetensors");
     let model = model("turbo");
+    let counted = inspect(&data("turbo"), Precision::all(DType::F32)).unwrap().weight_bytes;
+    assert_eq!(counted, model.weight_bytes(), "it is counted before it is loaded");
     let taesd = model.preview_autoencoder().unwrap();
     let encoded = taesd.encode(golden.get("taesd.picture")).unwrap();
     assert!(encoded.std.is_none());

@@ -20,6 +20,18 @@ pub fn model(name: &str) -> StableDiffusion {
     StableDiffusion::load(&data(name), &Device::Cpu, DType::F32).unwrap()
 }
 
+/// All files of a folder, to be damaged there.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
 /// The text encoder of a model that has one.
 pub fn text_encoder(model: &StableDiffusion) -> &TextEncoder {
     model.prompts().encoders().next().unwrap()

@@ -22,6 +22,9 @@ use super::{
     tokenizer::ClipTokenizer,
 };
 
+/// The component of a checkpoint that previews are decoded with, if it is there.
+pub const TAESD: &str = "taesd";
+
 /// A checkpoint that was found, nothing of it loaded yet.
 pub struct Checkpoint {
     layout: Layout,

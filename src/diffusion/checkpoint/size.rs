@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::Checkpoint;
+use super::{Checkpoint, TAESD};
 use crate::diffusion::{DiffusionError, Precision};
 
 /// The components that have weights. A checkpoint has some of them.
@@ -21,6 +21,10 @@ impl Checkpoint {
         let mut bytes = 0;
         for (component, dtype) in all.filter(|(component, _)| self.class_of(component).is_some()) {
             bytes += self.component_bytes(component, dtype)?;
+        }
+        // It stands beside the pipeline's components, and no index names it.
+        if self.has(TAESD) {
+            bytes += self.component_bytes(TAESD, precision.vae)?;
         }
         Ok(bytes)
     }

@@ -36,6 +36,8 @@ impl T5Tokenizer {
             };
             return Err(unusable(&file, format!("expected this file, found {found}")));
         }
+        // The library panics on a text that is no JSON.
+        ConfigFile::read(&file)?;
         let mut tokenizer = Tokenizer::from_file(&file).map_err(|error| unusable(&file, error))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
@@ -66,16 +68,7 @@ impl T5Tokenizer {
     /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
     pub fn encode(&self, prompt: &str) -> Result<Tokens, DiffusionError> {
         let encoding = self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
-        let mut ids = encoding.get_ids().to_vec();
-        let mut cut = None;
-        if ids.len() > self.length {
-            let start = encoding.get_offsets().get(self.length - 1).map_or(0, |(start, _)| *start);
-            cut = Some(prompt.get(start..).unwrap_or(prompt).trim().to_owned());
-            ids.truncate(self.length - 1);
-            ids.push(self.end);
-        }
-        ids.resize(self.length, self.padding);
-        Ok(Tokens { ids, cut })
+        Ok(Tokens::of_length(self.length, prompt, &encoding, self.end, self.padding))
     }
 
     /// Tokens per prompt.
