@@ -71,6 +71,43 @@ pub enum BusError {
         /// The server's limit in bytes.
         limit: usize,
     },
+    /// There is no JetStream, so jobs cannot outlive who accepted them.
+    #[error("NATS has no JetStream for this user; start nats-server with -js")]
+    NoJetStream,
+    /// A stream or consumer is there and is another than ours.
+    #[error("{what} is there with {found}, and must have {wanted}; edit it with the `nats` command line, or remove it")]
+    Mismatch {
+        /// The stream or consumer.
+        what: String,
+        /// The settings that differ, as they must be.
+        wanted: String,
+        /// The settings that differ, as they are.
+        found: String,
+    },
+    /// JetStream did not do what it was asked for; it may when it is asked again.
+    #[error("JetStream: {doing}: {reason}")]
+    JetStream {
+        /// What it was asked for.
+        doing: String,
+        /// What it or the client library says.
+        reason: String,
+    },
+}
+
+impl BusError {
+    pub(super) fn jetstream(doing: impl Into<String>, error: impl std::error::Error) -> Self {
+        // The reason is often the source alone.
+        let mut reason = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            let text = inner.to_string();
+            if !reason.contains(&text) {
+                reason = format!("{reason}: {text}");
+            }
+            source = inner.source();
+        }
+        Self::JetStream { doing: doing.into(), reason }
+    }
 }
 
 /// A connection whose state can be watched. Cheap to clone.

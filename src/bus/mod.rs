@@ -2,12 +2,14 @@
 //!
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
+//! Durable jobs: `streams` (and their flags), `event_log`.
 
 mod barrier;
 mod cancels;
 mod connect;
 mod discovery;
 mod doors;
+mod event_log;
 mod fleet;
 mod heartbeat;
 mod incoming;
@@ -16,18 +18,23 @@ mod offers;
 mod options;
 mod requester;
 mod sink;
+mod stream_options;
+mod streams;
 mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, connect};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
+pub use event_log::{AppendError, Entry, EventLog, Logged};
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobSource, Outgoing, To, Via};
 pub use options::NatsOptions;
 pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::NatsSink;
+pub use stream_options::StreamOptions;
+pub use streams::Streams;
 pub use worker_bus::WorkerBus;
 
 async fn subscribe(client: &async_nats::Client, subject: &str) -> Result<async_nats::Subscriber, BusError> {

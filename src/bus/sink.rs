@@ -14,7 +14,7 @@ use super::{
     barrier::{Barrier, Passed},
     connect::Link,
 };
-use crate::contract::{Event, EventKind, Subjects, headers};
+use crate::contract::{Event, EventKind, JobId, Subjects, WorkerId, headers};
 
 /// The longest error message in a header, in characters (the body has it all).
 const MAX_HEADER_TEXT: usize = 256;
@@ -120,21 +120,33 @@ fn shortened(event: &Event) -> Option<Event> {
     Some(Event { kind, ..event.clone() })
 }
 
-fn to_json(event: &Event) -> Vec<u8> {
+pub(super) fn to_json(event: &Event) -> Vec<u8> {
     serde_json::to_vec(event).expect("an event has string keys and finite numbers only")
 }
 
 fn headers_of(message: &Outgoing) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    map.insert(headers::JOB_ID, message.job_id.as_str());
-    map.insert(headers::WORKER_ID, message.worker_id.as_str());
-    if let Some(trace) = &message.traceparent {
-        map.insert(headers::TRACEPARENT, trace.as_str());
-    }
+    let trace = message.traceparent.as_deref();
     let Some(event) = &message.event else {
+        let mut map = job_headers(&message.job_id, &message.worker_id, trace);
         map.insert(headers::JOB_EVENT, headers::EVENT_END);
         return map;
     };
+    event_headers(event, trace)
+}
+
+fn job_headers(job_id: &JobId, worker_id: &WorkerId, traceparent: Option<&str>) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    map.insert(headers::JOB_ID, job_id.as_str());
+    map.insert(headers::WORKER_ID, worker_id.as_str());
+    if let Some(trace) = traceparent {
+        map.insert(headers::TRACEPARENT, trace);
+    }
+    map
+}
+
+/// The headers of a message with this event.
+pub(super) fn event_headers(event: &Event, traceparent: Option<&str>) -> HeaderMap {
+    let mut map = job_headers(&event.job_id, &event.worker_id, traceparent);
     map.insert(headers::JOB_EVENT, event.kind.name());
     map.insert(headers::JOB_SEQ, event.seq.to_string());
     if let EventKind::Error { code, message, .. } = &event.kind {

@@ -12,6 +12,18 @@ pub const WORKER_ID: &str = "Worker-Id";
 pub const JOB_REPLY: &str = "Job-Reply";
 /// How often a core job was offered again.
 pub const JOB_HOPS: &str = "Job-Hops";
+/// What JetStream knows a message by: a second one with the same value within two minutes is not stored.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// On an event of a durable job: attempts that failed, the present one counted until it is given back.
+pub const JOB_FAILURES: &str = "Job-Failures";
+/// On a durable job that is sent again after it ended: the number of the event that ended it, which ends it no more.
+pub const JOB_AFTER: &str = "Job-After";
+/// On a dead letter: the subject that the job came on.
+pub const JOB_SUBJECT: &str = "Job-Subject";
+/// On a dead letter: the error code.
+pub const JOB_ERROR_CODE: &str = "Job-Error-Code";
+/// On a dead letter: why, in words.
+pub const JOB_ERROR: &str = "Job-Error";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 /// The NATS services convention for errors: a number, the HTTP status of the error code.

@@ -14,6 +14,7 @@ mod parse;
 mod responses;
 pub mod schema;
 mod subjects;
+mod ticket;
 mod worker_info;
 
 pub use capability::Capability;
@@ -25,5 +26,6 @@ pub use limits::Limits;
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
 pub use responses::{Health, JobResponse, JobStatus, JobView, Workers};
-pub use subjects::Subjects;
+pub use subjects::{Subjects, model_token};
+pub use ticket::Ticket;
 pub use worker_info::{WorkerInfo, WorkerStatus};

@@ -56,6 +56,61 @@ impl Subjects {
         format!("{}previews.{job}", self.prefix)
     }
 
+    /// `events.*`: what the stream of events captures.
+    pub fn events_any(&self) -> String {
+        format!("{}events.*", self.prefix)
+    }
+
+    /// `queued.<job>`: the ticket of a durable job.
+    pub fn ticket(&self, job: &JobId) -> String {
+        format!("{}queued.{job}", self.prefix)
+    }
+
+    /// `queued.*`: what the stream of events captures.
+    pub fn ticket_any(&self) -> String {
+        format!("{}queued.*", self.prefix)
+    }
+
+    /// `jobs.image.<capability>.<model>`: durable jobs.
+    pub fn jobs(&self, capability: Capability, model: &str) -> String {
+        format!("{}jobs.image.{capability}.{}", self.prefix, model_token(model))
+    }
+
+    /// `jobs.image.*.<model>`: the durable jobs of a model.
+    pub fn jobs_of_model(&self, model: &str) -> String {
+        format!("{}jobs.image.*.{}", self.prefix, model_token(model))
+    }
+
+    /// `jobs.image.*.*`: what the stream of jobs captures.
+    pub fn jobs_any(&self) -> String {
+        format!("{}jobs.image.*.*", self.prefix)
+    }
+
+    /// The capability that a subject of a durable job stands for.
+    pub fn capability_of_jobs(&self, subject: &str) -> Option<Capability> {
+        let (capability, _model) =
+            subject.strip_prefix(&self.prefix)?.strip_prefix("jobs.image.")?.split_once('.')?;
+        capability.parse().ok()
+    }
+
+    /// `dlq.<capability>`: durable jobs that cannot be done.
+    pub fn dead_letters(&self, capability: Capability) -> String {
+        format!("{}dlq.{capability}", self.prefix)
+    }
+
+    /// `dlq.*`: what the stream of dead letters captures.
+    pub fn dead_letters_any(&self) -> String {
+        format!("{}dlq.*", self.prefix)
+    }
+
+    /// The name of a stream under this prefix: `JOBS`, or `<prefix>-JOBS` with the prefix' dots as `_`.
+    pub fn stream(&self, name: &str) -> String {
+        match self.prefix.strip_suffix('.') {
+            None => name.to_owned(),
+            Some(prefix) => format!("{}-{name}", prefix.replace('.', "_")),
+        }
+    }
+
     /// `control.job.<job>.cancel`.
     pub fn cancel(&self, job: &JobId) -> String {
         format!("{}control.job.{job}.cancel", self.prefix)
@@ -91,6 +146,12 @@ impl Subjects {
     }
 }
 
+/// A model's name as one token of a subject: what is not `A-Z a-z 0-9 - _` becomes `-`.
+pub fn model_token(model: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '-' };
+    model.chars().map(allowed).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +166,17 @@ mod tests {
         }
         assert_eq!(subjects.capability_of("image.generate"), None);
         assert_eq!(subjects.capability_of("test.a1.image.upscale"), None);
+    }
+
+    #[test]
+    fn a_durable_job_goes_where_its_model_is_waited_for() {
+        let subjects = Subjects::new("t.a").unwrap();
+        let subject = subjects.jobs(Capability::Inpaint, "org/sdxl 1.0");
+        assert_eq!(subject, "t.a.jobs.image.inpaint.org-sdxl-1-0");
+        assert_eq!(subjects.jobs_of_model("org/sdxl 1.0"), "t.a.jobs.image.*.org-sdxl-1-0");
+        assert_eq!(subjects.capability_of_jobs(&subject), Some(Capability::Inpaint));
+        assert_eq!(subjects.capability_of_jobs("jobs.image.inpaint.x"), None);
+        assert_eq!((subjects.stream("JOBS"), Subjects::default().stream("JOBS")), ("t_a-JOBS".into(), "JOBS".into()));
     }
 
     #[test]

@@ -1,0 +1,230 @@
+//! The streams of durable jobs: made when they are missing, read back, and refused when they are others than ours.
+//!
+//! Servers answer OK to settings that they do not know and leave them out, so nothing is believed that was not read back.
+
+use std::time::Duration;
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self, Context,
+        consumer::{AckPolicy, PullConsumer, pull},
+        context::{GetStreamError, GetStreamErrorKind, RequestErrorKind},
+        errors::ErrorCode,
+        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    },
+};
+
+use super::{BusError, StreamOptions};
+use crate::contract::{Subjects, model_token};
+
+/// How long JetStream has for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a message is known by its `Nats-Msg-Id`.
+const DUPLICATES_WITHIN: Duration = Duration::from_secs(120);
+/// Deliveries of a job, as a backstop alone: attempts are counted in events.
+pub const MAX_DELIVER: i64 = 100;
+/// Jobs of a model that may be with workers at one time: more than a pool has slots.
+const MAX_ACK_PENDING: i64 = 10_000;
+/// The waiting pulls of a model: more than a pool has workers.
+const MAX_WAITING: i64 = 10_000;
+
+/// The three streams. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    pub(super) context: Context,
+    pub(super) subjects: Subjects,
+    pub(super) options: StreamOptions,
+    /// Durable jobs, until they have ended.
+    pub(super) jobs: String,
+    /// Events and tickets.
+    pub(super) events: String,
+    /// Dead letters.
+    pub(super) dead_letters: String,
+}
+
+impl Streams {
+    /// The streams of these subjects. Nothing is sent: see [`ensure`](Self::ensure).
+    pub fn new(client: Client, subjects: Subjects, options: StreamOptions) -> Self {
+        let mut context = jetstream::new(client);
+        context.set_timeout(ANSWER_WITHIN);
+        let name = |name| subjects.stream(name);
+        let (jobs, events, dead_letters) = (name("JOBS"), name("EVENTS"), name("DLQ"));
+        Self { context, subjects, options, jobs, events, dead_letters }
+    }
+
+    /// Makes the streams that are missing, and reads all of them back.
+    ///
+    /// # Errors
+    /// [`BusError::NoJetStream`]; [`BusError::Mismatch`] with both; [`BusError::JetStream`] for what may pass.
+    pub async fn ensure(&self) -> Result<(), BusError> {
+        for config in self.configs() {
+            let found = self.found_or_made(&config).await?;
+            check_stream(&config, &found)?;
+        }
+        Ok(())
+    }
+
+    fn configs(&self) -> [Config; 3] {
+        let StreamOptions { jobs_max_bytes, events_max_bytes, dlq_max_bytes, .. } = self.options;
+        let common = |name: &str, subjects: Vec<String>, max_bytes: u64| Config {
+            name: name.to_owned(),
+            subjects,
+            max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
+            storage: StorageType::File,
+            num_replicas: self.options.stream_replicas,
+            duplicate_window: DUPLICATES_WITHIN,
+            ..Config::default()
+        };
+        [
+            Config {
+                retention: RetentionPolicy::WorkQueue,
+                // A full queue refuses the new job; none that was accepted is dropped, neither for room nor for age.
+                discard: DiscardPolicy::New,
+                ..common(&self.jobs, vec![self.subjects.jobs_any()], jobs_max_bytes)
+            },
+            Config {
+                retention: RetentionPolicy::Limits,
+                discard: DiscardPolicy::Old,
+                max_age: self.options.events_max_age,
+                ..common(
+                    &self.events,
+                    vec![self.subjects.events_any(), self.subjects.ticket_any()],
+                    events_max_bytes,
+                )
+            },
+            Config {
+                retention: RetentionPolicy::Limits,
+                discard: DiscardPolicy::Old,
+                ..common(&self.dead_letters, vec![self.subjects.dead_letters_any()], dlq_max_bytes)
+            },
+        ]
+    }
+
+    async fn found_or_made(&self, config: &Config) -> Result<Config, BusError> {
+        let name = &config.name;
+        match self.context.get_stream(name).await {
+            Ok(stream) => return Ok(stream.cached_info().config.clone()),
+            Err(error) if is_missing(&error) => {}
+            Err(error) if is_disabled(&error) => return Err(BusError::NoJetStream),
+            Err(error) => return Err(BusError::jetstream(format!("stream {name}"), error)),
+        }
+        let made = self.context.create_stream(config).await;
+        let made = made.map_err(|error| BusError::jetstream(format!("making stream {name}"), error))?;
+        tracing::info!(stream = %name, "made a stream");
+        Ok(made.cached_info().config.clone())
+    }
+
+    /// The consumer of a model's jobs, made when it is missing, and read back.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub(super) async fn consumer(&self, model: &str) -> Result<PullConsumer, BusError> {
+        let token = model_token(model);
+        let wanted = pull::Config {
+            durable_name: Some(token.clone()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.options.ack_wait,
+            max_deliver: MAX_DELIVER,
+            filter_subject: self.subjects.jobs_of_model(model),
+            max_ack_pending: MAX_ACK_PENDING,
+            max_waiting: MAX_WAITING,
+            ..pull::Config::default()
+        };
+        let what = format!("consumer {token} of stream {}", self.jobs);
+        let failed = |error| BusError::jetstream(what.clone(), error);
+        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = stream.map_err(|error| BusError::jetstream(what.clone(), error))?;
+        // Makes it, or gives what is there, whatever that is like.
+        let consumer = stream.get_or_create_consumer(&token, wanted.clone()).await.map_err(failed)?;
+        let found = &consumer.cached_info().config;
+        let differences = [
+            ("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy)),
+            ("ack wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait)),
+            ("deliveries", wanted.max_deliver.to_string(), found.max_deliver.to_string()),
+            ("filter", wanted.filter_subject.clone(), found.filter_subject.clone()),
+            ("backoff", "[]".into(), format!("{:?}", found.backoff)),
+        ];
+        compare(&what, &differences)?;
+        Ok(consumer)
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// No JetStream in the server, or not for our account.
+fn is_disabled(error: &GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) => matches!(
+            error.error_code(),
+            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+        ),
+        _ => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<jetstream::context::RequestError>())
+            .is_some_and(|source| source.kind() == RequestErrorKind::NoResponders),
+    }
+}
+
+/// What jobs depend on must be as we make it. Sizes, ages and replicas are whose the stream is, to change as he likes.
+fn check_stream(wanted: &Config, found: &Config) -> Result<(), BusError> {
+    let window = |config: &Config| format!("{:?}", config.duplicate_window);
+    let differences = [
+        ("subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
+        ("retention", format!("{:?}", wanted.retention), format!("{:?}", found.retention)),
+        ("discard", format!("{:?}", wanted.discard), format!("{:?}", found.discard)),
+        ("storage", format!("{:?}", wanted.storage), format!("{:?}", found.storage)),
+        ("duplicate window", window(wanted), window(found)),
+    ];
+    compare(&format!("stream {}", wanted.name), &differences)?;
+    if wanted.retention == RetentionPolicy::WorkQueue && !found.max_age.is_zero() {
+        let found = format!("a maximum age of {:?}", found.max_age);
+        let what = format!("stream {}", wanted.name);
+        return Err(BusError::Mismatch { what, wanted: "none: jobs that were accepted would go".into(), found });
+    }
+    let tunable = |config: &Config| (config.max_bytes, config.max_age, config.num_replicas);
+    if tunable(wanted) != tunable(found) {
+        tracing::info!(
+            stream = %wanted.name,
+            bytes = found.max_bytes, age = ?found.max_age, replicas = found.num_replicas,
+            "the stream is kept with its own limits"
+        );
+    }
+    Ok(())
+}
+
+fn compare(what: &str, differences: &[(&str, String, String)]) -> Result<(), BusError> {
+    let different: Vec<_> = differences.iter().filter(|(_, wanted, found)| wanted != found).collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    let list = |pick: fn(&(&str, String, String)) -> String| -> String {
+        different.iter().map(|entry| format!("{} {}", entry.0, pick(entry))).collect::<Vec<_>>().join(", ")
+    };
+    let (wanted, found) = (list(|entry| entry.1.clone()), list(|entry| entry.2.clone()));
+    Err(BusError::Mismatch { what: what.to_owned(), wanted, found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_told_with_both_sides() {
+        let same = ("storage", "File".to_owned(), "File".to_owned());
+        let other = ("retention", "WorkQueue".to_owned(), "Limits".to_owned());
+        assert!(compare("stream JOBS", std::slice::from_ref(&same)).is_ok());
+        let text = compare("stream JOBS", &[same, other]).unwrap_err().to_string();
+        assert!(text.contains("stream JOBS is there with retention Limits"), "{text}");
+        assert!(text.contains("must have retention WorkQueue") && !text.contains("storage"), "{text}");
+    }
+
+    #[test]
+    fn a_queue_that_would_drop_old_jobs_is_refused() {
+        let wanted = Config { retention: RetentionPolicy::WorkQueue, ..Config::default() };
+        let found = Config { max_age: Duration::from_secs(60), ..wanted.clone() };
+        assert!(check_stream(&wanted, &found).is_err());
+        assert!(check_stream(&wanted, &wanted).is_ok());
+    }
+}
