@@ -27,7 +27,7 @@ use crate::contract::{Capability, JobId, Subjects, WorkerId, headers};
 
 /// More digits than the server reads as a count: it ends the subscription at once, while the client, for which this
 /// count is never reached, still hands over what is on its way.
-const UNSUBSCRIBE_AT_THE_SERVER_ONLY: u64 = u64::MAX;
+pub(super) const UNSUBSCRIBE_AT_THE_SERVER_ONLY: u64 = u64::MAX;
 /// The pause before a round trip that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 

@@ -1,25 +1,32 @@
-//! A job as it comes in, and the two edges of the bus that a worker sees: where jobs come from, where events go.
-//! Both have a double in memory (`memory`).
+//! A job as it comes in, and the edges of the bus that a worker sees: where jobs come from, where events go.
+//! They have doubles in memory (`memory`).
 
 use std::{future::Future, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::BusError;
+use super::{BusError, Delivery};
 use crate::contract::{Capability, Event, JobId, WorkerId};
 
 /// How a message reached this worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Via {
     /// On `image.*`: another worker may have it instead.
     Door,
     /// On `worker.<id>.image.*`: nobody else may.
     Direct,
+    /// From the queue of durable jobs: it is this worker's until it is settled.
+    Queue {
+        /// The model whose queue it is.
+        model: String,
+        /// What keeps and settles it.
+        delivery: Delivery,
+    },
 }
 
 /// A message that asks for a job, unread.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Incoming {
     /// The subject it came on.
     pub subject: String,
@@ -88,6 +95,18 @@ pub trait JobSource: Send + 'static {
     ) -> impl Future<Output = ()> + Send;
 
     /// Stops taking jobs from `image.*`, without losing one; what had come by then is still given by [`Self::next`].
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Where durable jobs come from.
+pub trait JobQueue: Send + 'static {
+    /// A job that waits now, of any model in turn; `None` when there is none.
+    fn look(&mut self) -> impl Future<Output = Option<Incoming>> + Send;
+
+    /// The next job, requested now if `ask` and by earlier calls otherwise. May be dropped and called again without loss.
+    fn next(&mut self, ask: bool) -> impl Future<Output = Incoming> + Send;
+
+    /// Stops requesting jobs, without losing one; what had come by then is still given by [`Self::next`].
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 

@@ -1,16 +1,22 @@
 //! The double of the bus: jobs and events through channels, for tests of what stands on it.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, watch};
 
-use super::{BusError, EventSink, Incoming, JobSource, Outgoing, Via};
-use crate::contract::{Capability, JobId, WorkerId};
+use super::{
+    AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, JobSource, Logged, Outgoing,
+    Settle, Via, delivery::Handle,
+};
+use crate::contract::{Capability, ErrorCode, Event, JobId, WorkerId};
+
+/// Signs of life of a delivery in memory: nobody waits for them.
+const SIGN_EVERY: Duration = Duration::from_secs(3600);
 
 /// A source that tests put messages into. `image.*` gives a message only where a door is armed.
 #[derive(Debug)]
@@ -97,6 +103,129 @@ impl JobSource for MemorySource {
         while let Ok(message) = self.messages.try_recv() {
             self.early.push_back(message);
         }
+    }
+}
+
+/// A queue of durable jobs that tests put messages into.
+#[derive(Debug)]
+pub struct MemoryQueue {
+    messages: mpsc::UnboundedReceiver<Incoming>,
+}
+
+/// The test's end of a [`MemoryQueue`].
+#[derive(Debug, Clone)]
+pub struct MemoryPublisher {
+    messages: mpsc::UnboundedSender<Incoming>,
+    /// What became of messages: how they were settled, or the code that they were buried with.
+    settled: mpsc::UnboundedSender<Settled>,
+}
+
+/// What a worker did with a message of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It was settled.
+    As(Settle),
+    /// A copy was put among the dead letters.
+    Buried(ErrorCode),
+}
+
+impl MemoryQueue {
+    /// A queue, the end that feeds it, and what becomes of its messages.
+    pub fn new() -> (Self, MemoryPublisher, mpsc::UnboundedReceiver<Settled>) {
+        let (sender, messages) = mpsc::unbounded_channel();
+        let (settled, seen) = mpsc::unbounded_channel();
+        (Self { messages }, MemoryPublisher { messages: sender, settled }, seen)
+    }
+}
+
+impl MemoryPublisher {
+    /// Delivers a job for the `times`-th time, of a message that was accepted `ago`.
+    pub fn deliver(&self, model: &str, capability: Capability, body: &str, times: u64, ago: Duration) {
+        let accepted_at = SystemTime::now() - ago;
+        let delivery = Delivery::new(Arc::new(self.clone()), times, accepted_at, None, SIGN_EVERY);
+        let message = Incoming {
+            subject: format!("jobs.image.{capability}.{model}"),
+            via: Via::Queue { model: model.to_owned(), delivery },
+            capability: Some(capability),
+            body: body.to_owned().into(),
+            reply: None,
+            job_id: None,
+            traceparent: None,
+            hops: 0,
+            received: Instant::now(),
+        };
+        // The worker under test may be gone; the test sees that in what was settled.
+        let _ = self.messages.send(message);
+    }
+
+    fn tell(&self, settled: Settled) -> BoxFuture<'static, Result<(), BusError>> {
+        // A test that does not read is done.
+        let _ = self.settled.send(settled);
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+impl Handle for MemoryPublisher {
+    fn in_progress(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+
+    fn settle(&self, how: Settle) -> BoxFuture<'_, Result<(), BusError>> {
+        self.tell(Settled::As(how))
+    }
+
+    fn bury<'a>(&'a self, _: &'a JobId, code: ErrorCode, _: &'a str) -> BoxFuture<'a, Result<(), BusError>> {
+        self.tell(Settled::Buried(code))
+    }
+}
+
+impl JobQueue for MemoryQueue {
+    async fn look(&mut self) -> Option<Incoming> {
+        self.messages.try_recv().ok()
+    }
+
+    async fn next(&mut self, ask: bool) -> Incoming {
+        if ask && let Some(message) = self.messages.recv().await {
+            return message;
+        }
+        std::future::pending().await
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// The logs of jobs, for tests. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLog(Arc<Mutex<HashMap<JobId, Vec<Logged>>>>);
+
+impl MemoryLog {
+    /// The events of a job.
+    pub fn events(&self, job: &JobId) -> Vec<Event> {
+        self.lock().get(job).into_iter().flatten().map(|logged| logged.event.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Logged>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventLog for MemoryLog {
+    fn last<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Logged>, BusError>> {
+        let last = self.lock().get(job).and_then(|log| log.last().cloned());
+        std::future::ready(Ok(last)).boxed()
+    }
+
+    fn append<'a>(&'a self, entry: &'a Entry, after: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
+        let mut logs = self.lock();
+        let log = logs.entry(entry.event.job_id.clone()).or_default();
+        let stored = if log.last().map_or(0, |last| last.sequence) == after {
+            let event = Event::clone(&entry.event);
+            log.push(Logged { event, sequence: after + 1, failures: entry.failures });
+            Ok(after + 1)
+        } else {
+            Err(AppendError::Fenced)
+        };
+        std::future::ready(stored).boxed()
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
-//! Durable jobs: `streams` (and their flags), `event_log`.
+//! Durable jobs: `streams` (and their flags), `event_log`, `queue` and `delivery`.
 
 mod barrier;
 mod cancels;
 mod connect;
+mod delivery;
 mod discovery;
 mod doors;
 mod event_log;
@@ -16,6 +17,7 @@ mod incoming;
 pub mod memory;
 mod offers;
 mod options;
+mod queue;
 mod requester;
 mod sink;
 mod stream_options;
@@ -24,13 +26,15 @@ mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, connect};
+pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
 pub use event_log::{AppendError, Entry, EventLog, Logged};
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
-pub use incoming::{EventSink, Incoming, JobSource, Outgoing, To, Via};
+pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
 pub use options::NatsOptions;
+pub use queue::JobStreams;
 pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::NatsSink;
 pub use stream_options::StreamOptions;

@@ -157,6 +157,6 @@ pub(super) fn event_headers(event: &Event, traceparent: Option<&str>) -> HeaderM
 }
 
 /// One line, and not too long.
-fn header_text(text: &str) -> String {
+pub(super) fn header_text(text: &str) -> String {
     text.chars().take(MAX_HEADER_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -3,7 +3,8 @@
 use tokio::sync::watch;
 
 use super::{
-    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, NatsOptions, NatsSink, ReadCounts,
+    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions, NatsSink, ReadCounts,
+    StreamOptions, Streams,
     barrier::{Barrier, Passed},
     connect::{Link, open},
     offers::Offers,
@@ -43,6 +44,24 @@ impl WorkerBus {
         let offers =
             Offers::start(&self.link, &self.sink, &self.options.subjects, &self.options.worker_id).await?;
         Doors::open(self.link.clone(), self.barrier.clone(), offers, self.options.clone()).await
+    }
+
+    /// The streams of durable jobs, for their events.
+    pub fn streams(&self, options: StreamOptions) -> Streams {
+        Streams::new(self.link.client.clone(), self.options.subjects.clone(), options)
+    }
+
+    /// Where durable jobs of these models come from, unless the options say that there are none.
+    ///
+    /// # Errors
+    /// [`BusError::Mismatch`] when a stream or consumer is there and is another than ours, or when the client does not
+    /// take a subscription.
+    pub async fn queue(&self, streams: &Streams, models: Vec<String>) -> Result<JobStreams, BusError> {
+        let (link, barrier, streams) = (self.link.clone(), self.barrier.clone(), streams.clone());
+        match streams.options.core {
+            true => Ok(JobStreams::none(link, barrier, streams)),
+            false => JobStreams::open(link, barrier, streams, models).await,
+        }
     }
 
     /// Requests to cancel.

@@ -98,6 +98,12 @@ impl Subjects {
         format!("{}dlq.{capability}", self.prefix)
     }
 
+    /// `dlq.<capability>` for a job that came on this subject.
+    pub fn dead_letter_of(&self, jobs_subject: &str) -> String {
+        let token = jobs_subject.rsplit('.').nth(1).unwrap_or("unknown");
+        format!("{}dlq.{token}", self.prefix)
+    }
+
     /// `dlq.*`: what the stream of dead letters captures.
     pub fn dead_letters_any(&self) -> String {
         format!("{}dlq.*", self.prefix)

@@ -25,6 +25,16 @@ pub enum Key {
         /// The job.
         job: JobId,
     },
+    /// `jobs/<job>/checkpoint`: how far a running job has got.
+    Checkpoint {
+        /// The job.
+        job: JobId,
+    },
+    /// `jobs/<job>/cancelled`: the job was cancelled while it waited, which outlives its events.
+    Cancelled {
+        /// The job.
+        job: JobId,
+    },
     /// `inputs/<sha256>`: an uploaded input, named by its content.
     Input {
         /// SHA-256 of the bytes.
@@ -87,6 +97,8 @@ impl Key {
         match self {
             Self::Image { job, index, format } => format!("jobs/{job}/{index}.{}", format.extension()),
             Self::Result { job } => format!("jobs/{job}/result.json"),
+            Self::Checkpoint { job } => format!("jobs/{job}/checkpoint"),
+            Self::Cancelled { job } => format!("jobs/{job}/cancelled"),
             Self::Input { sha256 } => format!("inputs/{}", sha256.0),
             Self::Reference(reference) => reference.0.clone(),
             Self::Check => "store-check.txt".into(),
@@ -96,7 +108,10 @@ impl Key {
     /// The job that an object belongs to; it is written into the object's metadata.
     pub fn job(&self) -> Option<&JobId> {
         match self {
-            Self::Image { job, .. } | Self::Result { job } => Some(job),
+            Self::Image { job, .. }
+            | Self::Result { job }
+            | Self::Checkpoint { job }
+            | Self::Cancelled { job } => Some(job),
             Self::Input { .. } | Self::Reference(_) | Self::Check => None,
         }
     }

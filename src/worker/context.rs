@@ -8,7 +8,7 @@ use std::sync::{
 
 use super::{metrics::Metrics, registry::Registry, slots::Slots};
 use crate::{
-    bus::EventSink,
+    bus::{EventLog, EventSink},
     contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
     engine::RequestQueue,
     models::{LoraFolder, ModelInfo},
@@ -46,6 +46,8 @@ pub struct Context {
     pub store: Store,
     /// Where events go.
     pub sink: Arc<dyn EventSink>,
+    /// Where the events of durable jobs go.
+    pub log: Arc<dyn EventLog>,
     /// What was counted.
     pub metrics: Metrics,
     queue: Mutex<Option<RequestQueue>>,
@@ -59,6 +61,7 @@ impl Context {
         slots: Slots,
         store: Store,
         sink: Arc<dyn EventSink>,
+        log: Arc<dyn EventLog>,
         queue: RequestQueue,
     ) -> Self {
         Self {
@@ -67,6 +70,7 @@ impl Context {
             registry: Registry::new(),
             store,
             sink,
+            log,
             metrics: Metrics::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),

@@ -1,39 +1,157 @@
-//! The one task that takes jobs: it arms doors as slots become free and routes what comes.
+//! The one task that takes jobs: from doors on request subjects, and from the queue of durable jobs.
+//!
+//! A slot that becomes free looks at the queue first, so that requests cannot starve it. After a job of the queue it
+//! waits for a moment at the doors alone, so that the queue cannot starve requests. Otherwise both are waited for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use futures::FutureExt;
+use tokio::{sync::Notify, time::Instant};
 
 use super::job_router::{JobRouter, Routed};
-use crate::bus::JobSource;
+use crate::bus::{Incoming, JobQueue, JobSource, Settle, Via};
 
 /// Doors are looked after this often even when nothing happens: while NATS was away none could be armed.
 const REARM_EVERY: Duration = Duration::from_millis(250);
+/// After a job of the queue, a slot waits at the doors alone for this part of the time that the job ran,
+const DOORS_FIRST_PART: u32 = 100;
+/// and for this long at most.
+const DOORS_FIRST: Duration = Duration::from_millis(100);
+/// A job of the queue that came without a slot is given back; after this many deliveries it waits here for one, far
+/// from the number at which the server delivers it no more.
+const WAIT_HERE_AFTER: u64 = 50;
 
-/// Takes jobs until the source ends. After [`Context::close`](super::context::Context::close) it closes the doors, says
-/// so through `closed`, and goes on giving what comes late to others.
-pub(super) async fn take_jobs<S: JobSource>(mut source: S, router: JobRouter, closed: Arc<Notify>) {
-    let context = router.context().clone();
-    let mut changes = context.slots.changes();
-    let mut open = true;
-    loop {
-        if open && context.is_closed() {
-            source.close().await;
-            open = false;
-            closed.notify_one();
+/// Takes jobs until the source ends. After [`Context::close`](super::context::Context::close) it closes doors and queue,
+/// says so through `closed`, and goes on giving what comes late to others.
+pub(super) async fn take_jobs<S: JobSource, Q: JobQueue>(
+    source: S,
+    queue: Q,
+    router: JobRouter,
+    closed: Arc<Notify>,
+) {
+    Intake { source, queue, router, waiting: VecDeque::new(), turn: Turn::QueueFirst }.run(closed).await;
+}
+
+struct Intake<S, Q> {
+    source: S,
+    queue: Q,
+    router: JobRouter,
+    /// Jobs of the queue that wait for a slot here.
+    waiting: VecDeque<Incoming>,
+    turn: Turn,
+}
+
+/// Where the next job is taken from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Turn {
+    /// From the queue, if there is one now.
+    QueueFirst,
+    /// From a door, until then.
+    DoorsFirst(Instant),
+    /// From whichever has one first.
+    Either,
+}
+
+impl<S: JobSource, Q: JobQueue> Intake<S, Q> {
+    async fn run(mut self, closed: Arc<Notify>) {
+        let context = self.router.context().clone();
+        let mut changes = context.slots.changes();
+        let mut open = true;
+        loop {
+            if open && context.is_closed() {
+                self.source.close().await;
+                self.queue.close().await;
+                self.give_all_back().await;
+                open = false;
+                closed.notify_one();
+            }
+            let free = if open { context.slots.free() } else { 0 };
+            self.take_turns(free, context.slots.take_queue_ran());
+            if free > 0
+                && self.turn == Turn::QueueFirst
+                && let Some(message) = self.look().await
+            {
+                self.route(message).await;
+                continue;
+            }
+            if self.turn == Turn::QueueFirst && free > 0 {
+                self.turn = Turn::Either;
+            }
+            if open && let Err(error) = self.source.arm(free).await {
+                tracing::error!(%error, "a door cannot be armed");
+            }
+            let pause = match self.turn {
+                Turn::DoorsFirst(until) => until,
+                Turn::QueueFirst | Turn::Either => Instant::now() + REARM_EVERY,
+            };
+            let ask = free > 0 && self.turn == Turn::Either;
+            let message = tokio::select! {
+                message = self.source.next() => message,
+                message = self.queue.next(ask) => Some(message),
+                // The sender lives in the context.
+                _ = changes.changed() => continue,
+                () = tokio::time::sleep_until(pause), if open => continue,
+            };
+            let Some(message) = message else { return };
+            self.route(message).await;
         }
-        if open && let Err(error) = source.arm(context.slots.free()).await {
-            tracing::error!(%error, "a door cannot be armed");
-        }
-        let message = tokio::select! {
-            message = source.next() => message,
-            // The sender lives in the context.
-            _ = changes.changed() => continue,
-            () = tokio::time::sleep(REARM_EVERY), if open => continue,
+    }
+
+    /// `ran`: for how long the job of the queue ran that has just given its slot back.
+    fn take_turns(&mut self, free: usize, ran: Option<Duration>) {
+        self.turn = match self.turn {
+            // Without a slot nothing is taken; the next one that is free begins anew.
+            _ if free == 0 => Turn::QueueFirst,
+            Turn::DoorsFirst(until) if Instant::now() < until => self.turn,
+            Turn::DoorsFirst(_) => Turn::QueueFirst,
+            Turn::QueueFirst => match ran {
+                Some(ran) => Turn::DoorsFirst(Instant::now() + (ran / DOORS_FIRST_PART).min(DOORS_FIRST)),
+                None => Turn::QueueFirst,
+            },
+            Turn::Either => Turn::Either,
         };
-        let Some(message) = message else { return };
-        if let Routed::PassOn { message, job_id, worker } = router.route(message) {
-            source.pass_on(*message, job_id, worker).await;
+    }
+
+    async fn look(&mut self) -> Option<Incoming> {
+        match self.waiting.pop_front() {
+            Some(message) => Some(message),
+            None => self.queue.look().await,
+        }
+    }
+
+    async fn route(&mut self, message: Incoming) {
+        match self.router.route(message) {
+            Routed::Done => {}
+            Routed::PassOn { message, job_id, worker } => {
+                self.source.pass_on(*message, job_id, worker).await;
+            }
+            Routed::NoSlot(message) => self.give_back(*message),
+        }
+    }
+
+    fn give_back(&mut self, message: Incoming) {
+        match message.via {
+            Via::Queue { ref delivery, .. }
+                if delivery.times >= WAIT_HERE_AFTER && !self.router.context().is_closed() =>
+            {
+                self.waiting.push_back(message);
+            }
+            Via::Queue { delivery, .. } => {
+                tokio::spawn(delivery.settle(Settle::Again(Duration::ZERO)));
+            }
+            Via::Door | Via::Direct => {}
+        }
+    }
+
+    /// Before the worker says that it is closed, what came from the queue too late is with the server again.
+    async fn give_all_back(&mut self) {
+        while let Some(message) = self.queue.next(false).now_or_never() {
+            self.waiting.push_back(message);
+        }
+        for message in std::mem::take(&mut self.waiting) {
+            if let Via::Queue { delivery, .. } = message.via {
+                delivery.settle(Settle::Again(Duration::ZERO)).await;
+            }
         }
     }
 }

@@ -16,18 +16,21 @@ use tokio::{
 
 use super::{
     context::Context,
-    encode::{encode, encode_preview},
+    encode::encode_preview,
     inputs::{Resolved, resolve},
+    job_events::Open,
     progress::{Progress, percent},
     registry::RunningJob,
     slots::Permits,
+    uploads::upload,
 };
 use crate::{
+    bus::Delivery,
     contract::{
         CompleteEvent, ErrorCode, Event, EventKind, ImageResult, Job, JobSource, OutputFormat, Timings,
     },
     diffusion::ImageSpec,
-    engine::{EngineTimings, Generated, GenerationRequest, GenerationResponse},
+    engine::{EngineTimings, GenerationRequest, GenerationResponse},
     models::ModelInfo,
     storage::{Key, StorageError, StoredResult},
 };
@@ -42,10 +45,35 @@ pub(super) struct JobRun {
     pub received: Instant,
     /// Whether the requester chose the job id: only then may there be a result of it.
     pub named: bool,
+    pub limit: TimeLimit,
+    pub traceparent: Option<String>,
+    /// Whether it is a job of the queue.
+    pub is_durable: bool,
+    /// Which run of the job this is, from 1.
+    pub attempt: u32,
+}
+
+/// When a job's time is out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeLimit {
+    pub at: Instant,
+    /// The time that it was given.
+    pub allowed: Duration,
+}
+
+impl TimeLimit {
+    /// The job's own limit counts from its acceptance, `waited` before it was received; the worker's from then.
+    pub fn of(job: &Job, limit: Duration, received: Instant, waited: Duration) -> Self {
+        let own = job.deadline.map(|allowed| Self { at: received + allowed.saturating_sub(waited).min(limit), allowed });
+        match own {
+            Some(own) if own.at < received + limit => own,
+            _ => Self { at: received + limit, allowed: limit },
+        }
+    }
 }
 
 /// Why a job did not end in pictures.
-enum Failure {
+pub(super) enum Failure {
     Error(ErrorCode, String),
     Cancelled { step: u32 },
 }
@@ -57,27 +85,24 @@ impl From<StorageError> for Failure {
 }
 
 impl JobRun {
-    /// Runs the job to its end on a task of its own.
-    pub fn spawn(self) {
-        tokio::spawn(self.run());
+    /// Runs the job to its end on a task of its own. A durable one has a delivery, which it settles.
+    pub fn spawn(self, delivery: Option<Delivery>) {
+        match delivery {
+            None => tokio::spawn(self.run()),
+            Some(delivery) => tokio::spawn(self.run_durable(delivery)),
+        };
     }
 
     async fn run(mut self) {
-        let (running, sink) = (self.running.clone(), self.context.sink.clone());
-        let publisher = tokio::spawn(async move { running.events.publish(&*sink).await });
-        let done = AssertUnwindSafe(self.execute()).catch_unwind().await.unwrap_or_else(|_| {
-            Err(Failure::Error(ErrorCode::Internal, "the worker has a defect; its log has more".into()))
-        });
+        let (running, outlet) = (self.running.clone(), Open(self.context.sink.clone()));
+        let publisher = tokio::spawn(async move { running.events.publish(&outlet).await });
+        let done = self.execute_guarded().await;
         let event = match done {
             Ok(event) => event,
             Err(failure) => self.running.events.build(self.end_of(failure)),
         };
-        let took = self.received.elapsed();
-        self.context.metrics.ended(self.job.capability(), &event.kind, took);
-        log_end(&event, took);
-        // Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
-        drop(self.permits.take_slot());
-        self.context.slots.changed();
+        self.note_end(&event);
+        self.give_slot_back();
         self.running.events.repeat(event);
         if let Err(error) = publisher.await {
             tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
@@ -88,18 +113,43 @@ impl JobRun {
     fn end_of(&self, failure: Failure) -> EventKind {
         match failure {
             Failure::Error(code, message) => EventKind::error(code, message),
-            Failure::Cancelled { .. } if self.running.is_handed_back() => {
-                EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
-            }
+            Failure::Cancelled { .. } if self.running.is_handed_back() => self.going_away(),
             Failure::Cancelled { step } => EventKind::Cancelled { step },
         }
     }
 
+    pub(super) fn going_away(&self) -> EventKind {
+        EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
+    }
+
+    /// Counts and logs how it ended.
+    pub(super) fn note_end(&self, event: &Event) {
+        let took = self.received.elapsed();
+        self.context.metrics.ended(self.job.capability(), &event.kind, took);
+        log_end(event, took);
+    }
+
+    /// Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
+    pub(super) fn give_slot_back(&mut self) {
+        drop(self.permits.take_slot());
+        self.context.slots.changed();
+    }
+
+    pub(super) fn accepted(&self) -> EventKind {
+        let position = self.permits.position();
+        EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position }
+    }
+
+    /// The complete event; a panic is a failure as any other.
+    pub(super) async fn execute_guarded(&mut self) -> Result<Event, Failure> {
+        AssertUnwindSafe(self.execute()).catch_unwind().await.unwrap_or_else(|_| {
+            Err(Failure::Error(ErrorCode::Internal, "the worker has a defect; its log has more".into()))
+        })
+    }
+
     /// The complete event.
     async fn execute(&mut self) -> Result<Event, Failure> {
-        let limit = self.context.identity.limits.deadline;
-        let allowed = self.job.deadline.map_or(limit, |deadline| deadline.min(limit));
-        let deadline = self.received + allowed;
+        let TimeLimit { at: deadline, allowed } = self.limit;
         let late = |what: &str| {
             let message = format!("the deadline of {} ms passed while {what}", allowed.as_millis());
             Failure::Error(ErrorCode::DeadlineExceeded, message)
@@ -109,6 +159,8 @@ impl JobRun {
                 .await
                 .map_err(|_| late("looking for an earlier result"))??
         {
+            tracing::info!(job_id = %self.job.id, "the job has a result already");
+            self.context.metrics.duplicate();
             return Ok(event);
         }
         let Resolved { spec, mut warnings } =
@@ -119,8 +171,12 @@ impl JobRun {
         let spec = Arc::new(spec);
         let responses = self.hand_to_engine(&spec, deadline)?;
         let mut uploads = JoinSet::new();
+        let begun = Instant::now();
         let computed = self.follow(responses, &spec, &mut uploads).await;
-        self.context.slots.changed();
+        match self.is_durable {
+            true => self.context.slots.queue_ran(begun.elapsed()),
+            false => self.context.slots.changed(),
+        }
         let (engine, engine_warnings) = computed?;
         warnings.extend(engine_warnings);
         let computed_at = Instant::now();
@@ -165,7 +221,6 @@ impl JobRun {
         let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
         let queue = self.context.queue().ok_or_else(gone)?;
         let permit = self.permits.take_slot().ok_or_else(gone)?;
-        let position = self.permits.position();
         let (response_tx, responses) = unbounded_channel();
         let request = GenerationRequest {
             job_id: self.job.id.clone(),
@@ -180,11 +235,10 @@ impl JobRun {
             response_tx,
         };
         queue.add(request).map_err(|_| gone())?;
-        self.running.events.emit(EventKind::Accepted {
-            model: self.model.name.clone(),
-            seed: self.job.seed,
-            position,
-        });
+        // A durable job was accepted before anything of it was read.
+        if self.running.events.last().is_none() {
+            self.running.events.emit(self.accepted());
+        }
         Ok(responses)
     }
 
@@ -295,36 +349,6 @@ impl JobRun {
     }
 }
 
-async fn upload(
-    context: &Context,
-    job: Job,
-    spec: Arc<ImageSpec>,
-    model: String,
-    picture: Generated,
-) -> Result<ImageResult, Failure> {
-    let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
-    let (width, height) = picture.image.dimensions();
-    let (index, seed) = (picture.index, picture.seed);
-    let key = Key::Image { job: job.id.clone(), index, format: job.format };
-    let format = job.format;
-    let encoded = tokio::task::spawn_blocking(move || encode(&job, &spec, &model, &picture))
-        .await
-        .map_err(|error| defect(format!("encoding did not end: {error}")))?
-        .map_err(|error| defect(error.to_string()))?;
-    let bytes = encoded.bytes.len() as u64;
-    context.store.put(&key, encoded.bytes, format.content_type()).await?;
-    Ok(ImageResult {
-        key: key.path(),
-        url: context.store.url(&key).await?,
-        format,
-        width,
-        height,
-        bytes,
-        sha256: encoded.sha256,
-        seed,
-    })
-}
-
 fn log_end(event: &Event, took: Duration) {
     let (job_id, took_ms) = (&event.job_id, ms(took));
     match &event.kind {
@@ -335,6 +359,6 @@ fn log_end(event: &Event, took: Duration) {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::future::BoxFuture;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
@@ -14,6 +15,33 @@ use crate::{
 
 /// Events that a slow HTTP reader may be behind before it skips some.
 const LIVE_BUFFER: usize = 64;
+
+/// The way out for a job's events.
+pub trait Outlet: Send + Sync {
+    /// Publishes the messages in order, and returns when they are with the server.
+    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>>;
+}
+
+/// The job is not this worker's any more: nothing more of it may be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Another worker has it, or it was ended elsewhere.
+    ToAnother,
+    /// Its events could not be stored for too long; whoever gets it next goes on.
+    Unheard,
+}
+
+/// The way out of jobs that nobody else can have.
+pub struct Open(pub Arc<dyn EventSink>);
+
+impl Outlet for Open {
+    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>> {
+        Box::pin(async {
+            self.0.deliver(messages).await;
+            Ok(())
+        })
+    }
+}
 
 /// A requester that reads the events on a reply subject.
 #[derive(Debug, Clone)]
@@ -40,6 +68,8 @@ pub struct JobEvents {
 #[derive(Debug, Default)]
 struct State {
     next_seq: u64,
+    /// From 1; 0 stands for the only one.
+    attempt: u32,
     /// `accepted`, the latest progress, the terminal event: what a reader that joins gets first.
     history: Vec<Arc<Event>>,
     readers: Vec<Reader>,
@@ -63,21 +93,50 @@ impl JobEvents {
         }
     }
 
+    /// Goes on from an earlier attempt of the job, whose last event has the number before `seq`.
+    pub fn go_on(&self, attempt: u32, seq: u64) {
+        let mut state = self.lock();
+        (state.attempt, state.next_seq) = (attempt, seq);
+    }
+
     /// The event that [`emit`](Self::emit) would make of this now.
     pub fn build(&self, kind: EventKind) -> Event {
-        self.event(self.lock().next_seq, kind)
+        self.event(&self.lock(), kind)
     }
 
     /// Numbers an event and has it published. After the terminal one nothing is taken.
     pub fn emit(&self, kind: EventKind) {
         let mut state = self.lock();
-        let event = self.event(state.next_seq, kind);
-        self.push(&mut state, event);
+        let event = self.event(&state, kind);
+        self.push(&mut state, event, true);
     }
 
-    /// Repeats an event of an earlier run as it was.
+    /// Repeats the end of an earlier run, with a number that is not used yet.
     pub fn repeat(&self, event: Event) {
-        self.push(&mut self.lock(), event);
+        let mut state = self.lock();
+        let seq = event.seq.max(state.next_seq);
+        let attempt = state.attempt.max(1);
+        self.push(&mut state, Event { seq, attempt, ..event }, true);
+    }
+
+    /// Takes note of an event that is stored already: whoever reads here gets it.
+    pub fn stored(&self, event: Event) {
+        self.push(&mut self.lock(), event, false);
+    }
+
+    /// Tells whoever reads here how it ended on this worker, and publishes nothing more: the job goes on elsewhere.
+    pub fn leave(&self, kind: EventKind) {
+        let mut state = self.lock();
+        state.pending.retain(|waiting| waiting.to != To::Events);
+        let event = self.event(&state, kind);
+        self.push(&mut state, event, false);
+    }
+
+    /// The last progress that was told.
+    pub fn last_progress(&self) -> Option<EventKind> {
+        let state = self.lock();
+        let progress = state.history.iter().rev().find(|event| matches!(event.kind, EventKind::Progress { .. }));
+        progress.map(|event| event.kind.clone())
     }
 
     /// Adds a reader, which gets what it missed. False when it is too late.
@@ -108,20 +167,23 @@ impl JobEvents {
     }
 
     /// Publishes what is emitted, in order, until the terminal event is with the server.
-    pub async fn publish(&self, sink: &dyn EventSink) {
+    ///
+    /// # Errors
+    /// When the job is not this worker's any more; what is emitted from then on reaches nobody.
+    pub async fn publish(&self, outlet: &dyn Outlet) -> Result<(), Lost> {
         loop {
             let batch = {
                 let mut state = self.lock();
                 if state.pending.is_empty() && state.ended {
                     state.sealed = true;
-                    return;
+                    return Ok(());
                 }
                 std::mem::take(&mut state.pending)
             };
             if batch.is_empty() {
                 self.wake.notified().await;
             } else {
-                sink.deliver(&batch).await;
+                outlet.deliver(&batch).await?;
             }
         }
     }
@@ -130,11 +192,13 @@ impl JobEvents {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn event(&self, seq: u64, kind: EventKind) -> Event {
-        Event { job_id: self.job_id.clone(), worker_id: self.worker_id.clone(), attempt: 1, seq, kind }
+    fn event(&self, state: &State, kind: EventKind) -> Event {
+        let (job_id, worker_id) = (self.job_id.clone(), self.worker_id.clone());
+        Event { job_id, worker_id, attempt: state.attempt.max(1), seq: state.next_seq, kind }
     }
 
-    fn push(&self, state: &mut State, event: Event) {
+    /// `for_all`: it is to be published for everybody, not for those alone who read here.
+    fn push(&self, state: &mut State, event: Event, for_all: bool) {
         if state.ended {
             return;
         }
@@ -149,8 +213,10 @@ impl JobEvents {
             }
             _ => state.history.push(event.clone()),
         }
-        let to = if matches!(event.kind, EventKind::Preview { .. }) { To::Previews } else { To::Events };
-        self.push_to(&mut state.pending, to, Some(&event), self.traceparent.as_ref());
+        if for_all {
+            let to = if matches!(event.kind, EventKind::Preview { .. }) { To::Previews } else { To::Events };
+            self.push_to(&mut state.pending, to, Some(&event), self.traceparent.as_ref());
+        }
         for reader in &state.readers {
             self.push_to_reader(&mut state.pending, reader, &event);
         }
@@ -219,7 +285,7 @@ mod tests {
 
     async fn published(events: &JobEvents) -> Vec<(To, Option<&'static str>)> {
         let (sink, mut out) = MemorySink::new();
-        events.publish(&sink).await;
+        events.publish(&Open(Arc::new(sink))).await.unwrap();
         let mut got = vec![];
         while let Ok(message) = out.try_recv() {
             got.push((message.to, message.event.map(|event| event.kind.name())));
@@ -253,6 +319,19 @@ mod tests {
         assert_eq!(to("r"), [Some("accepted"), Some("progress"), Some("cancelled"), None]);
         assert_eq!(to("last"), [Some("cancelled"), None]);
         assert!(!events.join(Reader { reply: "late".into(), stream: true, traceparent: None }));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_goes_on_elsewhere_ends_for_those_who_read_here_alone() {
+        let events = events();
+        events.go_on(3, 7);
+        events.stored(events.build(accepted()));
+        assert!(events.join(Reader { reply: "r".into(), stream: false, traceparent: None }));
+        events.emit(progress(1));
+        events.leave(EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down"));
+        assert_eq!(events.last().map(|event| (event.attempt, event.seq)), Some((3, 9)));
+        let reply = || To::Reply("r".into());
+        assert_eq!(published(&events).await, [(reply(), Some("error")), (reply(), None)]);
     }
 
     #[test]

@@ -1,21 +1,30 @@
 //! The one way in: a message on a subject and a body over HTTP are read, checked and begun here.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 
 use super::{
     context::Context,
-    job::JobRun,
+    durable,
+    job::{JobRun, TimeLimit},
     job_events::Reader,
     registry::{Begun, RunningJob},
     slots::Permits,
 };
 use crate::{
-    bus::{Incoming, Outgoing, To, Via},
+    bus::{Delivery, Incoming, Outgoing, Settle, To, Via},
     contract::{ContractError, ErrorCode, Event, EventKind, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
 };
+
+/// How long a job of the queue waits that this worker cannot do and another may.
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
+/// After this many deliveries a job that no worker could do is refused.
+const OTHERS_TRY: u64 = 30;
 
 /// Routes jobs. Cheap to clone; handlers hold it, and through it the queue, never the engine.
 #[derive(Clone)]
@@ -37,6 +46,8 @@ pub enum Routed {
         /// The worker that it is for.
         worker: Option<WorkerId>,
     },
+    /// It is of the queue, and there is no slot for it.
+    NoSlot(Box<Incoming>),
 }
 
 /// A job that is not taken.
@@ -78,7 +89,7 @@ impl JobRouter {
         &self.context
     }
 
-    /// Takes, joins or refuses what came on a subject; what another worker may take is given back.
+    /// Takes, joins or refuses what came; what another worker may take is given back.
     pub fn route(&self, message: Incoming) -> Routed {
         let read = self.read(&message);
         let (job, named) = match read {
@@ -89,18 +100,19 @@ impl JobRouter {
             }
         };
         let id = job.id.clone();
-        if let Some(other) = job.worker_id.clone().filter(|id| *id != self.context.identity.worker_id) {
+        let own = &self.context.identity.worker_id;
+        if let Some(other) = job.worker_id.clone().filter(|id| id != own) {
             return match message.via {
                 Via::Door => self.pass_on(message, id, Some(other)),
-                Via::Direct => {
+                Via::Direct | Via::Queue { .. } => {
                     let refusal = ContractError::field("worker_id", format!("this is not `{other}`"));
-                    self.refuse(message, id, refusal.into())
+                    self.refuse_or_leave(message, id, refusal.into())
                 }
             };
         }
         let model = match self.check(&job) {
             Ok(model) => model,
-            Err(refusal) => return self.refuse(message, id, refusal),
+            Err(refusal) => return self.refuse_or_leave(message, id, refusal),
         };
         let reader = message.reply.clone().map(|reply| Reader {
             reply,
@@ -109,11 +121,8 @@ impl JobRouter {
         });
         // Somebody who asks again for what runs here needs no slot.
         match self.context.registry.join(&id, &job.fingerprint, reader.clone()) {
-            Some(Begun::Conflict) => {
-                let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
-                return self.refuse(message, id, refusal);
-            }
-            Some(_) => return Routed::Done,
+            Some(Begun::Conflict) => return self.refuse_other(message, id),
+            Some(_) => return self.joined(message, &id),
             None => {}
         }
         let permits = if self.context.is_closed() { None } else { self.context.slots.try_take() };
@@ -124,16 +133,33 @@ impl JobRouter {
                     let refusal = self.no_slot();
                     self.refuse(message, id, refusal)
                 }
+                Via::Queue { .. } => Routed::NoSlot(Box::new(message)),
             };
         };
-        let (received, traceparent) = (message.received, message.traceparent.clone());
-        match self.begin(&job, reader, traceparent) {
-            Begun::New(running) => self.run(running, job, model, permits, received, named),
-            Begun::Joined => {}
-            Begun::Conflict => {
-                let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
-                return self.refuse(message, id, refusal);
+        let traceparent = message.traceparent.clone();
+        match self.begin(&job, reader, traceparent.clone()) {
+            Begun::New(running) => {
+                let received = message.received;
+                let delivery = match message.via {
+                    Via::Queue { delivery, .. } => Some(delivery),
+                    Via::Door | Via::Direct => None,
+                };
+                let start = Start { model, permits, received, named: named || delivery.is_some(), traceparent };
+                self.run(running, job, start, delivery);
+                Routed::Done
             }
+            Begun::Joined => self.joined(message, &id),
+            Begun::Conflict => self.refuse_other(message, id),
+        }
+    }
+
+    /// The job runs here already; a delivery of it is kept from other workers until it ends.
+    fn joined(&self, message: Incoming, id: &JobId) -> Routed {
+        if let Via::Queue { delivery, .. } = message.via
+            && let Some(running) = self.context.registry.running(id)
+        {
+            tracing::info!(job_id = %id, "a job that runs here is delivered again");
+            running.hold(delivery);
         }
         Routed::Done
     }
@@ -162,7 +188,10 @@ impl JobRouter {
         }
         let permits = self.context.slots.try_take().ok_or_else(|| self.no_slot())?;
         match self.begin(&job, None, None) {
-            Begun::New(running) => self.run(running, job, model, permits, received, named),
+            Begun::New(running) => {
+                let start = Start { model, permits, received, named, traceparent: None };
+                self.run(running, job, start, None);
+            }
             Begun::Joined => {}
             Begun::Conflict => return Err(conflicts()),
         }
@@ -188,6 +217,9 @@ impl JobRouter {
             return Err(ContractError::UnsupportedOperation(reason).into());
         };
         let mut operation = Operation::parse(Some(capability), &message.body)?;
+        if let (None, Via::Queue { model, .. }) = (operation.model(), &message.via) {
+            operation.set_model(model);
+        }
         if let (None, Some(id)) = (operation.job_id(), &message.job_id) {
             operation.set_job_id(id);
         }
@@ -232,17 +264,26 @@ impl JobRouter {
         self.context.registry.begin(&job.id, &job.fingerprint, worker_id, reader, traceparent)
     }
 
-    fn run(
-        &self,
-        running: Arc<RunningJob>,
-        job: Job,
-        model: ModelInfo,
-        permits: Permits,
-        received: Instant,
-        named: bool,
-    ) {
+    fn run(&self, running: Arc<RunningJob>, job: Job, start: Start, delivery: Option<Delivery>) {
         let context = self.context.clone();
-        JobRun { context, running, job, model, permits, received, named }.spawn();
+        let Start { model, permits, received, named, traceparent } = start;
+        let waited = delivery.as_ref().map(Delivery::waited).unwrap_or_default();
+        let limit = TimeLimit::of(&job, context.identity.limits.deadline, received, waited);
+        let is_durable = delivery.is_some();
+        let run = JobRun {
+            context,
+            running,
+            job,
+            model,
+            permits,
+            received,
+            named,
+            limit,
+            traceparent,
+            is_durable,
+            attempt: 1,
+        };
+        run.spawn(delivery);
     }
 
     fn no_slot(&self) -> Refusal {
@@ -258,9 +299,41 @@ impl JobRouter {
         Routed::PassOn { message: Box::new(message), job_id, worker }
     }
 
+    /// Another request has this id.
+    fn refuse_other(&self, message: Incoming, job_id: JobId) -> Routed {
+        let message_of = conflict(&job_id);
+        if let Via::Queue { delivery, .. } = message.via {
+            self.context.metrics.refused();
+            tokio::spawn(async move { durable::set_aside(&job_id, delivery, &message_of).await });
+            return Routed::Done;
+        }
+        let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, message_of);
+        self.refuse(message, job_id, refusal)
+    }
+
+    /// What this worker cannot do, another may: a job of the queue goes back to it, until enough have looked at it.
+    fn refuse_or_leave(&self, message: Incoming, job_id: JobId, refusal: Refusal) -> Routed {
+        match message.via {
+            Via::Queue { delivery, .. } if delivery.times < OTHERS_TRY => {
+                tracing::debug!(%job_id, message = %refusal.message, "a job is left to other workers");
+                tokio::spawn(delivery.settle(Settle::Again(OTHERS_AFTER)));
+                Routed::Done
+            }
+            via => self.refuse(Incoming { via, ..message }, job_id, refusal),
+        }
+    }
+
     fn refuse(&self, message: Incoming, job_id: JobId, refusal: Refusal) -> Routed {
         tracing::info!(%job_id, code = %refusal.code, message = %refusal.message, "a request is refused");
         self.context.metrics.refused();
+        if let Via::Queue { delivery, .. } = message.via {
+            let context = self.context.clone();
+            let Refusal { code, message: words, .. } = refusal;
+            tokio::spawn(async move {
+                durable::refuse(&context, &job_id, delivery, code, words, message.traceparent).await;
+            });
+            return Routed::Done;
+        }
         let worker_id = self.context.identity.worker_id.clone();
         let event = Arc::new(Event {
             job_id: job_id.clone(),
@@ -288,6 +361,15 @@ impl JobRouter {
         tokio::spawn(async move { sink.deliver(&messages).await });
         Routed::Done
     }
+}
+
+/// What a job begins with.
+struct Start {
+    model: ModelInfo,
+    permits: Permits,
+    received: Instant,
+    named: bool,
+    traceparent: Option<String>,
 }
 
 /// The job id of a request that is wrong elsewhere.

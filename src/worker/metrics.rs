@@ -20,6 +20,11 @@ pub struct Metrics {
     capabilities: [PerCapability; 3],
     refused: AtomicU64,
     passed_on: AtomicU64,
+    redelivered: AtomicU64,
+    resumed: AtomicU64,
+    duplicates: AtomicU64,
+    lost: AtomicU64,
+    dead_letters: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +51,31 @@ impl Metrics {
     /// A message was offered again.
     pub fn passed_on(&self) {
         self.passed_on.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A job of the queue came not for the first time.
+    pub fn redelivered(&self) {
+        self.redelivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A job went on from a checkpoint.
+    pub fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A job that had ended came again and was not computed.
+    pub fn duplicate(&self) {
+        self.duplicates.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A job that ran here was taken over by another worker.
+    pub fn lost(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A job was put among the dead letters.
+    pub fn dead_letter(&self) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
     }
 
     /// For STATS.
@@ -78,15 +108,19 @@ impl Metrics {
             .collect();
         family("sd_worker_jobs_total", "counter", "Jobs that ended.", &ends);
         let one = |value: u64| [(String::new(), value)];
-        let refused = self.refused.load(Ordering::Relaxed);
-        family(
-            "sd_worker_refused_total",
-            "counter",
-            "Messages refused before they were jobs.",
-            &one(refused),
-        );
-        let passed_on = self.passed_on.load(Ordering::Relaxed);
-        family("sd_worker_passed_on_total", "counter", "Messages offered to other workers.", &one(passed_on));
+        let counters = [
+            ("refused", &self.refused, "Messages refused before they were jobs."),
+            ("passed_on", &self.passed_on, "Messages offered to other workers."),
+            ("redelivered", &self.redelivered, "Jobs of the queue that came not for the first time."),
+            ("resumed", &self.resumed, "Jobs that went on from a checkpoint."),
+            ("duplicates", &self.duplicates, "Jobs that had ended, came again and were not computed."),
+            ("lost", &self.lost, "Jobs that ran here and were taken over by another worker."),
+            ("dead_letters", &self.dead_letters, "Jobs put among the dead letters."),
+        ];
+        for (name, counter, help) in counters {
+            let value = counter.load(Ordering::Relaxed);
+            family(&format!("sd_worker_{name}_total"), "counter", help, &one(value));
+        }
         family("sd_worker_slots", "gauge", "Jobs that may run together.", &one(capacity as u64));
         family("sd_worker_slots_free", "gauge", "Jobs that would be taken now.", &one(free as u64));
         text

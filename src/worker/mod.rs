@@ -1,9 +1,11 @@
 //! One job from message to acknowledgement, and the worker around it.
 //!
-//! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end.
+//! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end,
+//! and `durable` settles those of the queue.
 
 mod context;
 mod dtype;
+mod durable;
 mod encode;
 mod http;
 mod infotext;
@@ -22,6 +24,7 @@ mod slots;
 mod start;
 #[cfg(test)]
 mod testing;
+mod uploads;
 
 pub use context::{Context, Identity};
 pub use dtype::DtypeOption;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{context::Identity, dtype::DtypeOption};
 use crate::{
-    bus::NatsOptions,
+    bus::{NatsOptions, StreamOptions},
     contract::{
         Capability, HiveId, Limits, Subjects, WorkerId,
         limits::{MAX_IMAGES, MAX_STEPS},
@@ -100,6 +100,9 @@ pub struct WorkerOptions {
     /// The connection to NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
+    /// The streams of durable jobs.
+    #[command(flatten)]
+    pub streams: StreamOptions,
     /// The store.
     #[command(flatten)]
     pub store: StoreOptions,

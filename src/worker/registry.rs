@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::job_events::{JobEvents, Reader};
 use crate::{
+    bus::Delivery,
     contract::{Event, JobId, WorkerId},
     engine::CancelFlag,
 };
@@ -31,6 +32,9 @@ pub struct RunningJob {
     /// Its events.
     pub events: JobEvents,
     handed_back: AtomicBool,
+    lost: AtomicBool,
+    /// The same job from the queue, delivered once more while it runs here: kept from others until it ends.
+    again: Mutex<Vec<Delivery>>,
 }
 
 impl RunningJob {
@@ -38,6 +42,22 @@ impl RunningJob {
     pub fn hand_back(&self) {
         self.handed_back.store(true, Ordering::Release);
         self.cancel.set();
+    }
+
+    /// Stops it because another worker has it.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.cancel.set();
+    }
+
+    /// Whether another worker has it.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Keeps another delivery of the job. Settling one of them settles the message.
+    pub fn hold(&self, delivery: Delivery) {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
     }
 
     /// Whether it was stopped because the worker goes away.
@@ -106,6 +126,8 @@ impl Registry {
             cancel: CancelFlag::default(),
             events: JobEvents::new(id.clone(), worker_id.clone(), traceparent),
             handed_back: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            again: Mutex::default(),
         });
         if let Some(reader) = reader {
             job.events.join(reader);

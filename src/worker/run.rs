@@ -147,16 +147,20 @@ async fn start(
         subjects,
     };
     let bus = WorkerBus::connect(&options.nats, doors).await?;
+    let streams = bus.streams(options.streams.clone());
+    let names = identity.catalog.iter().map(|model| model.name.clone()).collect();
+    let durable = bus.queue(&streams, names).await?;
 
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
     let slots = Slots::new(options.slots, options.prefetch);
-    let context = Arc::new(Context::new(identity, slots, store, Arc::new(bus.sink()), queue));
+    let (sink, log) = (Arc::new(bus.sink()), Arc::new(streams));
+    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue));
     let router = JobRouter::new(context.clone());
 
     let (heartbeat, discovery, status) = announce(&context, &bus).await?;
     let doors_closed = Arc::new(Notify::new());
-    let intake = tokio::spawn(take_jobs(bus.doors().await?, router.clone(), doors_closed.clone()));
+    let intake = tokio::spawn(take_jobs(bus.doors().await?, durable, router.clone(), doors_closed.clone()));
     let cancels = tokio::spawn(hear_cancels(bus.cancels().await?, router.clone()));
     let http = http.map(|listener| serve(listener, WorkerJobs::new(router, bus.connectivity())));
     // Everything above is with the server when this comes back.

@@ -1,7 +1,10 @@
 //! How many jobs a worker holds. A slot is held from receipt to the end of compute; a finish permit from receipt until
 //! the end was published, so that uploads are bounded and the device waits for none of them.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -13,6 +16,8 @@ pub struct Slots {
     slots: usize,
     capacity: usize,
     changes: Arc<watch::Sender<u64>>,
+    /// How long the last job of the queue ran that gave its slot back since somebody asked.
+    queue_ran: Arc<Mutex<Option<Duration>>>,
 }
 
 /// What a job holds.
@@ -34,6 +39,7 @@ impl Slots {
             slots,
             capacity,
             changes: Arc::new(watch::Sender::new(0)),
+            queue_ran: Arc::default(),
         }
     }
 
@@ -60,6 +66,17 @@ impl Slots {
     /// a job has left it says so.
     pub fn changed(&self) {
         self.changes.send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    /// Says that a job of the queue gave its slot back after it ran for this long.
+    pub fn queue_ran(&self, took: Duration) {
+        *self.queue_ran.lock().unwrap_or_else(PoisonError::into_inner) = Some(took);
+        self.changed();
+    }
+
+    /// How long the last job of the queue ran that gave its slot back since this was asked.
+    pub fn take_queue_ran(&self) -> Option<Duration> {
+        self.queue_ran.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Changes whenever a permit was taken or given back.

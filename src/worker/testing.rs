@@ -14,7 +14,9 @@ use super::{
 use crate::{
     bus::{
         Outgoing,
-        memory::{MemoryRequester, MemorySink, MemorySource},
+        memory::{
+            MemoryLog, MemoryPublisher, MemoryQueue, MemoryRequester, MemorySink, MemorySource, Settled,
+        },
     },
     contract::{Capability, Limits, WorkerId},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
@@ -24,6 +26,9 @@ use crate::{
 pub(super) struct Worker {
     pub context: Arc<Context>,
     pub requester: MemoryRequester,
+    pub publisher: MemoryPublisher,
+    pub settled: UnboundedReceiver<Settled>,
+    pub log: MemoryLog,
     pub out: UnboundedReceiver<Outgoing>,
     pub closed: Arc<Notify>,
     pub engine: Engine,
@@ -46,9 +51,13 @@ pub(super) fn worker(model: &str, slots: usize) -> Worker {
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(slots).start());
     let (sink, out) = MemorySink::new();
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
-    let context = Arc::new(Context::new(identity, Slots::new(slots, 0), store, Arc::new(sink), queue));
+    let log = MemoryLog::default();
+    let slots = Slots::new(slots, 0);
+    let context =
+        Arc::new(Context::new(identity, slots, store, Arc::new(sink), Arc::new(log.clone()), queue));
     let (source, requester) = MemorySource::new();
+    let (durable, publisher, settled) = MemoryQueue::new();
     let closed = Arc::new(Notify::new());
-    tokio::spawn(take_jobs(source, JobRouter::new(context.clone()), closed.clone()));
-    Worker { context, requester, out, closed, engine }
+    tokio::spawn(take_jobs(source, durable, JobRouter::new(context.clone()), closed.clone()));
+    Worker { context, requester, publisher, settled, log, out, closed, engine }
 }

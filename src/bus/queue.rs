@@ -1,0 +1,351 @@
+//! Durable jobs in: one consumer per model, asked for a job only when there is a slot for it.
+//!
+//! A model has one inbox for as long as the worker runs, and at most one request under way on it. What the server sends
+//! late, after a request ran out or while the worker closes, still arrives there; nothing has to wait until the server
+//! takes the worker for dead.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_nats::{
+    Message, StatusCode, Subscriber,
+    jetstream::{
+        self,
+        consumer::{PullConsumer, pull::BatchConfig},
+    },
+};
+use futures::{
+    FutureExt, StreamExt,
+    stream::{self, BoxStream, SelectAll},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    BusError, Incoming, JobQueue, Streams, Via,
+    barrier::{Barrier, Passed},
+    connect::Link,
+    delivery::{delivery, header},
+    doors::UNSUBSCRIBE_AT_THE_SERVER_ONLY,
+    subscribe,
+};
+use crate::contract::{JobId, headers};
+
+/// How long a request for a job stands.
+const ASK_FOR: Duration = Duration::from_secs(5);
+/// A request that nothing was heard of for this long after its end is lost, as after a lost connection.
+const LOST_AFTER: Duration = Duration::from_secs(1);
+/// How long the answer to a look may take.
+const LOOK_FOR: Duration = Duration::from_millis(500);
+/// The pause before streams and consumers are looked for again.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
+
+/// Jobs from JetStream.
+pub struct JobStreams {
+    link: Link,
+    barrier: Barrier,
+    streams: Streams,
+    models: Vec<ModelQueue>,
+    messages: SelectAll<BoxStream<'static, (usize, Message)>>,
+    /// What came while a look waited for another.
+    ready: VecDeque<Incoming>,
+    /// The model that a look begins with.
+    first: usize,
+    /// Told to end the subscriptions.
+    closed: watch::Sender<bool>,
+    state: State,
+}
+
+struct ModelQueue {
+    name: String,
+    inbox: String,
+    consumer: Option<PullConsumer>,
+    /// Until when a request stands.
+    asked: Option<Instant>,
+}
+
+enum State {
+    Ready,
+    /// Streams and consumers are being looked for.
+    Opening(oneshot::Receiver<Vec<PullConsumer>>),
+    Closed,
+}
+
+impl JobStreams {
+    /// The queues of these models. While JetStream is away or not there, they are looked for again and again.
+    ///
+    /// # Errors
+    /// [`BusError::Mismatch`], or when the client takes no subscription.
+    pub(super) async fn open(
+        link: Link,
+        barrier: Barrier,
+        streams: Streams,
+        models: Vec<String>,
+    ) -> Result<Self, BusError> {
+        let closed = watch::Sender::new(false);
+        let mut queues = vec![];
+        let mut messages = SelectAll::new();
+        for (index, name) in models.iter().enumerate() {
+            let inbox = link.client.new_inbox();
+            messages.push(heard(subscribe(&link.client, &inbox).await?, index, closed.subscribe()));
+            queues.push(ModelQueue { name: name.clone(), inbox, consumer: None, asked: None });
+        }
+        let mut jobs = Self {
+            link,
+            barrier,
+            streams: streams.clone(),
+            models: queues,
+            messages,
+            ready: VecDeque::new(),
+            first: 0,
+            closed,
+            state: State::Ready,
+        };
+        match consumers(&streams, &models).await {
+            Ok(consumers) => jobs.use_consumers(consumers),
+            Err(error @ BusError::Mismatch { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "no durable jobs at present");
+                jobs.state = jobs.opening();
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// No queue: only what comes on request subjects.
+    pub(super) fn none(link: Link, barrier: Barrier, streams: Streams) -> Self {
+        let (models, messages) = (vec![], SelectAll::new());
+        let (ready, closed) = (VecDeque::new(), watch::Sender::new(true));
+        Self { link, barrier, streams, models, messages, ready, first: 0, closed, state: State::Closed }
+    }
+
+    fn use_consumers(&mut self, consumers: Vec<PullConsumer>) {
+        for (model, consumer) in self.models.iter_mut().zip(consumers) {
+            (model.consumer, model.asked) = (Some(consumer), None);
+        }
+        self.state = State::Ready;
+    }
+
+    fn opening(&self) -> State {
+        let (found, opened) = oneshot::channel();
+        let streams = self.streams.clone();
+        let models: Vec<_> = self.models.iter().map(|model| model.name.clone()).collect();
+        tokio::spawn(async move {
+            let mut told = String::new();
+            while !found.is_closed() {
+                tokio::time::sleep(OPEN_AGAIN).await;
+                match consumers(&streams, &models).await {
+                    Ok(consumers) => {
+                        tracing::info!("durable jobs are taken");
+                        // The worker may have ended.
+                        let _ = found.send(consumers);
+                        return;
+                    }
+                    Err(error) => {
+                        let text = error.to_string();
+                        if text != told {
+                            tracing::warn!(%error, "no durable jobs at present");
+                        }
+                        told = text;
+                    }
+                }
+            }
+        });
+        State::Opening(opened)
+    }
+
+    /// Requests a job of a model, unless that was done. `wait`: until there is one.
+    async fn ask(&mut self, index: usize, wait: bool) {
+        let model = &mut self.models[index];
+        let Some(consumer) = &model.consumer else { return };
+        if model.asked.is_some_and(|until| Instant::now() < until + LOST_AFTER) {
+            return;
+        }
+        let expires = wait.then_some(ASK_FOR);
+        let request = BatchConfig { batch: 1, no_wait: !wait, expires, ..BatchConfig::default() };
+        model.asked = Some(Instant::now() + expires.unwrap_or_default());
+        if let Err(error) = consumer.request_batch(request, model.inbox.clone().into()).await {
+            tracing::warn!(model = %model.name, %error, "a job could not be asked for");
+        }
+    }
+
+    /// A job, or `None` for what is none. Either ends the request of its model.
+    fn read(&mut self, index: usize, message: Message) -> Option<Incoming> {
+        let model = &mut self.models[index];
+        match message.status {
+            None | Some(StatusCode::OK) => {}
+            Some(StatusCode::IDLE_HEARTBEAT) => return None,
+            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
+                model.asked = None;
+                return None;
+            }
+            Some(status) => {
+                model.asked = None;
+                let description = message.description.as_deref().unwrap_or_default();
+                // Without a consumer there is none to ask; anything else passes by itself.
+                if status == StatusCode::NO_RESPONDERS || description.contains("Deleted") {
+                    if matches!(self.state, State::Ready) {
+                        tracing::warn!(model = %model.name, %status, description, "the queue is gone; looking for it");
+                        self.models.iter_mut().for_each(|model| model.consumer = None);
+                        self.state = self.opening();
+                    }
+                } else {
+                    tracing::debug!(model = %model.name, %status, description, "no job");
+                }
+                return None;
+            }
+        }
+        model.asked = None;
+        let name = model.name.clone();
+        match self.incoming(message, name) {
+            Ok(incoming) => Some(incoming),
+            Err(error) => {
+                tracing::warn!(%error, "a message of the queue is no job");
+                None
+            }
+        }
+    }
+
+    /// Reads what has come and was not waited for.
+    fn gather(&mut self) {
+        while let Some(Some((index, message))) = self.messages.next().now_or_never() {
+            if let Some(job) = self.read(index, message) {
+                self.ready.push_back(job);
+            }
+        }
+    }
+
+    fn incoming(&self, message: Message, model: String) -> Result<Incoming, BusError> {
+        let subject = message.subject.to_string();
+        let (body, map) = (message.payload.clone(), message.headers.clone());
+        let message = jetstream::Message { message, context: self.streams.context.clone() };
+        let (delivery, sequence) = delivery(&self.streams, message)?;
+        let id = |name| header(map.as_ref(), name).and_then(|id| JobId::new(id).ok());
+        // Whoever gave none gets the same one at each delivery.
+        let own = || {
+            let since = delivery.accepted_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            JobId::new(format!("queued-{}-{sequence}", since.as_millis())).ok()
+        };
+        Ok(Incoming {
+            capability: self.streams.subjects.capability_of_jobs(&subject),
+            job_id: id(headers::JOB_ID).or_else(|| id(headers::MESSAGE_ID)).or_else(own),
+            traceparent: header(map.as_ref(), headers::TRACEPARENT).map(str::to_owned),
+            subject,
+            via: Via::Queue { model, delivery },
+            body,
+            reply: None,
+            hops: 0,
+            received: Instant::now(),
+        })
+    }
+}
+
+/// What comes to an inbox; once `closed`, what was on its way by then.
+fn heard(
+    subscriber: Subscriber,
+    index: usize,
+    closed: watch::Receiver<bool>,
+) -> BoxStream<'static, (usize, Message)> {
+    stream::unfold((subscriber, closed, false), move |(mut subscriber, mut closed, mut told)| async move {
+        loop {
+            tokio::select! {
+                biased;
+                message = subscriber.next() => return Some(((index, message?), (subscriber, closed, told))),
+                // The sender lives as long as the queue.
+                _ = async { closed.wait_for(|closed| *closed).await.is_ok() }, if !told => {
+                    told = true;
+                    subscriber.unsubscribe_after(UNSUBSCRIBE_AT_THE_SERVER_ONLY).await.ok()?;
+                }
+            }
+        }
+    })
+    .boxed()
+}
+
+async fn consumers(streams: &Streams, models: &[String]) -> Result<Vec<PullConsumer>, BusError> {
+    streams.ensure().await?;
+    let mut consumers = vec![];
+    for model in models {
+        consumers.push(streams.consumer(model).await?);
+    }
+    Ok(consumers)
+}
+
+impl JobQueue for JobStreams {
+    async fn look(&mut self) -> Option<Incoming> {
+        if let Some(job) = self.ready.pop_front() {
+            return Some(job);
+        }
+        if !matches!(self.state, State::Ready) || !self.link.is_connected() {
+            return None;
+        }
+        for turn in 0..self.models.len() {
+            let index = (self.first + turn) % self.models.len();
+            if self.models[index].asked.is_some() {
+                continue;
+            }
+            self.ask(index, false).await;
+            let until = tokio::time::Instant::now() + LOOK_FOR;
+            while self.models[index].asked.is_some() {
+                let Ok(Some((from, message))) = tokio::time::timeout_at(until, self.messages.next()).await else {
+                    return None;
+                };
+                if let Some(job) = self.read(from, message) {
+                    self.ready.push_back(job);
+                }
+            }
+            if let Some(job) = self.ready.pop_front() {
+                self.first = index + 1;
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    async fn next(&mut self, ask: bool) -> Incoming {
+        loop {
+            if let Some(job) = self.ready.pop_front() {
+                return job;
+            }
+            if let State::Opening(opened) = &mut self.state {
+                match opened.try_recv() {
+                    Ok(consumers) => self.use_consumers(consumers),
+                    Err(oneshot::error::TryRecvError::Empty) => {}
+                    Err(oneshot::error::TryRecvError::Closed) => self.state = self.opening(),
+                }
+            }
+            if ask && matches!(self.state, State::Ready) && self.link.is_connected() {
+                for index in 0..self.models.len() {
+                    self.ask(index, true).await;
+                }
+            }
+            tokio::select! {
+                message = self.messages.next(), if !self.messages.is_empty() => {
+                    if let Some((index, message)) = message
+                        && let Some(job) = self.read(index, message)
+                    {
+                        return job;
+                    }
+                }
+                // Requests that were lost are made again, and what was opened is used.
+                () = tokio::time::sleep(LOST_AFTER) => {}
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        self.state = State::Closed;
+        if self.models.is_empty() {
+            return;
+        }
+        // The requests that stand are for inboxes that nobody hears then: the server gives the jobs to others. What it
+        // has sent before that is here when the round trip comes back.
+        self.closed.send_replace(true);
+        self.gather();
+        if self.barrier.pass().await != Passed::Yes {
+            tracing::warn!("the server does not confirm that the queue is closed");
+        }
+        self.gather();
+    }
+}

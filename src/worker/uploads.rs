@@ -1,0 +1,46 @@
+//! A finished picture's way into the store.
+
+use std::sync::Arc;
+
+use super::{
+    context::Context,
+    encode::encode,
+    job::Failure,
+};
+use crate::{
+    contract::{ErrorCode, ImageResult, Job},
+    diffusion::ImageSpec,
+    engine::Generated,
+    storage::Key,
+};
+
+/// Encodes a picture and stores it.
+pub(super) async fn upload(
+    context: &Context,
+    job: Job,
+    spec: Arc<ImageSpec>,
+    model: String,
+    picture: Generated,
+) -> Result<ImageResult, Failure> {
+    let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
+    let (width, height) = picture.image.dimensions();
+    let (index, seed) = (picture.index, picture.seed);
+    let key = Key::Image { job: job.id.clone(), index, format: job.format };
+    let format = job.format;
+    let encoded = tokio::task::spawn_blocking(move || encode(&job, &spec, &model, &picture))
+        .await
+        .map_err(|error| defect(format!("encoding did not end: {error}")))?
+        .map_err(|error| defect(error.to_string()))?;
+    let bytes = encoded.bytes.len() as u64;
+    context.store.put(&key, encoded.bytes, format.content_type()).await?;
+    Ok(ImageResult {
+        key: key.path(),
+        url: context.store.url(&key).await?,
+        format,
+        width,
+        height,
+        bytes,
+        sha256: encoded.sha256,
+        seed,
+    })
+}
