@@ -75,7 +75,9 @@ pub enum BusError {
     #[error("NATS has no JetStream for this user; start nats-server with -js")]
     NoJetStream,
     /// A stream or consumer is there and is another than ours.
-    #[error("{what} is there with {found}, and must have {wanted}; edit it with the `nats` command line, or remove it")]
+    #[error(
+        "{what} is there with {found}, and must have {wanted}; edit it with the `nats` command line, or remove it"
+    )]
     Mismatch {
         /// The stream or consumer.
         what: String,

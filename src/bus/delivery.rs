@@ -194,7 +194,9 @@ impl Handle for FromStream {
             map.insert(headers::JOB_ERROR, super::sink::header_text(why));
             let letter = OutboundMessage::new(subject.clone().into(), message.payload.clone(), Some(map));
             let stored = self.streams.publish(letter).await;
-            stored.map(drop).map_err(|error| BusError::jetstream(format!("storing a dead letter on {subject}"), error))
+            stored
+                .map(drop)
+                .map_err(|error| BusError::jetstream(format!("storing a dead letter on {subject}"), error))
         }
         .boxed()
     }

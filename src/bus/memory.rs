@@ -10,8 +10,8 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, JobSource, Logged, Outgoing,
-    Settle, Via, delivery::Handle,
+    AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, JobSource, Logged,
+    Outgoing, Settle, Via, delivery::Handle,
 };
 use crate::contract::{Capability, ErrorCode, Event, JobId, WorkerId};
 

@@ -288,7 +288,8 @@ impl JobQueue for JobStreams {
             self.ask(index, false).await;
             let until = tokio::time::Instant::now() + LOOK_FOR;
             while self.models[index].asked.is_some() {
-                let Ok(Some((from, message))) = tokio::time::timeout_at(until, self.messages.next()).await else {
+                let Ok(Some((from, message))) = tokio::time::timeout_at(until, self.messages.next()).await
+                else {
                     return None;
                 };
                 if let Some(job) = self.read(from, message) {

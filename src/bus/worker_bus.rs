@@ -3,8 +3,8 @@
 use tokio::sync::watch;
 
 use super::{
-    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions, NatsSink, ReadCounts,
-    StreamOptions, Streams,
+    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions, NatsSink,
+    ReadCounts, StreamOptions, Streams,
     barrier::{Barrier, Passed},
     connect::{Link, open},
     offers::Offers,

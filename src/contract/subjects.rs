@@ -182,7 +182,10 @@ mod tests {
         assert_eq!(subjects.jobs_of_model("org/sdxl 1.0"), "t.a.jobs.image.*.org-sdxl-1-0");
         assert_eq!(subjects.capability_of_jobs(&subject), Some(Capability::Inpaint));
         assert_eq!(subjects.capability_of_jobs("jobs.image.inpaint.x"), None);
-        assert_eq!((subjects.stream("JOBS"), Subjects::default().stream("JOBS")), ("t_a-JOBS".into(), "JOBS".into()));
+        assert_eq!(
+            (subjects.stream("JOBS"), Subjects::default().stream("JOBS")),
+            ("t_a-JOBS".into(), "JOBS".into())
+        );
     }
 
     #[test]

@@ -64,7 +64,9 @@ pub(super) struct TimeLimit {
 impl TimeLimit {
     /// The job's own limit counts from its acceptance, `waited` before it was received; the worker's from then.
     pub fn of(job: &Job, limit: Duration, received: Instant, waited: Duration) -> Self {
-        let own = job.deadline.map(|allowed| Self { at: received + allowed.saturating_sub(waited).min(limit), allowed });
+        let own = job
+            .deadline
+            .map(|allowed| Self { at: received + allowed.saturating_sub(waited).min(limit), allowed });
         match own {
             Some(own) if own.at < received + limit => own,
             _ => Self { at: received + limit, allowed: limit },

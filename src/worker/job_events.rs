@@ -135,7 +135,8 @@ impl JobEvents {
     /// The last progress that was told.
     pub fn last_progress(&self) -> Option<EventKind> {
         let state = self.lock();
-        let progress = state.history.iter().rev().find(|event| matches!(event.kind, EventKind::Progress { .. }));
+        let progress =
+            state.history.iter().rev().find(|event| matches!(event.kind, EventKind::Progress { .. }));
         progress.map(|event| event.kind.clone())
     }
 

@@ -144,7 +144,8 @@ impl JobRouter {
                     Via::Queue { delivery, .. } => Some(delivery),
                     Via::Door | Via::Direct => None,
                 };
-                let start = Start { model, permits, received, named: named || delivery.is_some(), traceparent };
+                let start =
+                    Start { model, permits, received, named: named || delivery.is_some(), traceparent };
                 self.run(running, job, start, delivery);
                 Routed::Done
             }

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    context::Context,
-    encode::encode,
-    job::Failure,
-};
+use super::{context::Context, encode::encode, job::Failure};
 use crate::{
     contract::{ErrorCode, ImageResult, Job},
     diffusion::ImageSpec,

@@ -1,0 +1,220 @@
+//! Durable jobs on a worker whose queue, log and store are in memory.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::RETRY_AFTER;
+use crate::{
+    bus::{Entry, EventLog, Settle, Via, memory::Settled},
+    contract::{Capability, ErrorCode, Event, EventKind, JobId, WorkerId},
+    worker::testing::{Worker, worker},
+};
+
+const DONE: Settled = Settled::As(Settle::Done);
+const GONE: Settled = Settled::As(Settle::Gone);
+
+fn id() -> JobId {
+    JobId::new("j").unwrap()
+}
+
+/// Delivers the job `j` for the `times`-th time, with these fields besides.
+fn deliver(worker: &Worker, fields: &str, times: u64) {
+    let body = format!(r#"{{"prompt":"a","job_id":"j","model":"sim","steps":4{fields}}}"#);
+    worker.publisher.deliver("sim", Capability::Generate, &body, times, Duration::ZERO);
+}
+
+async fn next(settled: &mut UnboundedReceiver<Settled>) -> Settled {
+    tokio::time::timeout(Duration::from_secs(20), settled.recv()).await.unwrap().unwrap()
+}
+
+fn names(events: &[Event]) -> Vec<&'static str> {
+    events.iter().map(|event| event.kind.name()).collect()
+}
+
+async fn failures(worker: &Worker) -> u32 {
+    worker.log.last(&id()).await.unwrap().unwrap().failures
+}
+
+/// Stores an event as another worker would.
+async fn interfere(worker: &Worker, kind: EventKind) {
+    let last = worker.log.last(&id()).await.unwrap().unwrap();
+    let worker_id = WorkerId::new("another").unwrap();
+    let event = Event { job_id: id(), worker_id, attempt: 2, seq: last.event.seq + 1, kind };
+    let entry = Entry { event: event.into(), failures: 2, traceparent: None };
+    worker.log.append(&entry, last.sequence).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_is_accepted_computed_and_done() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    deliver(&worker, "", 1);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    let events = worker.log.events(&id());
+    assert_eq!((names(&events)[0], *names(&events).last().unwrap()), ("accepted", "complete"));
+    assert!(events.windows(2).all(|two| two[0].seq < two[1].seq), "{events:?}");
+    assert!(worker.context.store.find_result(&id()).await.unwrap().is_some());
+    // Delivered once more, it is found done by its log.
+    deliver(&worker, "", 2);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    assert_eq!(worker.log.events(&id()), events);
+    assert!(worker.context.registry.is_empty());
+    assert_eq!(worker.context.slots.free(), 1);
+}
+
+#[tokio::test]
+async fn a_result_whose_end_was_not_told_is_told_and_not_computed_again() {
+    let mut first = worker("sim://?step_ms=0&size=64", 1);
+    deliver(&first, "", 1);
+    assert_eq!(next(&mut first.settled).await, DONE);
+    let result = first.context.store.find_result(&id()).await.unwrap().unwrap();
+    // Another worker, with the same store and a log that the first one's last event never reached. It cannot compute.
+    let mut second = worker("sim://?step_ms=0&size=64&fail=panic", 1);
+    second.context.store.put_result(&id(), &result).await.unwrap();
+    deliver(&second, "", 2);
+    assert_eq!(next(&mut second.settled).await, DONE);
+    let events = second.log.events(&id());
+    assert_eq!(names(&events), ["accepted", "complete"]);
+    assert_eq!(events[1].kind, result.event.kind);
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_ends_in_an_error_and_goes() {
+    for fields in [r#","guidence_scale":1"#, r#","width":63"#, r#","n":9"#] {
+        let mut worker = worker("sim://?step_ms=0&size=64", 1);
+        deliver(&worker, fields, 1);
+        assert_eq!(next(&mut worker.settled).await, GONE, "{fields}");
+        let events = worker.log.events(&id());
+        assert!(
+            matches!(
+                events[..],
+                [Event { kind: EventKind::Error { code: ErrorCode::InvalidRequest, .. }, .. }]
+            ),
+            "{events:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_another_worker_may_be_able_to_do_goes_back_to_the_queue_and_not_for_ever() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    deliver(&worker, r#","hive_id":"elsewhere""#, 1);
+    assert_eq!(next(&mut worker.settled).await, Settled::As(Settle::Again(Duration::from_secs(1))));
+    assert!(worker.log.events(&id()).is_empty());
+    deliver(&worker, r#","hive_id":"elsewhere""#, 30);
+    assert_eq!(next(&mut worker.settled).await, GONE);
+    assert_eq!(names(&worker.log.events(&id())), ["error"]);
+}
+
+#[tokio::test]
+async fn a_job_that_fails_is_tried_again_twice_and_is_then_a_dead_letter() {
+    let mut worker = worker("sim://?step_ms=0&size=64&fail=out_of_memory&fail_step=2", 1);
+    for (times, delay) in (1..).zip(RETRY_AFTER) {
+        deliver(&worker, "", times);
+        assert_eq!(next(&mut worker.settled).await, Settled::As(Settle::Again(delay)));
+        assert_eq!(u64::from(failures(&worker).await), times);
+        assert!(!worker.log.events(&id()).last().unwrap().kind.is_terminal());
+    }
+    deliver(&worker, "", 3);
+    assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::OutOfMemory));
+    assert_eq!(next(&mut worker.settled).await, GONE);
+    let events = worker.log.events(&id());
+    assert!(matches!(events.last().unwrap().kind, EventKind::Error { code: ErrorCode::OutOfMemory, .. }));
+    assert_eq!(events.iter().filter(|event| event.kind.is_terminal()).count(), 1);
+    let attempts: Vec<_> =
+        events.iter().filter(|e| e.kind.name() == "accepted").map(|event| event.attempt).collect();
+    assert_eq!(attempts, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_job_that_took_three_workers_with_it_is_not_begun_a_fourth_time() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    let event = Event {
+        job_id: id(),
+        worker_id: WorkerId::new("dead").unwrap(),
+        attempt: 3,
+        seq: 9,
+        kind: EventKind::Accepted { model: "sim".into(), seed: 1, position: 0 },
+    };
+    let entry = Entry { event: event.into(), failures: 3, traceparent: None };
+    worker.log.append(&entry, 0).await.unwrap();
+    deliver(&worker, "", 4);
+    assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::Internal));
+    assert_eq!(next(&mut worker.settled).await, GONE);
+    assert_eq!(names(&worker.log.events(&id())), ["accepted", "error"]);
+}
+
+#[tokio::test]
+async fn a_job_that_is_handed_back_has_not_failed() {
+    let mut worker = worker("sim://?step_ms=50&size=64", 1);
+    deliver(&worker, r#","n":8"#, 1);
+    while worker.log.events(&id()).len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(failures(&worker).await, 1, "counted until it is given back");
+    worker.context.close();
+    worker.context.registry.hand_back_all();
+    assert_eq!(next(&mut worker.settled).await, Settled::As(Settle::Again(Duration::ZERO)));
+    assert_eq!(failures(&worker).await, 0);
+    assert_eq!(worker.log.events(&id()).last().unwrap().kind.name(), "progress");
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_the_job_says_nothing_more_and_settles_nothing() {
+    let mut worker = worker("sim://?step_ms=20&size=64", 1);
+    deliver(&worker, "", 1);
+    while worker.log.events(&id()).is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let accepted = EventKind::Accepted { model: "sim".into(), seed: 1, position: 0 };
+    interfere(&worker, accepted).await;
+    worker.context.registry.emptied().await;
+    assert!(worker.settled.try_recv().is_err());
+    let events = worker.log.events(&id());
+    assert_eq!(events.last().unwrap().worker_id.as_str(), "another", "{events:?}");
+    assert!(worker.context.store.find_result(&id()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_job_that_was_ended_elsewhere_is_stopped_and_its_message_goes() {
+    let mut worker = worker("sim://?step_ms=20&size=64", 1);
+    deliver(&worker, "", 1);
+    while worker.log.events(&id()).is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    interfere(&worker, EventKind::Cancelled { step: 0 }).await;
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    assert_eq!(worker.log.events(&id()).last().unwrap().kind, EventKind::Cancelled { step: 0 });
+}
+
+#[tokio::test]
+async fn a_job_whose_time_ran_out_in_the_queue_is_not_computed() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    let body = r#"{"prompt":"a","job_id":"j","deadline_ms":5000}"#;
+    worker.publisher.deliver("sim", Capability::Generate, body, 1, Duration::from_secs(6));
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    let events = worker.log.events(&id());
+    assert_eq!(names(&events), ["error"]);
+    assert!(matches!(events[0].kind, EventKind::Error { code: ErrorCode::DeadlineExceeded, .. }));
+}
+
+#[tokio::test]
+async fn a_job_that_runs_for_a_requester_is_kept_from_the_queue_and_another_of_its_id_is_set_aside() {
+    let mut worker = worker("sim://?step_ms=30&size=64", 2);
+    let body = r#"{"prompt":"a","job_id":"j","model":"sim","steps":4}"#;
+    worker.requester.send(Via::Direct, Capability::Generate, body, "r");
+    while worker.context.registry.is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    deliver(&worker, "", 2);
+    deliver(&worker, r#","seed":7"#, 1);
+    assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::InvalidRequest));
+    assert_eq!(next(&mut worker.settled).await, GONE);
+    worker.context.registry.emptied().await;
+    assert!(
+        worker.settled.try_recv().is_err(),
+        "what was kept is not settled: it comes again and finds the result"
+    );
+    deliver(&worker, "", 3);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+}
