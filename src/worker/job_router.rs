@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     bus::{Delivery, Incoming, Outgoing, Settle, To, Via},
-    contract::{ContractError, ErrorCode, Event, EventKind, Job, JobId, Operation, WorkerId},
+    contract::{ContractError, ErrorCode, Event, EventKind, Job, JobId, Operation, WorkerId, model_token},
     models::ModelInfo,
 };
 
@@ -112,6 +112,8 @@ impl JobRouter {
         }
         let model = match self.check(&job) {
             Ok(model) => model,
+            // No other worker that waits on this queue has that model either.
+            Err(refusal) if is_in_another_queue(&job, &message) => return self.refuse(message, id, refusal),
             Err(refusal) => return self.refuse_or_leave(message, id, refusal),
         };
         let reader = message.reply.clone().map(|reply| Reader {
@@ -361,6 +363,14 @@ impl JobRouter {
         let sink = self.context.sink.clone();
         tokio::spawn(async move { sink.deliver(&messages).await });
         Routed::Done
+    }
+}
+
+/// Whether a job came through the queue of a model other than its own.
+fn is_in_another_queue(job: &Job, message: &Incoming) -> bool {
+    match (&job.model, &message.via) {
+        (Some(own), Via::Queue { model, .. }) => model_token(own) != model_token(model),
+        _ => false,
     }
 }
 

@@ -33,13 +33,24 @@ impl NatsServer {
         (0..3).find_map(|_| Self::start_at(free_port())).expect("a nats-server")
     }
 
+    /// A server of its own, without JetStream.
+    pub fn start_plain() -> Self {
+        (0..3).find_map(|_| Self::start_with(free_port(), false)).expect("a nats-server")
+    }
+
     /// A server on this port; `None` when it is taken.
     pub fn start_at(port: u16) -> Option<Self> {
+        Self::start_with(port, true)
+    }
+
+    fn start_with(port: u16, jetstream: bool) -> Option<Self> {
         let program = program("nats-server", "NATS_SERVER");
         let folder = TempDir::new().expect("a temporary folder");
         let (port_text, data) = (port.to_string(), folder.path().join("js"));
-        let arguments =
-            ["-a", "127.0.0.1", "-p", &port_text, "-js", "-sd", data.to_str().expect("a UTF-8 path")];
+        let mut arguments = vec!["-a", "127.0.0.1", "-p", &port_text];
+        if jetstream {
+            arguments.extend(["-js", "-sd", data.to_str().expect("a UTF-8 path")]);
+        }
         let process = Leashed::start(&program, &arguments, &folder.path().join("log"));
         if listens(port, Duration::from_secs(20)) {
             return Some(Self { _process: process, _folder: folder, port });

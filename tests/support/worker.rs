@@ -284,7 +284,11 @@ impl WorkerProcess {
             command.env_remove(name);
         }
         let store = store.to_str().expect("a UTF-8 path");
-        for (flag, value) in [("--nats-url", url), ("--store-url", store), ("--threads", "1")] {
+        // Every test has streams of its own, and what they may grow to is set aside on the server.
+        let sizes =
+            [("--jobs-max-bytes", "16MiB"), ("--events-max-bytes", "16MiB"), ("--dlq-max-bytes", "4MiB")];
+        let basics = [("--nats-url", url), ("--store-url", store), ("--threads", "1")];
+        for (flag, value) in basics.into_iter().chain(sizes) {
             if !more.contains(&flag) {
                 command.args([flag, value]);
             }
@@ -320,6 +324,14 @@ impl WorkerProcess {
 
     pub fn kill(&self) {
         self.signal("-KILL");
+    }
+
+    pub fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("-CONT");
     }
 
     fn signal(&self, signal: &str) {

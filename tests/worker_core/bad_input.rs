@@ -48,81 +48,120 @@ fn bomb() -> Vec<u8> {
     bytes
 }
 
-#[tokio::test]
-async fn what_is_no_request_is_refused() {
-    let (pool, _worker) = pool().await;
-    let code = ErrorCode::InvalidRequest;
-    for (body, names) in [
-        (&b""[..], "not JSON"),
-        (b"{", "not JSON"),
-        (b"nonsense", "not JSON"),
-        (&[0xff, 0xfe, 0x00], "not JSON"),
-        (b"[1,2]", "`body`"),
-        (b"{\"prompt\":7}", "`prompt`"),
-        (b"{\"steps\":4}", "`prompt`"),
-        (b"{\"prompt\":\"a\",\"guidence_scale\":3}", "`guidence_scale`"),
-        (b"{\"prompt\":\"a\",\"operation\":\"image_transform\"}", "`operation`"),
-    ] {
-        refused(&pool, Generate, body, code, names).await;
-    }
+/// A body that is refused with this code, by a message that names this.
+pub struct Bad {
+    pub capability: Capability,
+    pub body: Vec<u8>,
+    pub code: ErrorCode,
+    pub names: &'static str,
 }
 
-#[tokio::test]
-async fn what_is_out_of_bounds_is_refused_by_field() {
-    let (pool, _worker) = pool().await;
-    let code = ErrorCode::InvalidRequest;
-    let long = "j".repeat(200);
-    for (field, value, names) in [
-        ("steps", "0", "`steps`"),
-        ("steps", "1000000000", "`steps`"),
-        ("width", "63", "`width`"),
-        ("width", "100001", "`width`"),
-        ("guidance_scale", "NaN", "not JSON"),
-        ("guidance_scale", "-1", "`guidance_scale`"),
-        ("deadline_ms", "0", "`deadline_ms`"),
-        ("loras", r#"[{"path":"../../etc/passwd"}]"#, "`loras[0].path`"),
-        ("job_id", r#""a/b""#, "`job_id`"),
-        ("job_id", r#""a b""#, "`job_id`"),
-        ("job_id", &format!("\"{long}\""), "`job_id`"),
-    ] {
+fn bad(capability: Capability, body: impl Into<Vec<u8>>, code: ErrorCode, names: &'static str) -> Bad {
+    Bad { capability, body: body.into(), code, names }
+}
+
+/// What is no request at all.
+pub fn no_requests() -> Vec<Bad> {
+    let of = |body: &[u8], names| bad(Generate, body, ErrorCode::InvalidRequest, names);
+    vec![
+        of(b"", "not JSON"),
+        of(b"{", "not JSON"),
+        of(b"nonsense", "not JSON"),
+        of(&[0xff, 0xfe, 0x00], "not JSON"),
+        of(b"[1,2]", "`body`"),
+        of(b"{\"prompt\":7}", "`prompt`"),
+        of(b"{\"steps\":4}", "`prompt`"),
+        of(b"{\"prompt\":\"a\",\"guidence_scale\":3}", "`guidence_scale`"),
+        of(b"{\"prompt\":\"a\",\"operation\":\"image_transform\"}", "`operation`"),
+    ]
+}
+
+/// Fields that are out of bounds, or name what there is not.
+pub fn out_of_bounds() -> Vec<Bad> {
+    let long = format!("\"{}\"", "j".repeat(200));
+    let of = |field: &str, value: &str, names| {
         let body = format!(r#"{{"prompt":"a","{field}":{value}}}"#);
-        refused(&pool, Generate, body.as_bytes(), code, names).await;
-    }
-    let body = br#"{"prompt":"a","model":"nobody-has-it"}"#;
-    refused(&pool, Generate, body, ErrorCode::UnsupportedModel, "there are: sim").await;
+        bad(Generate, body, ErrorCode::InvalidRequest, names)
+    };
+    vec![
+        of("steps", "0", "`steps`"),
+        of("steps", "1000000000", "`steps`"),
+        of("width", "63", "`width`"),
+        of("width", "100001", "`width`"),
+        of("guidance_scale", "NaN", "not JSON"),
+        of("guidance_scale", "-1", "`guidance_scale`"),
+        of("deadline_ms", "0", "`deadline_ms`"),
+        of("loras", r#"[{"path":"../../etc/passwd"}]"#, "`loras[0].path`"),
+        of("job_id", r#""a/b""#, "`job_id`"),
+        of("job_id", r#""a b""#, "`job_id`"),
+        of("job_id", &long, "`job_id`"),
+        bad(
+            Generate,
+            *br#"{"prompt":"a","model":"nobody-has-it"}"#,
+            ErrorCode::UnsupportedModel,
+            "there are: sim",
+        ),
+    ]
 }
 
-#[tokio::test]
-async fn a_picture_that_cannot_be_used_is_refused_by_field() {
-    let (pool, _worker) = pool().await;
+/// Pictures that cannot be used.
+pub fn pictures() -> Vec<Bad> {
     let good = STANDARD.encode(png(64, 64));
     let half = {
         let whole = png(128, 128);
         STANDARD.encode(&whole[..whole.len() / 2])
     };
     let (bomb, text) = (STANDARD.encode(bomb()), STANDARD.encode("no picture"));
-    for (image, code) in [
-        ("no base64!", ErrorCode::ImageInvalid),
-        (&half, ErrorCode::ImageInvalid),
-        (&bomb, ErrorCode::ImageInvalid),
-        (&text, ErrorCode::ImageInvalid),
-        ("object:inputs/missing", ErrorCode::InvalidRequest),
-        ("object:../secrets", ErrorCode::InvalidRequest),
-        ("object:jobs/../../x", ErrorCode::InvalidRequest),
-        ("", ErrorCode::InvalidRequest),
-    ] {
+    let image = |image: &str, code| {
         let body = format!(r#"{{"prompt":"a","init_image":"{image}"}}"#);
-        refused(&pool, Transform, body.as_bytes(), code, "`init_image`").await;
-    }
-    for strength in ["0", "2"] {
+        bad(Transform, body, code, "`init_image`")
+    };
+    let strength = |strength| {
         let body = format!(r#"{{"prompt":"a","init_image":"{good}","strength":{strength}}}"#);
-        refused(&pool, Transform, body.as_bytes(), ErrorCode::InvalidRequest, "`strength`").await;
+        bad(Transform, body, ErrorCode::InvalidRequest, "`strength`")
+    };
+    let bad_mask = format!(r#"{{"prompt":"a","init_image":"{good}","mask_image":"{text}"}}"#);
+    let no_mask = format!(r#"{{"prompt":"a","init_image":"{good}"}}"#);
+    vec![
+        image("no base64!", ErrorCode::ImageInvalid),
+        image(&half, ErrorCode::ImageInvalid),
+        image(&bomb, ErrorCode::ImageInvalid),
+        image(&text, ErrorCode::ImageInvalid),
+        image("object:inputs/missing", ErrorCode::InvalidRequest),
+        image("object:../secrets", ErrorCode::InvalidRequest),
+        image("object:jobs/../../x", ErrorCode::InvalidRequest),
+        image("", ErrorCode::InvalidRequest),
+        strength(0),
+        strength(2),
+        bad(Inpaint, bad_mask, ErrorCode::ImageInvalid, "`mask_image`"),
+        bad(Inpaint, no_mask, ErrorCode::InvalidRequest, "`mask_image`"),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused() {
+    let (pool, _worker) = pool().await;
+    for Bad { capability, body, code, names } in no_requests() {
+        refused(&pool, capability, &body, code, names).await;
     }
-    let body = format!(r#"{{"prompt":"a","init_image":"{good}","mask_image":"{text}"}}"#);
-    refused(&pool, Inpaint, body.as_bytes(), ErrorCode::ImageInvalid, "`mask_image`").await;
-    let body = format!(r#"{{"prompt":"a","init_image":"{good}"}}"#);
-    refused(&pool, Inpaint, body.as_bytes(), ErrorCode::InvalidRequest, "`mask_image`").await;
+}
+
+#[tokio::test]
+async fn what_is_out_of_bounds_is_refused_by_field() {
+    let (pool, _worker) = pool().await;
+    for Bad { capability, body, code, names } in out_of_bounds() {
+        refused(&pool, capability, &body, code, names).await;
+    }
+}
+
+#[tokio::test]
+async fn a_picture_that_cannot_be_used_is_refused_by_field() {
+    let (pool, _worker) = pool().await;
+    for Bad { capability, body, code, names } in pictures() {
+        refused(&pool, capability, &body, code, names).await;
+    }
     // And the same with nothing wrong.
+    let good = STANDARD.encode(png(64, 64));
     let body = format!(r#"{{"prompt":"a","init_image":"{good}","mask_image":"{good}","steps":2}}"#);
     pool.request(Inpaint, body).await.end().await.done();
 }

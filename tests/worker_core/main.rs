@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_input;
+mod durable;
 mod http;
 mod jobs;
 mod loras;
