@@ -29,7 +29,8 @@ pub(super) async fn take_jobs<S: JobSource, Q: JobQueue>(
     router: JobRouter,
     closed: Arc<Notify>,
 ) {
-    Intake { source, queue, router, waiting: VecDeque::new(), turn: Turn::QueueFirst }.run(closed).await;
+    // A worker that says it is ready has its doors open.
+    Intake { source, queue, router, waiting: VecDeque::new(), turn: Turn::Either }.run(closed).await;
 }
 
 struct Intake<S, Q> {

@@ -163,14 +163,14 @@ async fn a_worker_that_was_stopped_for_too_long_says_nothing_more_of_its_job() {
     streams.put(Capability::Generate, "j", r#"{"prompt":"a","steps":100}"#).await;
     streams.events_until("j", |event| matches!(event.kind, EventKind::Progress { step: 5.., .. })).await;
     first.stop();
-    let _second = pool.worker("b", SIM, &SOON).await;
+    let _second = pool.worker("b", SLOW, &SOON).await;
     streams.events_until("j", |event| event.worker_id.as_str() == "b").await;
     first.go_on();
     let events = streams.to_the_end("j").await;
     assert_eq!((last(&events).name(), events.last().unwrap().worker_id.as_str()), ("complete", "b"));
     let taken = events.iter().position(|event| event.worker_id.as_str() == "b").unwrap();
     assert!(events[taken..].iter().all(|event| event.worker_id.as_str() == "b"), "{events:?}");
-    first.wait_for_log("the job was ended elsewhere").await;
+    first.wait_for_log("another worker has the job").await;
     streams.empty().await;
 }
 
