@@ -25,6 +25,16 @@ pub enum Key {
         /// The job.
         job: JobId,
     },
+    /// `jobs/<job>/checkpoint`: what another worker goes on from when the one that runs the job is gone.
+    Checkpoint {
+        /// The job.
+        job: JobId,
+    },
+    /// `jobs/<job>/cancelled`: its presence means that the job was cancelled while no worker had it.
+    Cancelled {
+        /// The job.
+        job: JobId,
+    },
     /// `inputs/<sha256>`: an uploaded input, named by its content.
     Input {
         /// SHA-256 of the bytes.
@@ -87,6 +97,8 @@ impl Key {
         match self {
             Self::Image { job, index, format } => format!("jobs/{job}/{index}.{}", format.extension()),
             Self::Result { job } => format!("jobs/{job}/result.json"),
+            Self::Checkpoint { job } => format!("jobs/{job}/checkpoint"),
+            Self::Cancelled { job } => format!("jobs/{job}/cancelled"),
             Self::Input { sha256 } => format!("inputs/{}", sha256.0),
             Self::Reference(reference) => reference.0.clone(),
             Self::Check => "store-check.txt".into(),
@@ -96,7 +108,10 @@ impl Key {
     /// The job that an object belongs to; it is written into the object's metadata.
     pub fn job(&self) -> Option<&JobId> {
         match self {
-            Self::Image { job, .. } | Self::Result { job } => Some(job),
+            Self::Image { job, .. }
+            | Self::Result { job }
+            | Self::Checkpoint { job }
+            | Self::Cancelled { job } => Some(job),
             Self::Input { .. } | Self::Reference(_) | Self::Check => None,
         }
     }
@@ -117,7 +132,12 @@ mod tests {
         let job = JobId::new("j1").unwrap();
         let image = Key::Image { job: job.clone(), index: 3, format: OutputFormat::Jpeg };
         assert_eq!(image.path(), "jobs/j1/3.jpg");
-        assert_eq!(Key::Result { job }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Result { job: job.clone() }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Checkpoint { job: job.clone() }.path(), "jobs/j1/checkpoint");
+        assert_eq!(Key::Cancelled { job: job.clone() }.path(), "jobs/j1/cancelled");
+        for key in [Key::Checkpoint { job: job.clone() }, Key::Cancelled { job: job.clone() }] {
+            assert_eq!(key.job(), Some(&job), "{key}");
+        }
         let empty = "inputs/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Key::input(b"").path(), empty);
         assert_eq!(Key::parse_reference(empty).unwrap().path(), empty);

@@ -2,6 +2,7 @@
 //!
 //! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end.
 
+pub mod checkpoint;
 mod context;
 mod dtype;
 mod encode;
