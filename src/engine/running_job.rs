@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Checkpoint, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse, InferencePipeline,
-    PipelineError,
+    Checkpoint, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse,
+    InferencePipeline, PipelineError,
 };
 use crate::{
     diffusion::ImageSpec,

@@ -25,12 +25,12 @@ pub enum Key {
         /// The job.
         job: JobId,
     },
-    /// `jobs/<job>/checkpoint`: what another worker goes on from when the one that runs the job is gone.
+    /// `jobs/<job>/checkpoint`: how far a running job has got.
     Checkpoint {
         /// The job.
         job: JobId,
     },
-    /// `jobs/<job>/cancelled`: its presence means that the job was cancelled while no worker had it.
+    /// `jobs/<job>/cancelled`: the job was cancelled while it waited, which outlives its events.
     Cancelled {
         /// The job.
         job: JobId,

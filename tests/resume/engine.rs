@@ -53,11 +53,7 @@ fn engine(model: &str) -> (RequestQueue, EngineHandle) {
 /// All that is said of a job, on an engine of its own.
 async fn all(
     model: &str,
-    (request, mut responses, _): (
-        GenerationRequest,
-        mpsc::UnboundedReceiver<GenerationResponse>,
-        CancelFlag,
-    ),
+    (request, mut responses, _): (GenerationRequest, mpsc::UnboundedReceiver<GenerationResponse>, CancelFlag),
 ) -> Vec<GenerationResponse> {
     let (queue, mut engine) = engine(model);
     queue.add(request).unwrap();
@@ -90,8 +86,7 @@ fn pictures(got: Vec<GenerationResponse>) -> Vec<Generated> {
 async fn stopped_in_the_second(model: &str) -> (Checkpoint, u32) {
     let (queue, mut engine) = engine(model);
     // Each step of the job waits for one of the simulation's: there is time to stop it.
-    let (slow, _slow_responses, stop_slow) =
-        request("slow", ImageSpec { steps: 10_000, ..text() }, 1);
+    let (slow, _slow_responses, stop_slow) = request("slow", ImageSpec { steps: 10_000, ..text() }, 1);
     let (mut job, mut responses, cancel) = request(MODEL, ImageSpec { steps: 6, ..text() }, 2);
     job.checkpoint_every = Some(Duration::from_secs(3600));
     queue.add(slow).unwrap();
