@@ -70,7 +70,7 @@ fn progress_that_was_tampered_with_is_refused_or_drawn_to_the_end_and_never_pani
         .collect();
     let which = (0..specs.len(), any::<Index>(), 0..specs.len());
     let change = (proptest::collection::vec(any::<Index>(), 1..6), 0_usize..8, 1_u64..8);
-    let mut runner = TestRunner::new(ProptestConfig { cases: 1500, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig { cases: 300, ..ProptestConfig::default() });
     let (refused, taken) = (Cell::new(0), Cell::new(0));
     let checked = runner.run(&(which, change), |((own, step, other), (at, how, by))| {
         let (pipeline, spec) = &specs[own];
@@ -100,5 +100,5 @@ fn progress_that_was_tampered_with_is_refused_or_drawn_to_the_end_and_never_pani
         Ok(())
     });
     checked.unwrap();
-    assert!(refused.get() > 100 && taken.get() > 100, "{} {}", refused.get(), taken.get());
+    assert!(refused.get() > 30 && taken.get() > 30, "{} {}", refused.get(), taken.get());
 }
