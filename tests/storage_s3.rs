@@ -72,6 +72,34 @@ async fn an_object_is_read_back_and_overwritten() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted() {
+    let (s3s, moto) = (S3Server::s3s(), S3Server::moto());
+    s3s.bucket("pool");
+    let made = reqwest::Client::new().put(format!("{}/pool", moto.endpoint())).send().await.unwrap();
+    assert_eq!(made.status(), 200);
+    for server in [&s3s, &moto] {
+        let store = server.store("s3://pool/one");
+        let job = JobId::new("j").unwrap();
+        let gone = Key::Checkpoint { job: job.clone() };
+        let stays = Key::Cancelled { job };
+        for key in [&gone, &stays] {
+            store.put(key, Bytes::from_static(b"x"), "application/octet-stream").await.unwrap();
+        }
+        for _ in 0..2 {
+            store.delete(&gone).await.unwrap();
+            assert_eq!(store.find(&gone, MIB).await.unwrap(), None);
+        }
+        assert_eq!(store.get(&stays, MIB).await.unwrap(), "x");
+        store.delete(&Key::Checkpoint { job: JobId::new("never-there").unwrap() }).await.unwrap();
+    }
+    let wrong = environment(&s3s.endpoint(), "another-secret");
+    let stranger = Store::open_with(&StoreOptions::new("s3://pool/one"), wrong).unwrap();
+    let error = stranger.delete(&image("j")).await.unwrap_err();
+    assert!(matches!(error, StorageError::Denied { .. }), "{error}");
+    assert!(error.to_string().contains("deleting object `jobs/j/0.png`"), "{error}");
+}
+
+#[tokio::test]
 async fn a_wrong_secret_is_said_and_not_shown() {
     let server = S3Server::s3s();
     server.bucket("pool");

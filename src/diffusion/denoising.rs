@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use image::{GrayImage, RgbImage};
-use serde::{Deserialize, Serialize};
 
 use super::{
     DiffusionError,
@@ -11,7 +10,8 @@ use super::{
     lora::Networks,
     noise::TorchRng,
     picture,
-    schedulers::{Memory, MemoryError, Scheduler, SchedulerKind},
+    progress::{Progress, ProgressError, Trajectory},
+    schedulers::{Place, Scheduler, SchedulerKind},
     warnings::Warnings,
 };
 
@@ -42,39 +42,6 @@ pub struct Denoising {
     pub(super) size: (u32, u32),
     pub(super) warnings: Warnings,
     pub(super) finite: bool,
-}
-
-/// What a picture's steps have changed: with the request that it was begun from, all of the picture. Numbers are
-/// written as their bits, so that a picture goes on bit for bit from what was written down.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    done: usize,
-    latents: Vec<u32>,
-    clean: Vec<u32>,
-    rng: TorchRng,
-    scheduler: Memory,
-}
-
-/// Progress that is not of this picture.
-#[derive(Debug, thiserror::Error)]
-pub enum ProgressError {
-    /// Other latents.
-    #[error(
-        "the progress has {found} latents after {done} steps; the picture has {expected} and {total} steps"
-    )]
-    Size {
-        /// Numbers in the progress.
-        found: usize,
-        /// Numbers in the picture's latents.
-        expected: usize,
-        /// Steps in the progress.
-        done: usize,
-        /// Steps of the picture.
-        total: u32,
-    },
-    /// Another scheduler.
-    #[error(transparent)]
-    Scheduler(#[from] MemoryError),
 }
 
 /// How what is kept reaches the latents.
@@ -133,29 +100,28 @@ impl Denoising {
 
     /// What the steps so far have changed.
     pub fn progress(&self) -> Progress {
-        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
         Progress {
-            done: self.done,
-            latents: bits(&self.latents),
-            clean: bits(&self.clean),
+            trajectory: Trajectory::new((self.done, self.total()), &self.latents, &self.clean),
+            scheduler: self.kind.name().to_owned(),
+            memory: self.scheduler.memory(),
             rng: self.rng.clone(),
-            scheduler: self.scheduler.memory(),
         }
     }
 
-    /// Goes on from the progress of a picture that was begun from the same request. An error changes nothing.
+    /// Goes on from the progress of a picture that was begun from the same request.
+    ///
+    /// # Errors
+    /// Progress that cannot be of this picture; nothing was changed.
     pub fn resume(&mut self, progress: Progress) -> Result<(), ProgressError> {
-        let (expected, total) = (self.latents.len(), self.total());
-        let sizes = [progress.latents.len(), progress.clean.len()];
-        if sizes != [expected; 2] || progress.done > total as usize {
-            return Err(ProgressError::Size { found: sizes[0], expected, done: progress.done, total });
+        let Progress { trajectory, scheduler, memory, rng } = progress;
+        if scheduler != self.kind.name() {
+            return Err(ProgressError::Scheduler { found: scheduler, expected: self.kind.name() });
         }
-        self.scheduler.recall(progress.scheduler)?;
-        let numbers = |bits: Vec<u32>| bits.into_iter().map(f32::from_bits).collect();
-        self.latents = numbers(progress.latents);
-        self.clean = numbers(progress.clean);
-        self.finite = self.latents.iter().all(|x| x.is_finite());
-        (self.done, self.rng) = (progress.done, progress.rng);
+        let size = self.latents.len();
+        let at = trajectory.check(self.total(), size)?;
+        self.scheduler.recall(memory, Place { first: self.first, done: at.done, size })?;
+        (self.done, self.latents, self.clean, self.rng) = (at.done, at.latents, at.clean, rng);
+        self.finite = true;
         Ok(())
     }
 

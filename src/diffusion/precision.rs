@@ -20,6 +20,14 @@ impl Precision {
     }
 }
 
+/// `text=f16,unet=f16,vae=f32`: what `--dtype` takes.
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { text_encoder, denoiser, vae } = self;
+        write!(f, "text={},unet={},vae={}", text_encoder.as_str(), denoiser.as_str(), vae.as_str())
+    }
+}
+
 impl From<DType> for Precision {
     fn from(dtype: DType) -> Self {
         Self::all(dtype)

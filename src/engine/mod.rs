@@ -1,11 +1,13 @@
 //! Who computes next, and on which thread. One engine per device; nothing here knows NATS, HTTP or the store.
 
+mod checkpoint;
 mod generation_engine;
 mod pipeline;
 mod request;
 mod request_queue;
 mod running_job;
 
+pub use checkpoint::Checkpoint;
 pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};
 pub use pipeline::{InferencePipeline, PipelineError};
 pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};

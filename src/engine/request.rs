@@ -11,7 +11,7 @@ use std::{
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::PipelineError;
+use super::{Checkpoint, PipelineError};
 use crate::{
     contract::{ErrorCode, JobId},
     diffusion::ImageSpec,
@@ -30,6 +30,10 @@ pub struct GenerationRequest {
     pub n: u32,
     /// Steps between previews; 0: none.
     pub preview_every: u32,
+    /// Time between two checkpoints; none: it gives none.
+    pub checkpoint_every: Option<Duration>,
+    /// What it goes on from. One that is not of this job is logged, and the job starts over.
+    pub resume: Option<Checkpoint>,
     /// When the worker received the job.
     pub received: Instant,
     /// When its time is out.
@@ -38,7 +42,7 @@ pub struct GenerationRequest {
     pub cancel: CancelFlag,
     /// The slot; given back when the last picture has left the device.
     pub permit: OwnedSemaphorePermit,
-    /// Where its responses go; at most one a step, and the last ends it.
+    /// Where its responses go: a few a step at most, and the last ends it.
     pub response_tx: mpsc::UnboundedSender<GenerationResponse>,
 }
 
@@ -46,6 +50,11 @@ pub struct GenerationRequest {
 /// the slot is free by then.
 #[derive(Debug)]
 pub enum GenerationResponse {
+    /// It goes on from its checkpoint; before anything else.
+    Resumed {
+        /// Steps, over all pictures, that are not computed again.
+        step: u32,
+    },
     /// A denoising step was done; both numbers are over all pictures.
     Progress {
         /// Steps done.
@@ -62,6 +71,9 @@ pub enum GenerationResponse {
         /// At most 256 pixels a side.
         image: RgbImage,
     },
+    /// What another engine would go on from, as the last step left it: every `checkpoint_every`, and before
+    /// `Cancelled` when a step was done. A copy of numbers: it is encoded by whoever keeps it.
+    Checkpoint(Checkpoint),
     /// A picture is finished.
     Image(Generated),
     /// Every picture was sent.
@@ -190,6 +202,8 @@ pub(super) mod tests {
             },
             n: 1,
             preview_every: 0,
+            checkpoint_every: None,
+            resume: None,
             received: Instant::now(),
             deadline: Instant::now() + Duration::from_secs(60),
             cancel: CancelFlag::default(),

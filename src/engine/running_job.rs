@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse, InferencePipeline,
-    PipelineError,
+    Checkpoint, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse,
+    InferencePipeline, PipelineError,
 };
 use crate::{
     diffusion::ImageSpec,
@@ -23,6 +23,8 @@ pub(super) struct RunningJob {
     denoising: Denoising,
     /// Which picture is being drawn, from 0.
     index: u32,
+    /// When it last gave a checkpoint, or began.
+    last_checkpoint: Instant,
     timings: EngineTimings,
     warnings: Vec<String>,
 }
@@ -45,20 +47,30 @@ pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest>
 }
 
 impl RunningJob {
-    /// Loads its model if need be, and begins its first picture. `None` when that failed; the job has had its response.
-    pub(super) fn begin(pipeline: &InferencePipeline, request: GenerationRequest) -> Option<Self> {
+    /// Loads its model if need be, and begins its first picture or goes on from its checkpoint. `None` when that failed;
+    /// the job has had its response.
+    pub(super) fn begin(pipeline: &InferencePipeline, mut request: GenerationRequest) -> Option<Self> {
         let mut timings = EngineTimings { queue: request.received.elapsed(), ..EngineTimings::default() };
         let begun = guarded(|| pipeline.hold(&request.model)).and_then(|held| {
             timings.load = held.load.unwrap_or_default();
             let begun = Instant::now();
-            let denoising = guarded(|| pipeline.begin(&request.model, &request.spec))?;
+            let resumed = resume(pipeline, &mut request)?;
+            let goes_on = resumed.is_some();
+            let (index, denoising) = match resumed {
+                Some(resumed) => resumed,
+                None => (0, begin_picture(pipeline, &request, 0)?),
+            };
             timings.text += begun.elapsed();
-            Ok((held, denoising))
+            Ok((held, goes_on, index, denoising))
         });
         match begun {
-            Ok((held, denoising)) => {
-                let warnings = denoising.warnings();
-                Some(Self { request, _held: held, denoising, index: 0, timings, warnings })
+            Ok((held, goes_on, index, denoising)) => {
+                let (last_checkpoint, warnings) = (Instant::now(), denoising.warnings());
+                let job = Self { request, _held: held, denoising, index, last_checkpoint, timings, warnings };
+                if goes_on {
+                    job.send(GenerationResponse::Resumed { step: job.step() });
+                }
+                Some(job)
             }
             Err(error) => {
                 end(request, GenerationResponse::Failed(error));
@@ -70,6 +82,10 @@ impl RunningJob {
     /// One step, and what follows from it: progress, preview, the picture, the next picture, the end.
     pub(super) fn advance(mut self, pipeline: &InferencePipeline) -> Turn {
         if let Some(response) = stop_reason(&self.request, self.step(), self.total()) {
+            let cancelled = matches!(response, GenerationResponse::Cancelled { step } if step > 0);
+            if cancelled && self.request.checkpoint_every.is_some() {
+                self.send_checkpoint();
+            }
             return self.end(response);
         }
         match self.try_advance(pipeline) {
@@ -98,6 +114,10 @@ impl RunningJob {
             let image = guarded(|| pipeline.preview(model, &self.denoising))?;
             self.send(GenerationResponse::Preview { step, total, image });
         }
+        let due = |every| !finished && self.last_checkpoint.elapsed() >= every;
+        if self.request.checkpoint_every.is_some_and(due) {
+            self.send_checkpoint();
+        }
         self.timings.denoise += begun.elapsed();
         if finished { self.finish_picture(pipeline) } else { Ok(false) }
     }
@@ -111,21 +131,23 @@ impl RunningJob {
                 self.warnings.push(warning);
             }
         }
-        let (index, seed, scheduler) = (self.index, self.seed(), self.denoising.scheduler_name());
+        let (index, seed) = (self.index, seed(&self.request, self.index));
+        let scheduler = self.denoising.scheduler_name();
         self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
         if self.index + 1 == self.request.n {
             return Ok(true);
         }
         self.index += 1;
         let begun = Instant::now();
-        let spec = ImageSpec { seed: self.seed(), ..self.request.spec.clone() };
-        self.denoising = guarded(|| pipeline.begin(&self.request.model, &spec))?;
+        self.denoising = begin_picture(pipeline, &self.request, self.index)?;
         self.timings.text += begun.elapsed();
         Ok(false)
     }
 
-    fn seed(&self) -> u64 {
-        self.request.spec.seed.wrapping_add(u64::from(self.index))
+    fn send_checkpoint(&mut self) {
+        let checkpoint = Checkpoint { index: self.index, progress: self.denoising.progress() };
+        self.send(GenerationResponse::Checkpoint(checkpoint));
+        self.last_checkpoint = Instant::now();
     }
 
     fn step(&self) -> u32 {
@@ -144,6 +166,30 @@ impl RunningJob {
         end(self.request, response);
         Turn::Ended
     }
+}
+
+/// The picture that a job's checkpoint is of, and where it was; none when there is none, or it is not of this job.
+fn resume(
+    pipeline: &InferencePipeline,
+    request: &mut GenerationRequest,
+) -> Result<Option<(u32, Denoising)>, EngineError> {
+    let Some(checkpoint) = request.resume.take() else { return Ok(None) };
+    let index = checkpoint.index;
+    Ok(checkpoint.restore(pipeline, request)?.map(|denoising| (index, denoising)))
+}
+
+/// Begins one of the job's pictures.
+pub(super) fn begin_picture(
+    pipeline: &InferencePipeline,
+    request: &GenerationRequest,
+    index: u32,
+) -> Result<Denoising, EngineError> {
+    let spec = ImageSpec { seed: seed(request, index), ..request.spec.clone() };
+    guarded(|| pipeline.begin(&request.model, &spec))
+}
+
+fn seed(request: &GenerationRequest, index: u32) -> u64 {
+    request.spec.seed.wrapping_add(u64::from(index))
 }
 
 fn stop_reason(request: &GenerationRequest, step: u32, total: u32) -> Option<GenerationResponse> {
@@ -171,7 +217,7 @@ fn end(request: GenerationRequest, response: GenerationResponse) {
 }
 
 /// Runs model code so that a panic in it fails one job instead of the engine.
-fn guarded<T>(work: impl FnOnce() -> Result<T, PipelineError>) -> Result<T, EngineError> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, PipelineError>) -> Result<T, EngineError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => Ok(result?),
         Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),

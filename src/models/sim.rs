@@ -2,8 +2,9 @@
 //!
 //! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. `load_ms=500&memory=4GiB` sleeps half a second
 //! while it is loaded and counts as 4 GiB of weights, of which nothing is allocated. The colour follows from prompt, steps and
-//! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite` with `fail_step=N`
-//! (default 1) makes every job fail at step N that gets so far.
+//! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N`
+//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as a
+//! job does that brings down whichever worker takes it.
 
 use std::{str::FromStr, time::Duration};
 
@@ -22,6 +23,8 @@ const DEFAULT_STEP_MS: u64 = 5;
 const DEFAULT_SIZE: u32 = 64;
 /// The longest step, in milliseconds.
 const MAX_STEP_MS: u64 = 60_000;
+/// The status of a process that was told to end.
+const EXIT_STATUS: i32 = 9;
 /// The longest side of a preview, in pixels.
 const PREVIEW_SIDE: u32 = 256;
 
@@ -41,6 +44,7 @@ enum Failure {
     Panic,
     OutOfMemory,
     NonFinite,
+    Exit,
 }
 
 /// A simulated job.
@@ -58,8 +62,8 @@ pub enum SimError {
     /// The URL has an option that there is not, or a value out of bounds.
     #[error(
         "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
-         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, fail=panic|out_of_memory|non_finite and \
-         fail_step=1.. are allowed"
+         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, \
+         fail=panic|out_of_memory|non_finite|exit and fail_step=1.. are allowed"
     )]
     Option {
         /// The whole URL.
@@ -112,6 +116,7 @@ impl FromStr for Sim {
                         "panic" => Failure::Panic,
                         "out_of_memory" => Failure::OutOfMemory,
                         "non_finite" => Failure::NonFinite,
+                        "exit" => Failure::Exit,
                         _ => return Err(bad(option)),
                     });
                 }
@@ -163,6 +168,7 @@ impl Sim {
                     Failure::Panic => panic!("the simulation panicked, as it was told to"),
                     Failure::OutOfMemory => return Err(SimError::OutOfMemory),
                     Failure::NonFinite => return Err(SimError::NonFinite),
+                    Failure::Exit => std::process::exit(EXIT_STATUS),
                 },
                 _ => {}
             }
@@ -178,6 +184,15 @@ impl SimDenoising {
 
     pub(super) fn total(&self) -> u32 {
         self.total
+    }
+
+    /// Goes on from a step that it has; false for any other, which changes nothing.
+    pub(super) fn resume(&mut self, step: u32) -> bool {
+        let fits = step <= self.total;
+        if fits {
+            self.step = step;
+        }
+        fits
     }
 
     pub(super) fn preview(&self) -> RgbImage {
@@ -207,6 +222,15 @@ mod tests {
         let load = Duration::from_millis(7);
         assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, load, memory: 2048, failure: None });
         assert!("sim://".parse::<Sim>().is_ok());
+        for (name, failure) in [
+            ("panic", Failure::Panic),
+            ("out_of_memory", Failure::OutOfMemory),
+            ("non_finite", Failure::NonFinite),
+            ("exit", Failure::Exit),
+        ] {
+            let sim: Sim = format!("sim://?fail={name}&fail_step=3").parse().unwrap();
+            assert_eq!(sim.failure, Some((failure, 3)));
+        }
         for bad in
             ["sim://x", "sim://?size=63", "sim://?size=100", "sim://?step_ms=-1", "sim://?fail=no", "sim:"]
         {

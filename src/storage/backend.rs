@@ -127,7 +127,9 @@ fn s3(
         max_retries: MAX_RETRIES,
         retry_timeout: options.store_timeout.mul_f64(0.75),
     };
-    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
+    // One object at a time is deleted here, by the request that every server knows and that is tried again like others.
+    let mut builder =
+        AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry).with_disable_bulk_delete(true);
     let mut plain_http_is_decided = false;
     for (name, value) in environment {
         // An unset variable often arrives as an empty one, from compose files above all.

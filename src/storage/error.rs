@@ -136,6 +136,8 @@ pub enum Action {
     Write,
     /// A get.
     Read,
+    /// A delete.
+    Delete,
     /// A presigned URL being made.
     Sign,
 }
@@ -145,6 +147,7 @@ impl std::fmt::Display for Action {
         f.write_str(match self {
             Self::Write => "writing",
             Self::Read => "reading",
+            Self::Delete => "deleting",
             Self::Sign => "signing a URL of",
         })
     }

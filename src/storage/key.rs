@@ -132,7 +132,12 @@ mod tests {
         let job = JobId::new("j1").unwrap();
         let image = Key::Image { job: job.clone(), index: 3, format: OutputFormat::Jpeg };
         assert_eq!(image.path(), "jobs/j1/3.jpg");
-        assert_eq!(Key::Result { job }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Result { job: job.clone() }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Checkpoint { job: job.clone() }.path(), "jobs/j1/checkpoint");
+        assert_eq!(Key::Cancelled { job: job.clone() }.path(), "jobs/j1/cancelled");
+        for key in [Key::Checkpoint { job: job.clone() }, Key::Cancelled { job: job.clone() }] {
+            assert_eq!(key.job(), Some(&job), "{key}");
+        }
         let empty = "inputs/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Key::input(b"").path(), empty);
         assert_eq!(Key::parse_reference(empty).unwrap().path(), empty);

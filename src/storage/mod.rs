@@ -141,6 +141,17 @@ impl Store {
         }
     }
 
+    /// Removes an object. One that is not there is removed already.
+    pub async fn delete(&self, key: &Key) -> Result<(), StorageError> {
+        let path = self.path(key);
+        let delete = self.store().delete(&path);
+        match self.bounded(Action::Delete, key, delete).await {
+            // A folder says so, S3 and memory do not.
+            Ok(()) | Err(StorageError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where a reader can fetch it: a presigned GET on S3 (good for `--presign-ttl`), `file:///absolute` of a folder,
     /// `memory:///key` of memory. The object need not exist.
     pub async fn url(&self, key: &Key) -> Result<String, StorageError> {

@@ -33,6 +33,37 @@ async fn folder_and_memory_keep_what_they_are_given() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted() {
+    let (_folder, in_folder) = folder();
+    for store in [in_folder, Store::open(&StoreOptions::new("memory://")).unwrap()] {
+        let (gone, stays) = (
+            Key::Checkpoint { job: JobId::new("j").unwrap() },
+            Key::Cancelled { job: JobId::new("j").unwrap() },
+        );
+        for key in [&gone, &stays] {
+            store.put(key, Bytes::from_static(b"x"), "application/octet-stream").await.unwrap();
+        }
+        for _ in 0..2 {
+            store.delete(&gone).await.unwrap();
+            assert_eq!(store.find(&gone, MIB).await.unwrap(), None);
+        }
+        assert_eq!(store.get(&stays, MIB).await.unwrap(), "x");
+        store.delete(&Key::Checkpoint { job: JobId::new("never-there").unwrap() }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_deleted_is_said() {
+    let (folder, store) = folder();
+    let key = Key::Checkpoint { job: JobId::new("j").unwrap() };
+    let path = folder.path().join("made on the way/store").join(key.path());
+    std::fs::create_dir_all(path.join("a folder where the object would be")).unwrap();
+    let error = store.delete(&key).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Storage);
+    assert!(error.to_string().starts_with("deleting object `jobs/j/checkpoint`: "), "{error}");
+}
+
+#[tokio::test]
 async fn a_url_of_a_folder_names_the_file() {
     let (_folder, store) = folder();
     store.put(&image("j"), Bytes::from_static(b"x"), "image/png").await.unwrap();

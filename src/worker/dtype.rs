@@ -79,6 +79,13 @@ mod tests {
     }
 
     #[test]
+    fn the_types_are_written_as_the_flag_takes_them() {
+        let mixed = on_cpu("f16,vae=f32,unet=bf16");
+        assert_eq!(mixed.to_string(), "text=f16,unet=bf16,vae=f32");
+        assert_eq!(on_cpu(&mixed.to_string()), mixed);
+    }
+
+    #[test]
     fn what_is_no_type_or_said_twice_is_refused() {
         for bad in ["", "f64", "f16,f32", "clip=f16", "vae=", "vae=f16,vae=f32"] {
             assert!(bad.parse::<DtypeOption>().is_err(), "{bad}");

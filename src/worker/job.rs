@@ -230,6 +230,8 @@ impl JobRun {
             spec: spec.clone(),
             n: self.job.n,
             preview_every: self.job.preview_every,
+            checkpoint_every: None,
+            resume: None,
             received: self.received,
             deadline,
             cancel: self.running.cancel.clone(),
@@ -273,6 +275,7 @@ impl JobRun {
                         self.emit_preview(step, total, image).await;
                     }
                 }
+                GenerationResponse::Resumed { .. } | GenerationResponse::Checkpoint(_) => {}
                 GenerationResponse::Image(picture) => {
                     let (context, job) = (self.context.clone(), self.job.clone());
                     let (spec, model) = (spec.clone(), self.model.name.clone());

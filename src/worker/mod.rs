@@ -3,6 +3,7 @@
 //! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end,
 //! and `durable` settles those of the queue.
 
+pub mod checkpoint;
 mod context;
 mod dtype;
 mod durable;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::{latents::Shape, schedule::FlowSchedule};
-use crate::diffusion::{DiffusionError, denoising::Restore, warnings::Warnings};
+use crate::diffusion::{DiffusionError, ProgressError, Trajectory, denoising::Restore, warnings::Warnings};
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
 /// together and each goes on from where it is.
@@ -68,6 +68,22 @@ impl FluxDenoising {
     /// The current latents, `[channels, height, width]`, for tests and tools.
     pub fn latents(&self) -> &[f32] {
         &self.latents
+    }
+
+    /// What the steps so far have changed: this family's sampler keeps nothing else, and draws no noise.
+    pub fn progress(&self) -> Trajectory {
+        Trajectory::new((self.done, self.total()), &self.latents, &self.clean)
+    }
+
+    /// Goes on from the progress of a picture that was begun from the same request.
+    ///
+    /// # Errors
+    /// Progress that cannot be of this picture; nothing was changed.
+    pub fn resume(&mut self, progress: Trajectory) -> Result<(), ProgressError> {
+        let at = progress.check(self.total(), self.latents.len())?;
+        (self.done, self.latents, self.clean) = (at.done, at.latents, at.clean);
+        self.finite = true;
+        Ok(())
     }
 
     /// How much of the picture is noise before the next step, by way of its timestep, as diffusers hands it on.

@@ -2,7 +2,7 @@
 //! DPMSolverMultistepScheduler with `dpmsolver++` and `sde-dpmsolver++`).
 
 use super::{
-    Memory, MemoryError, Scheduler, SchedulerConfig, SigmaSpread, betas,
+    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas,
     config::Prediction,
     multistep::{self, History, Level, Schedule, Whole},
     sigmas::TrainSigmas,
@@ -164,8 +164,8 @@ impl Scheduler for Dpm {
         Memory::default().with_list("clean", self.history.samples())
     }
 
-    fn recall(&mut self, mut memory: Memory) -> Result<(), MemoryError> {
-        let samples = memory.take_list("clean", self.history.most())?;
+    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+        let samples = memory.take_list("clean", self.history.len_after(place.done), place.size)?;
         memory.finish()?;
         self.history.replace(samples);
         Ok(())

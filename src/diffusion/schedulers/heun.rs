@@ -2,7 +2,7 @@
 //! (diffusers' HeunDiscreteScheduler). All but the last step take two evaluations of the network.
 
 use super::{
-    Memory, MemoryError, Scheduler, SchedulerConfig, SigmaSpread, betas, config::Prediction, euler,
+    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas, config::Prediction, euler,
     sigmas::TrainSigmas, signal,
 };
 use crate::diffusion::{DiffusionError, noise::TorchRng};
@@ -104,12 +104,15 @@ impl Scheduler for Heun {
         }
     }
 
-    fn recall(&mut self, mut memory: Memory) -> Result<(), MemoryError> {
-        let half = match (memory.take("latents"), memory.take("slope")) {
-            (None, None) => None,
-            (Some(latents), Some(slope)) => Some(Half { latents, slope }),
-            (None, Some(_)) => return Err(MemoryError::Missing("latents".into())),
-            (Some(_), None) => return Err(MemoryError::Missing("slope".into())),
+    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+        // The last step has no second half.
+        let halfway = place.done % 2 == 1 && place.first + place.done < self.timesteps.len();
+        let half = match halfway {
+            true => Some(Half {
+                latents: memory.take("latents", place.size)?,
+                slope: memory.take("slope", place.size)?,
+            }),
+            false => None,
         };
         memory.finish()?;
         self.half = half;

@@ -24,13 +24,23 @@ pub enum MemoryError {
     /// What the scheduler does not know is there.
     #[error("the scheduler's memory holds `{0}`, which this scheduler does not keep")]
     Unknown(String),
-    /// A counter is beyond what the scheduler can have counted.
-    #[error("the scheduler's memory counts {found} of `{name}`; at most {most} are possible")]
+    /// A vector is not of the picture's latents.
+    #[error("the scheduler's memory has {found} numbers in `{name}`; the picture's latents have {expected}")]
+    Length {
+        /// The vector.
+        name: String,
+        /// Numbers in the latents.
+        expected: usize,
+        /// Numbers in the vector.
+        found: usize,
+    },
+    /// A counter is not what the steps done have counted.
+    #[error("the scheduler's memory counts {found} of `{name}`; after the steps done there are {expected}")]
     Counter {
         /// The counter.
         name: String,
-        /// The largest possible.
-        most: u64,
+        /// What the steps done lead to.
+        expected: u64,
         /// What is there.
         found: u64,
     },
@@ -64,28 +74,34 @@ impl Memory {
         self
     }
 
-    /// Takes a vector out, if it is there.
-    pub(super) fn take(&mut self, name: &str) -> Option<Vec<f32>> {
-        let bits = self.vectors.remove(name)?;
-        Some(bits.0.into_iter().map(f32::from_bits).collect())
+    /// Takes a vector of `size` numbers out.
+    pub(super) fn take(&mut self, name: &str, size: usize) -> Result<Vec<f32>, MemoryError> {
+        let Bits(bits) = self.vectors.remove(name).ok_or_else(|| MemoryError::Missing(name.to_owned()))?;
+        if bits.len() != size {
+            return Err(MemoryError::Length { name: name.to_owned(), expected: size, found: bits.len() });
+        }
+        Ok(bits.into_iter().map(f32::from_bits).collect())
     }
 
-    /// Takes a list of at most `most` vectors out.
-    pub(super) fn take_list(&mut self, name: &str, most: usize) -> Result<Vec<Vec<f32>>, MemoryError> {
-        (0..self.take_count(name, most as u64)?)
-            .map(|i| {
-                let name = format!("{name}.{i}");
-                self.take(&name).ok_or(MemoryError::Missing(name))
-            })
-            .collect()
+    /// Takes a list of `count` vectors of `size` numbers out.
+    pub(super) fn take_list(
+        &mut self,
+        name: &str,
+        count: usize,
+        size: usize,
+    ) -> Result<Vec<Vec<f32>>, MemoryError> {
+        self.take_count(name, count as u64)?;
+        (0..count).map(|i| self.take(&format!("{name}.{i}"), size)).collect()
     }
 
-    /// Takes a counter out.
-    pub(super) fn take_count(&mut self, name: &str, most: u64) -> Result<u64, MemoryError> {
+    /// Takes a counter out, which must be as expected.
+    pub(super) fn take_count(&mut self, name: &str, expected: u64) -> Result<(), MemoryError> {
         match self.counters.remove(name) {
             None => Err(MemoryError::Missing(name.to_owned())),
-            Some(found) if found > most => Err(MemoryError::Counter { name: name.to_owned(), most, found }),
-            Some(found) => Ok(found),
+            Some(found) if found != expected => {
+                Err(MemoryError::Counter { name: name.to_owned(), expected, found })
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -108,9 +124,9 @@ mod tests {
         let memory = Memory::default().with("x", &vector).count("steps", 3);
         let text = serde_json::to_string(&memory).unwrap();
         let mut read: Memory = serde_json::from_str(&text).unwrap();
-        let back = read.take("x").unwrap();
+        let back = read.take("x", 5).unwrap();
         assert!(back.iter().zip(vector).all(|(a, b)| a.to_bits() == b.to_bits()));
-        assert_eq!(read.take_count("steps", 3), Ok(3));
+        assert_eq!(read.take_count("steps", 3), Ok(()));
         assert_eq!(read.finish(), Ok(()));
     }
 
@@ -119,7 +135,15 @@ mod tests {
         let mut memory = Memory::default().with_list("outputs", &[vec![1.0], vec![2.0]]);
         assert_eq!(memory.clone().finish(), Err(MemoryError::Unknown("outputs.0".into())));
         assert_eq!(memory.take_count("counter", 1), Err(MemoryError::Missing("counter".into())));
-        let beyond = MemoryError::Counter { name: "outputs".into(), most: 1, found: 2 };
-        assert_eq!(memory.take_list("outputs", 1), Err(beyond));
+        let more = MemoryError::Counter { name: "outputs".into(), expected: 1, found: 2 };
+        assert_eq!(memory.take_list("outputs", 1, 1), Err(more));
+    }
+
+    #[test]
+    fn a_vector_of_another_length_is_refused_with_its_name_and_both_lengths() {
+        let mut memory = Memory::default().with_list("outputs", &[vec![1.0], vec![2.0, 3.0]]);
+        let error = memory.take_list("outputs", 2, 1).unwrap_err();
+        let text = "the scheduler's memory has 2 numbers in `outputs.1`; the picture's latents have 1";
+        assert_eq!(error.to_string(), text);
     }
 }

@@ -31,6 +31,17 @@ pub use memory::{Memory, MemoryError};
 use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
 use super::{DiffusionError, noise::TorchRng};
 
+/// Where a picture is between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The step of the schedule that it began with.
+    pub first: usize,
+    /// Steps taken since.
+    pub done: usize,
+    /// Numbers in its latents.
+    pub size: usize,
+}
+
 /// The state of one picture's sampling. Steps are counted from 0 over the whole schedule; a picture that starts
 /// from another begins further on. Steps are taken in order, each once.
 pub trait Scheduler: std::fmt::Debug + Send + Sync {
@@ -59,9 +70,9 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
         Memory::default()
     }
 
-    /// Goes on from what [`Scheduler::memory`] gave, in a scheduler built from the same configuration. An error
-    /// leaves the scheduler as it was.
-    fn recall(&mut self, memory: Memory) -> Result<(), MemoryError> {
+    /// Goes on from what [`Scheduler::memory`] gave at this place, in a scheduler built from the same configuration.
+    /// A memory that no steps up to this place can have left is an error, which leaves the scheduler as it was.
+    fn recall(&mut self, memory: Memory, _place: Place) -> Result<(), MemoryError> {
         memory.finish()
     }
 }

@@ -145,9 +145,9 @@ impl History {
         &self.samples
     }
 
-    /// The largest number of samples.
-    pub fn most(&self) -> usize {
-        self.most
+    /// How many there are after `steps` steps.
+    pub fn len_after(&self, steps: usize) -> usize {
+        steps.min(self.most)
     }
 
     /// Goes on from these.

@@ -2,7 +2,7 @@
 //! started by Runge-Kutta steps or, with `skip_prk_steps`, by steps of lower order.
 
 use super::{
-    Memory, MemoryError, Scheduler, SchedulerConfig, betas,
+    Memory, MemoryError, Place, Scheduler, SchedulerConfig, betas,
     config::{Prediction, Spacing},
     signal,
 };
@@ -77,6 +77,18 @@ impl Pndm {
             self.outputs.remove(0);
         }
         self.outputs.push(output.to_vec());
+    }
+
+    /// What so many evaluations leave: how many outputs, whether an origin, whether a sum.
+    fn kept_after(&self, evaluations: usize) -> (usize, bool, bool) {
+        match (self.runge_kutta, evaluations) {
+            (_, 0) => (0, false, false),
+            (true, 1..=RUNGE_KUTTA) => (evaluations.div_ceil(4), true, !evaluations.is_multiple_of(4)),
+            (true, _) => (ORDER, true, false),
+            (false, 1) => (1, true, false),
+            // The second is not kept.
+            (false, _) => (ORDER.min(evaluations - 1), false, false),
+        }
     }
 
     /// An evaluation of the Runge-Kutta start: the output to go by, and from which timestep to which.
@@ -216,15 +228,15 @@ impl Scheduler for Pndm {
             .with_some("sum", self.sum.as_ref())
     }
 
-    fn recall(&mut self, mut memory: Memory) -> Result<(), MemoryError> {
-        let counter = memory.take_count("counter", self.timesteps.len() as u64)? as usize;
-        let outputs = memory.take_list("outputs", ORDER)?;
-        let (origin, sum) = (memory.take("origin"), memory.take("sum"));
+    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+        let Place { done, size, .. } = place;
+        let (outputs, origin, sum) = self.kept_after(done);
+        memory.take_count("counter", done as u64)?;
+        let outputs = memory.take_list("outputs", outputs, size)?;
+        let origin = origin.then(|| memory.take("origin", size)).transpose()?;
+        let sum = sum.then(|| memory.take("sum", size)).transpose()?;
         memory.finish()?;
-        if outputs.is_empty() && counter > 0 {
-            return Err(MemoryError::Missing("outputs".into()));
-        }
-        (self.counter, self.outputs, self.origin, self.sum) = (counter, outputs, origin, sum);
+        (self.counter, self.outputs, self.origin, self.sum) = (done, outputs, origin, sum);
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
-//! What holds for every scheduler, whatever the numbers: identities, and that a job put down at any step goes on from
-//! there bit for bit.
+//! What holds for every scheduler, whatever the numbers: identities, that a job put down at any step goes on from there
+//! bit for bit, and that a memory which is not the job's does no harm.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::Index};
+use serde_json::{Value, json};
 
-use super::{Memory, Scheduler, SchedulerConfig, SchedulerKind, scheduler};
+use super::{Memory, Place, Scheduler, SchedulerConfig, SchedulerKind, scheduler};
 use crate::diffusion::{config::ConfigFile, noise::TorchRng};
 
 const SPACINGS: [&str; 3] = ["leading", "trailing", "linspace"];
@@ -11,8 +12,8 @@ const SPACINGS: [&str; 3] = ["leading", "trailing", "linspace"];
 const RANDOM: [&str; 6] =
     ["ddpm", "euler_a", "lcm", "dpmpp_2m_sde", "dpmpp_2m_sde_karras", "dpmpp_2m_sde_exponential"];
 
-fn config(spacing: &str, more: serde_json::Value) -> SchedulerConfig {
-    let mut config = serde_json::json!({
+fn config(spacing: &str, more: Value) -> SchedulerConfig {
+    let mut config = json!({
         "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
         "steps_offset": 1, "clip_sample": false, "skip_prk_steps": true, "timestep_spacing": spacing,
     });
@@ -32,6 +33,53 @@ fn advance(scheduler: &mut dyn Scheduler, step: usize, x: &mut [f32], rng: &mut 
     scheduler.step(step, &output, x, rng)
 }
 
+/// Numbers in the latents.
+const SIZE: usize = 5;
+
+/// A scheduler that has come to a place, the latents there and the generator.
+fn come_to(
+    (kind, config, steps): (usize, &SchedulerConfig, u32),
+    skip: usize,
+    stop: f64,
+    seed: u64,
+) -> (Box<dyn Scheduler>, Place, Vec<f32>, TorchRng) {
+    let mut scheduler = fresh(kind, config, steps);
+    let first = skip * scheduler.order();
+    let done = ((scheduler.timesteps().len() - first) as f64 * stop) as usize;
+    let mut rng = TorchRng::new(seed);
+    let mut x = rng.normal(SIZE);
+    for step in first..first + done {
+        advance(&mut *scheduler, step, &mut x, &mut rng);
+    }
+    (scheduler, Place { first, done, size: SIZE }, x, rng)
+}
+
+fn fresh(kind: usize, config: &SchedulerConfig, steps: u32) -> Box<dyn Scheduler> {
+    scheduler(SchedulerKind::from_name(SchedulerKind::NAMES[kind]).unwrap(), config, steps).unwrap()
+}
+
+/// Changes the shape of a memory, so that it can be no scheduler's there: a vector or a counter, which one by `at`.
+fn deform(memory: Value, how: usize, at: Index, by: u64) -> Option<Memory> {
+    let mut memory = memory;
+    let part = if how < 4 { "vectors" } else { "counters" };
+    let parts = memory[part].as_object_mut().unwrap();
+    let name = match parts.keys().count() {
+        0 => None,
+        count => parts.keys().nth(at.index(count)).cloned(),
+    };
+    match (how, name) {
+        (0, _) => drop(parts.insert("more".into(), json!(vec![0; SIZE]))),
+        (4, _) => drop(parts.insert("more".into(), json!(by))),
+        (1 | 5, Some(name)) => drop(parts.remove(&name)),
+        (2, Some(name)) => drop(parts[&name].as_array_mut().unwrap().pop()),
+        (3, Some(name)) => parts[&name].as_array_mut().unwrap().push(json!(by)),
+        (6, Some(name)) => parts[&name] = json!(parts[&name].as_u64().unwrap() + by),
+        (_, Some(name)) => parts[&name] = json!(parts[&name].as_u64().unwrap().checked_sub(by)?),
+        (_, None) => return None,
+    }
+    Some(serde_json::from_value(memory).unwrap())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -42,31 +90,70 @@ proptest! {
         steps in 4_u32..24,
         order in 1..=3,
         runge_kutta in any::<bool>(),
-        stop in 0.0..1.0_f64,
+        skip in 0_usize..3,
+        stop in 0.0..=1.0_f64,
         seed in any::<u64>(),
     ) {
-        let more = serde_json::json!({"solver_order": order, "skip_prk_steps": !runge_kutta});
+        let more = json!({"solver_order": order, "skip_prk_steps": !runge_kutta});
         let config = config(SPACINGS[spacing], more);
-        let kind = SchedulerKind::from_name(SchedulerKind::NAMES[kind]).unwrap();
-        let mut whole = scheduler(kind, &config, steps).unwrap();
-        let total = whole.timesteps().len();
-        let stop = (total as f64 * stop) as usize;
-        let mut rng = TorchRng::new(seed);
-        let mut x = rng.normal(5);
-        for step in 0..stop {
-            advance(&mut *whole, step, &mut x, &mut rng);
-        }
+        let (mut whole, place, mut x, mut rng) = come_to((kind, &config, steps), skip, stop, seed);
         let written = serde_json::to_string(&(whole.memory(), &rng)).unwrap();
         let mut y = x.clone();
         let (memory, mut other_rng): (Memory, TorchRng) = serde_json::from_str(&written).unwrap();
-        let mut other = scheduler(kind, &config, steps).unwrap();
-        other.recall(memory).unwrap();
-        for step in stop..total {
+        let mut other = fresh(kind, &config, steps);
+        other.recall(memory, place).unwrap();
+        prop_assert_eq!(other.memory(), whole.memory());
+        for step in place.first + place.done..whole.timesteps().len() {
             let clean = advance(&mut *whole, step, &mut x, &mut rng);
             prop_assert_eq!(&advance(&mut *other, step, &mut y, &mut other_rng), &clean);
             prop_assert_eq!(&x, &y);
         }
         prop_assert!(x.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn a_memory_of_another_shape_is_refused_and_changes_nothing(
+        kind in 0..SchedulerKind::NAMES.len(),
+        steps in 4_u32..24,
+        order in 1..=3,
+        runge_kutta in any::<bool>(),
+        (skip, stop) in (0_usize..3, 0.0..=1.0_f64),
+        (how, at, by) in (0_usize..8, any::<Index>(), 1_u64..4),
+    ) {
+        let more = json!({"solver_order": order, "skip_prk_steps": !runge_kutta});
+        let config = config("leading", more);
+        let (mut scheduler, place, ..) = come_to((kind, &config, steps), skip, stop, 1);
+        let before = scheduler.memory();
+        if let Some(deformed) = deform(serde_json::to_value(&before).unwrap(), how, at, by) {
+            prop_assert!(scheduler.recall(deformed, place).is_err());
+            prop_assert_eq!(scheduler.memory(), before);
+        }
+    }
+
+    #[test]
+    fn a_memory_of_another_scheduler_place_or_size_is_refused_or_the_steps_go_on(
+        (kind, other) in (0..SchedulerKind::NAMES.len(), 0..SchedulerKind::NAMES.len()),
+        (steps, other_steps) in (4_u32..24, 4_u32..24),
+        (order, other_order) in (1..=3, 1..=3),
+        (runge_kutta, other_runge_kutta) in (any::<bool>(), any::<bool>()),
+        (skip, other_skip) in (0_usize..3, 0_usize..3),
+        (stop, other_stop) in (0.0..=1.0_f64, 0.0..=1.0_f64),
+        size in 4_usize..7,
+    ) {
+        let config = |order: i32, runge_kutta: bool| {
+            config("leading", json!({"solver_order": order, "skip_prk_steps": !runge_kutta}))
+        };
+        let foreign = config(other_order, other_runge_kutta);
+        let (foreign, ..) = come_to((other, &foreign, other_steps), other_skip, other_stop, 1);
+        let config = config(order, runge_kutta);
+        let (_, place, _, mut rng) = come_to((kind, &config, steps), skip, stop, 2);
+        let mut scheduler = fresh(kind, &config, steps);
+        if scheduler.recall(foreign.memory(), Place { size, ..place }).is_ok() {
+            let mut x = rng.normal(size);
+            for step in place.first + place.done..scheduler.timesteps().len() {
+                advance(&mut *scheduler, step, &mut x, &mut rng);
+            }
+        }
     }
 
     #[test]
@@ -80,7 +167,7 @@ proptest! {
         prop_assume!(!RANDOM.contains(&name));
         // DDIM and PNDM go by even strides whatever the spacing: only from leading timesteps do they arrive.
         let spacing = if ["ddim", "pndm"].contains(&name) { "leading" } else { SPACINGS[spacing] };
-        let config = config(spacing, serde_json::json!({"set_alpha_to_one": true}));
+        let config = config(spacing, json!({"set_alpha_to_one": true}));
         let mut scheduler = scheduler(SchedulerKind::from_name(name).unwrap(), &config, steps).unwrap();
         let mut rng = TorchRng::new(seed);
         let (clean, noise) = (rng.normal(6), rng.normal(6));
@@ -102,7 +189,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let name = SchedulerKind::NAMES[kind];
-        let config = config("leading", serde_json::json!({}));
+        let config = config("leading", json!({}));
         let scheduler = scheduler(SchedulerKind::from_name(name).unwrap(), &config, 50).unwrap();
         let mut rng = TorchRng::new(seed);
         let (clean, noise) = (rng.normal(64), rng.normal(64));
@@ -123,8 +210,8 @@ proptest! {
 }
 
 #[test]
-fn a_memory_of_another_scheduler_is_refused_and_changes_nothing() {
-    let config = config("leading", serde_json::json!({}));
+fn a_memory_of_another_scheduler_is_refused_and_says_why() {
+    let config = config("leading", json!({}));
     let build = |name| scheduler(SchedulerKind::from_name(name).unwrap(), &config, 6).unwrap();
     let (mut pndm, mut dpm) = (build("pndm"), build("dpmpp_2m"));
     let (mut rng, mut x) = (TorchRng::new(1), vec![0.5; 3]);
@@ -132,8 +219,11 @@ fn a_memory_of_another_scheduler_is_refused_and_changes_nothing() {
         advance(&mut *pndm, step, &mut x, &mut rng);
         advance(&mut *dpm, step, &mut x, &mut rng);
     }
-    let before = dpm.memory();
-    assert!(dpm.recall(pndm.memory()).is_err());
-    assert_eq!(dpm.memory(), before);
-    assert!(build("euler").recall(before).is_err());
+    let place = Place { first: 0, done: 3, size: 3 };
+    let refusal = |name, memory, place| build(name).recall(memory, place).unwrap_err().to_string();
+    assert!(refusal("dpmpp_2m", pndm.memory(), place).contains("lacks `clean`"));
+    assert!(refusal("euler", dpm.memory(), place).contains("holds `clean.0`"));
+    assert!(refusal("dpmpp_2m", dpm.memory(), Place { done: 1, ..place }).contains("counts 2 of `clean`"));
+    let smaller = refusal("dpmpp_2m", dpm.memory(), Place { size: 2, ..place });
+    assert!(smaller.contains("3 numbers in `clean.0`; the picture's latents have 2"), "{smaller}");
 }

@@ -2,7 +2,7 @@
 //! diffusers' UniPCMultistepScheduler, predicting clean samples).
 
 use super::{
-    Memory, MemoryError, Scheduler, SchedulerConfig, SigmaSpread, betas,
+    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas,
     config::Prediction,
     multistep::{self, History, Level, Schedule, Whole},
     sigmas::TrainSigmas,
@@ -74,6 +74,14 @@ impl UniPc {
             history: History::new(order),
             last: None,
         })
+    }
+
+    /// The order of a step with so many samples in the history.
+    fn order(&self, step: usize, samples: usize) -> usize {
+        match self.lower_order_final {
+            true => samples.min(self.schedule.timesteps.len() - step),
+            false => samples,
+        }
     }
 
     /// The step that leads from `step` to the next one, by an order up to that of the history.
@@ -162,11 +170,7 @@ impl Scheduler for UniPc {
             self.correct(&last, step, latents, &clean);
         }
         self.history.push(clean.clone());
-        let left = self.schedule.timesteps.len() - step;
-        let order = match self.lower_order_final {
-            true => self.history.len().min(left),
-            false => self.history.len(),
-        };
+        let order = self.order(step, self.history.len());
         self.last = Some(Last { latents: latents.to_vec(), order });
         self.predict(step, order, latents);
         clean
@@ -184,12 +188,14 @@ impl Scheduler for UniPc {
         }
     }
 
-    fn recall(&mut self, mut memory: Memory) -> Result<(), MemoryError> {
-        let samples = memory.take_list("clean", self.history.most())?;
-        let last = match memory.take("latents") {
-            None => None,
-            Some(latents) => {
-                Some(Last { latents, order: memory.take_count("order", samples.len() as u64)? as usize })
+    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+        let samples = memory.take_list("clean", self.history.len_after(place.done), place.size)?;
+        let last = match place.done {
+            0 => None,
+            done => {
+                let order = self.order(place.first + done - 1, samples.len());
+                memory.take_count("order", order as u64)?;
+                Some(Last { latents: memory.take("latents", place.size)?, order })
             }
         };
         memory.finish()?;
