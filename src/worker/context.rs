@@ -1,15 +1,19 @@
 //! What every job of a worker shares: who it is, its limits, its slots, the store, the way into the engine.
 //! The queue is here, the engine is not.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{metrics::Metrics, registry::Registry, slots::Slots};
 use crate::{
     bus::{EventLog, EventSink},
     contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
+    diffusion::Precision,
     engine::RequestQueue,
     models::{LoraFolder, ModelInfo},
     storage::Store,
@@ -30,6 +34,10 @@ pub struct Identity {
     pub limits: Limits,
     /// Its models; the first is the default.
     pub catalog: Vec<ModelInfo>,
+    /// The types that weights are kept in.
+    pub precision: Precision,
+    /// The time between two checkpoints of a durable job.
+    pub checkpoint_every: Duration,
     /// Where the LoRAs are that jobs may name; none: they may not.
     pub loras: Option<LoraFolder>,
 }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    checkpoints::{Checkpoints, Resumed},
     context::Context,
     encode::encode_preview,
     inputs::{Resolved, resolve},
@@ -30,7 +31,7 @@ use crate::{
         CompleteEvent, ErrorCode, Event, EventKind, ImageResult, Job, JobSource, OutputFormat, Timings,
     },
     diffusion::ImageSpec,
-    engine::{EngineTimings, GenerationRequest, GenerationResponse},
+    engine::{Checkpoint, EngineTimings, GenerationRequest, GenerationResponse},
     models::ModelInfo,
     storage::{Key, StorageError, StoredResult},
 };
@@ -51,6 +52,7 @@ pub(super) struct JobRun {
     pub is_durable: bool,
     /// Which run of the job this is, from 1.
     pub attempt: u32,
+    pub checkpoints: Checkpoints,
 }
 
 /// When a job's time is out.
@@ -171,10 +173,20 @@ impl JobRun {
             return Err(Failure::Cancelled { step: 0 });
         }
         let spec = Arc::new(spec);
-        let responses = self.hand_to_engine(&spec, deadline)?;
+        let earlier = match self.attempt {
+            0 | 1 => None,
+            _ => timeout_at(deadline.into(), self.checkpoints.resume(&self.job, &spec))
+                .await
+                .map_err(|_| late("reading a checkpoint"))?,
+        };
+        let (resume, mut images) = match earlier {
+            Some(Resumed { checkpoint, images }) => (Some(checkpoint), images),
+            None => (None, vec![]),
+        };
+        let responses = self.hand_to_engine(&spec, deadline, resume)?;
         let mut uploads = JoinSet::new();
         let begun = Instant::now();
-        let computed = self.follow(responses, &spec, &mut uploads).await;
+        let computed = self.follow(responses, &spec, &mut uploads, &mut images).await;
         match self.is_durable {
             true => self.context.slots.queue_ran(begun.elapsed()),
             false => self.context.slots.changed(),
@@ -182,7 +194,7 @@ impl JobRun {
         let (engine, engine_warnings) = computed?;
         warnings.extend(engine_warnings);
         let computed_at = Instant::now();
-        timeout_at(deadline.into(), self.store(engine, warnings, uploads, computed_at))
+        timeout_at(deadline.into(), self.store(engine, warnings, uploads, images, computed_at))
             .await
             .map_err(|_| late("storing the pictures"))?
     }
@@ -219,6 +231,7 @@ impl JobRun {
         &mut self,
         spec: &ImageSpec,
         deadline: Instant,
+        resume: Option<Checkpoint>,
     ) -> Result<UnboundedReceiver<GenerationResponse>, Failure> {
         let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
         let queue = self.context.queue().ok_or_else(gone)?;
@@ -230,8 +243,8 @@ impl JobRun {
             spec: spec.clone(),
             n: self.job.n,
             preview_every: self.job.preview_every,
-            checkpoint_every: None,
-            resume: None,
+            checkpoint_every: self.checkpoints.every(),
+            resume,
             received: self.received,
             deadline,
             cancel: self.running.cancel.clone(),
@@ -246,15 +259,19 @@ impl JobRun {
         Ok(responses)
     }
 
-    /// Turns the engine's responses into events and starts the upload of each picture.
+    /// Turns the engine's responses into events and starts the upload of each picture. `stored` are the pictures of an
+    /// earlier worker; they stay only if the engine goes on from its checkpoint.
     async fn follow(
-        &self,
+        &mut self,
         mut responses: UnboundedReceiver<GenerationResponse>,
         spec: &Arc<ImageSpec>,
         uploads: &mut JoinSet<Result<ImageResult, Failure>>,
+        stored: &mut Vec<ImageResult>,
     ) -> Result<(EngineTimings, Vec<String>), Failure> {
-        let events = &self.running.events;
+        let running = self.running.clone();
+        let events = &running.events;
         let mut progress = Progress::new(self.expected_steps(spec));
+        let earlier = std::mem::take(stored);
         loop {
             let response = match timeout_at(progress.repeat_at(), responses.recv()).await {
                 Err(_) => {
@@ -275,7 +292,13 @@ impl JobRun {
                         self.emit_preview(step, total, image).await;
                     }
                 }
-                GenerationResponse::Resumed { .. } | GenerationResponse::Checkpoint(_) => {}
+                GenerationResponse::Resumed { step } => {
+                    tracing::info!(job_id = %self.job.id, step, "the job goes on from a checkpoint");
+                    self.context.metrics.resumed();
+                    progress.goes_on_from(step);
+                    stored.clone_from(&earlier);
+                }
+                GenerationResponse::Checkpoint(checkpoint) => self.checkpoints.put(checkpoint),
                 GenerationResponse::Image(picture) => {
                     let (context, job) = (self.context.clone(), self.job.clone());
                     let (spec, model) = (spec.clone(), self.model.name.clone());
@@ -320,9 +343,9 @@ impl JobRun {
         engine: EngineTimings,
         warnings: Vec<String>,
         mut uploads: JoinSet<Result<ImageResult, Failure>>,
+        mut images: Vec<ImageResult>,
         computed_at: Instant,
     ) -> Result<Event, Failure> {
-        let mut images = Vec::with_capacity(self.job.n as usize);
         while let Some(uploaded) = uploads.join_next().await {
             let image = uploaded.map_err(|error| {
                 Failure::Error(ErrorCode::Internal, format!("storing a picture did not end: {error}"))

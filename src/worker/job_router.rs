@@ -8,6 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
+    checkpoints::Checkpoints,
     context::Context,
     durable,
     job::{JobRun, TimeLimit},
@@ -273,6 +274,7 @@ impl JobRouter {
         let waited = delivery.as_ref().map(Delivery::waited).unwrap_or_default();
         let limit = TimeLimit::of(&job, context.identity.limits.deadline, received, waited);
         let is_durable = delivery.is_some();
+        let checkpoints = Checkpoints::new(&context, &job, &model.name, is_durable);
         let run = JobRun {
             context,
             running,
@@ -285,6 +287,7 @@ impl JobRouter {
             traceparent,
             is_durable,
             attempt: 1,
+            checkpoints,
         };
         run.spawn(delivery);
     }

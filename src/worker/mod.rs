@@ -4,6 +4,7 @@
 //! and `durable` settles those of the queue.
 
 pub mod checkpoint;
+mod checkpoints;
 mod context;
 mod dtype;
 mod durable;

@@ -9,6 +9,7 @@ use crate::{
         Capability, HiveId, Limits, Subjects, WorkerId,
         limits::{MAX_IMAGES, MAX_STEPS},
     },
+    diffusion::Precision,
     logging::LogOptions,
     models::{LoraFolder, ModelInfo, ModelSource},
     storage::StoreOptions,
@@ -94,6 +95,9 @@ pub struct WorkerOptions {
     /// How long running jobs may go on after SIGTERM
     #[arg(long, env = "SD_GRACE", default_value = "60s", value_parser = parse_duration)]
     pub grace: Duration,
+    /// Time between two checkpoints of a durable job, from which another worker goes on; 0s: after every step
+    #[arg(long, env = "SD_CHECKPOINT_EVERY", default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
+    pub checkpoint_every: Duration,
     /// Address for /health, /ready, /metrics and the job endpoints on this worker alone, for example 127.0.0.1:8080
     #[arg(long, env = "SD_HTTP", value_name = "ADDRESS")]
     pub http: Option<SocketAddr>,
@@ -147,7 +151,7 @@ impl WorkerOptions {
     }
 
     /// Who the worker is, on a device of this name (`cpu`, `cuda:0`), with these models.
-    pub fn identity(&self, device: &str, catalog: Vec<ModelInfo>) -> Identity {
+    pub fn identity(&self, device: &str, precision: Precision, catalog: Vec<ModelInfo>) -> Identity {
         let mut capabilities = self.capabilities.clone();
         capabilities.sort_unstable();
         capabilities.dedup();
@@ -164,6 +168,8 @@ impl WorkerOptions {
                 deadline: self.deadline,
             },
             catalog,
+            precision,
+            checkpoint_every: self.checkpoint_every,
             loras: self.lora_dir.clone().map(LoraFolder::new),
         }
     }
@@ -215,6 +221,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::diffusion::DType;
 
     fn parse(args: &[&str]) -> Result<WorkerOptions, clap::Error> {
         WorkerOptions::try_parse_from([&["worker", "--model", "sim://"], args].concat())
@@ -259,7 +266,8 @@ mod tests {
     #[test]
     fn a_worker_without_a_name_gets_one_of_its_own() {
         let options = parse(&["--capabilities", "inpaint,generate,inpaint"]).unwrap();
-        let (a, b) = (options.identity("cuda:0", vec![]), options.identity("cuda:0", vec![]));
+        let identity = || options.identity("cuda:0", Precision::all(DType::F32), vec![]);
+        let (a, b) = (identity(), identity());
         assert!(a.worker_id.as_str().contains("-cuda-0-"), "{}", a.worker_id);
         assert_ne!(a.worker_id, b.worker_id);
         assert_eq!(a.capabilities, [Capability::Generate, Capability::Inpaint]);

@@ -18,7 +18,9 @@ const PREVIEW_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Progress {
     step: u32,
     total: u32,
-    /// When the first step was done.
+    /// Steps that another worker has done.
+    earlier: u32,
+    /// When the first step was done here.
     first: Option<Instant>,
     told: Option<Instant>,
     previewed: Option<Instant>,
@@ -29,7 +31,12 @@ impl Progress {
     /// Nothing done; `total` is what the request lets expect.
     pub fn new(total: u32) -> Self {
         let repeat_at = Instant::now() + AT_LEAST_EVERY;
-        Self { step: 0, total, first: None, told: None, previewed: None, repeat_at }
+        Self { step: 0, total, earlier: 0, first: None, told: None, previewed: None, repeat_at }
+    }
+
+    /// The steps to this one were done by another worker.
+    pub fn goes_on_from(&mut self, step: u32) {
+        (self.step, self.earlier) = (step, step);
     }
 
     /// A step was done; the event, if it is to be told.
@@ -71,8 +78,10 @@ impl Progress {
 
     fn eta_ms(&self, now: Instant) -> u64 {
         // The first step is the start of the clock: what came before it was the queue and the text encoder.
-        let (Some(first), 2..) = (self.first, self.step) else { return 0 };
-        let pace = (now - first).as_secs_f64() / f64::from(self.step - 1);
+        let (Some(first), done @ 2..) = (self.first, self.step.saturating_sub(self.earlier)) else {
+            return 0;
+        };
+        let pace = (now - first).as_secs_f64() / f64::from(done - 1);
         (pace * f64::from(self.total.saturating_sub(self.step)) * 1e3) as u64
     }
 }

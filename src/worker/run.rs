@@ -133,13 +133,14 @@ async fn start(
         None => None,
     };
     let dtype = options.dtype.unwrap_or_default();
-    let loading = ModelOptions { precision: dtype.on(&device), memory: options.model_memory, device };
+    let precision = dtype.on(&device);
+    let loading = ModelOptions { precision, memory: options.model_memory, device };
     let sources = fetch(&options.models, &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
     let store = Store::open(&options.store)?;
     store.check().await?;
 
-    let identity = options.identity(device_name, pipeline.catalog());
+    let identity = options.identity(device_name, precision, pipeline.catalog());
     let doors = DoorOptions {
         worker_id: identity.worker_id.clone(),
         capabilities: identity.capabilities.clone(),

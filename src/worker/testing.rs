@@ -1,6 +1,6 @@
 //! A worker without NATS, for the tests of its parts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
@@ -19,6 +19,7 @@ use crate::{
         },
     },
     contract::{Capability, Limits, WorkerId},
+    diffusion::{DType, Precision},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
     storage::{Store, StoreOptions},
 };
@@ -45,6 +46,8 @@ pub(super) fn worker(model: &str, slots: usize) -> Worker {
         device: "cpu".into(),
         limits: Limits::default(),
         catalog: pipeline.catalog(),
+        precision: Precision::all(DType::F32),
+        checkpoint_every: Duration::from_secs(10),
         loras: None,
     };
     let (queue, receiver) = RequestQueue::new();

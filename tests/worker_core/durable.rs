@@ -109,12 +109,13 @@ fn attempts(events: &[Event]) -> Vec<u32> {
 async fn a_job_that_waits_for_a_worker_is_done_when_one_comes() {
     let pool = Pool::new().await;
     let streams = Streams::of(&pool);
-    let first = pool.worker("a", SIM, &[]).await;
+    let first = pool.worker("a", SIM, &SOON).await;
+    // A job may be on its way to it, and is given to another a second later.
     first.kill();
     for number in 0..3 {
         streams.put(Capability::Generate, &format!("j{number}"), r#"{"prompt":"a","steps":3}"#).await;
     }
-    let _second = pool.worker("b", SIM, &[]).await;
+    let _second = pool.worker("b", SIM, &SOON).await;
     for number in 0..3 {
         let id = format!("j{number}");
         let events = streams.to_the_end(&id).await;
@@ -155,6 +156,64 @@ async fn a_killed_worker_costs_time_and_never_a_job() {
     streams.empty().await;
 }
 
+/// How many steps a worker told of, of a job that was killed at its step 40 of 50; and the picture's SHA-256.
+async fn killed_at_40(pool: &Pool, model: &str, size: u32) -> (u32, String) {
+    let streams = Streams::of(pool);
+    let flags = [&SOON[..], &["--checkpoint-every", "0s"]].concat();
+    let body =
+        format!(r#"{{"prompt":"a large red circle","seed":7,"steps":50,"width":{size},"height":{size}}}"#);
+    let first = pool.worker("a", model, &flags).await;
+    streams.put(Capability::Generate, "undisturbed", &body).await;
+    let EventKind::Complete(undisturbed) = last(&streams.to_the_end("undisturbed").await).clone() else {
+        panic!()
+    };
+
+    streams.put(Capability::Generate, "killed", &body).await;
+    streams
+        .events_until("killed", |event| matches!(event.kind, EventKind::Progress { step: 40.., .. }))
+        .await;
+    first.kill();
+    let second = pool.worker("b", model, &flags).await;
+    let events = streams.to_the_end("killed").await;
+    let EventKind::Complete(complete) = last(&events) else { panic!("{events:?}") };
+    assert_eq!(complete.images[0].sha256, undisturbed.images[0].sha256);
+    assert!(!pool.job_folder("killed").join("checkpoint").exists(), "a checkpoint goes with its job");
+    let log = second.log();
+    let line = log.lines().find(|line| line.contains("goes on from a checkpoint")).expect("a resumed job");
+    let step: u32 = line.rsplit("step=").next().unwrap().trim().parse().unwrap();
+    (50 - step, complete.images[0].sha256.clone())
+}
+
+#[tokio::test]
+async fn a_job_killed_at_step_40_of_50_takes_ten_more_steps_and_is_the_same_picture() {
+    let pool = Pool::new().await;
+    let (steps, _) = killed_at_40(&pool, "sim=sim://?step_ms=40&size=64", 64).await;
+    // Progress is told four times a second: the kill may come some steps after the one that was heard of.
+    assert!((1..=10).contains(&steps), "{steps}");
+}
+
+#[tokio::test]
+async fn a_real_model_goes_on_bit_for_bit_too() {
+    let pool = Pool::new().await;
+    let (steps, _) = killed_at_40(&pool, "sim=models/tiny-shapes", 64).await;
+    assert!((1..=10).contains(&steps), "{steps}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_damaged_is_left_out_with_a_warning() {
+    let pool = Pool::new().await;
+    let streams = Streams::of(&pool);
+    let flags = [&SOON[..], &["--checkpoint-every", "0s"]].concat();
+    let first = pool.worker("a", SLOW, &flags).await;
+    streams.put(Capability::Generate, "j", r#"{"prompt":"a","steps":50}"#).await;
+    streams.events_until("j", |event| matches!(event.kind, EventKind::Progress { step: 5.., .. })).await;
+    first.kill();
+    std::fs::write(pool.job_folder("j").join("checkpoint"), "nonsense").unwrap();
+    let second = pool.worker("b", SIM, &flags).await;
+    assert_eq!(last(&streams.to_the_end("j").await).name(), "complete");
+    second.wait_for_log("the job's checkpoint cannot be used, the job begins anew").await;
+}
+
 #[tokio::test]
 async fn a_worker_that_was_stopped_for_too_long_says_nothing_more_of_its_job() {
     let pool = Pool::new().await;
@@ -187,10 +246,11 @@ async fn on_sigterm_a_job_past_the_grace_time_is_handed_back_and_has_not_failed(
     let subject = pool.subjects.events(&JobId::new("j").unwrap());
     let message = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
     assert_eq!(message.headers.get(headers::JOB_FAILURES).unwrap().as_str(), "0");
-    // No time is lost: the job need not be missed first.
-    let _second = pool.worker("b", SIM, &[]).await;
+    // No time is lost: the job need not be missed first, and nothing is computed twice.
+    let second = pool.worker("b", SIM, &[]).await;
     let events = streams.to_the_end("j").await;
     assert_eq!((last(&events).name(), attempts(&events)), ("complete", vec![1, 2]));
+    assert!(second.log().contains("goes on from a checkpoint"), "{}", second.log());
     streams.empty().await;
 }
 
@@ -260,9 +320,9 @@ async fn a_job_that_is_marked_as_cancelled_is_not_run() {
 async fn a_job_whose_time_ran_out_in_the_queue_is_ended_by_whoever_gets_it() {
     let pool = Pool::new().await;
     let streams = Streams::of(&pool);
-    pool.worker("a", SIM, &[]).await.kill();
+    pool.worker("a", SIM, &SOON).await.kill();
     streams.put(Capability::Generate, "j", r#"{"prompt":"a","deadline_ms":1}"#).await;
-    let _worker = pool.worker("b", SIM, &[]).await;
+    let _worker = pool.worker("b", SIM, &SOON).await;
     let events = streams.to_the_end("j").await;
     assert!(matches!(
         events[..],

@@ -123,7 +123,7 @@ impl JobRun {
                 Found::Ended(event) => {
                     tracing::info!(job_id = %id, end = event.kind.name(), "the job has ended already");
                     context.metrics.duplicate();
-                    self.forget_checkpoint(true).await;
+                    self.checkpoints.remove(true).await;
                     return Err(Settle::Done);
                 }
                 Found::WornOut(last) => {
@@ -142,7 +142,7 @@ impl JobRun {
                         Err(AppendError::Fenced) => continue,
                         Err(AppendError::Bus(error)) => return Err(away(error)),
                         Ok(_) => {
-                            self.forget_checkpoint(true).await;
+                            self.checkpoints.remove(true).await;
                             return Err(Settle::Gone);
                         }
                     }
@@ -159,7 +159,7 @@ impl JobRun {
                 Err(AppendError::Fenced) => {}
                 Err(AppendError::Bus(error)) => return Err(away(error)),
                 Ok(_) if ends => {
-                    self.forget_checkpoint(attempt > 1).await;
+                    self.checkpoints.remove(attempt > 1).await;
                     return Err(Settle::Done);
                 }
                 Ok(last) => {

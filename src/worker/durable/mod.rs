@@ -86,13 +86,21 @@ impl JobRun {
         match &verdict {
             Verdict::End(event, _) => {
                 self.note_end(event);
-                self.forget_checkpoint(self.attempt > 1).await;
+                self.checkpoints.remove(self.attempt > 1).await;
                 self.running.events.repeat(event.clone());
             }
             Verdict::Bury(code, message) | Verdict::Retry(code, message) => {
+                self.checkpoints.finish().await;
                 self.running.events.leave(EventKind::error(*code, message.clone()));
             }
-            Verdict::HandBack => self.running.events.leave(self.going_away()),
+            Verdict::HandBack => {
+                match self.running.is_lost() {
+                    true => self.checkpoints.stop().await,
+                    // Written before the job is given back, so that nothing of it is done twice.
+                    false => self.checkpoints.finish().await,
+                }
+                self.running.events.leave(self.going_away());
+            }
         }
         let published = publisher.await.unwrap_or_else(|error| {
             tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
@@ -140,7 +148,7 @@ impl JobRun {
     }
 
     /// Gives the job back; that it was here is no failure.
-    async fn hand_back(&self, claim: &Claim, delivery: Delivery) {
+    async fn hand_back(&mut self, claim: &Claim, delivery: Delivery) {
         let kind = self.running.events.last_progress().unwrap_or_else(|| {
             let total = self.job.n * self.job.steps.unwrap_or(self.model.steps);
             EventKind::Progress { step: 0, total, percent: 0.0, eta_ms: 0 }
@@ -156,7 +164,8 @@ impl JobRun {
     }
 
     /// The job is another's. What waits for it here is told so.
-    async fn forsake(&self, claim: &Claim, delivery: Delivery, lost: Lost) {
+    async fn forsake(&mut self, claim: &Claim, delivery: Delivery, lost: Lost) {
+        self.checkpoints.stop().await;
         let job_id = &self.job.id;
         let message = "this worker has lost the job; ask for it again";
         self.running.events.leave(EventKind::error(ErrorCode::Internal, message));
@@ -170,15 +179,11 @@ impl JobRun {
         match claim.log.last(job_id).await {
             Ok(Some(last)) if last.event.kind.is_terminal() => {
                 tracing::info!(%job_id, end = last.event.kind.name(), "the job was ended elsewhere");
-                self.forget_checkpoint(true).await;
+                self.checkpoints.remove(true).await;
                 delivery.settle(Settle::Done).await;
             }
             // Not settled: that is for the worker that has it.
             _ => tracing::warn!(%job_id, "another worker has the job"),
         }
     }
-}
-
-impl JobRun {
-    async fn forget_checkpoint(&self, _there: bool) {}
 }
