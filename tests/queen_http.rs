@@ -61,7 +61,7 @@ async fn a_job_that_queen_has_forgotten_is_answered_from_the_store() {
     job.complete().await;
 
     let store = pool.store.location().to_owned();
-    let fresh = QueenProcess::start(&NatsServer::shared().url(), &pool.prefix, &store, &[]);
+    let fresh = QueenProcess::start(&NatsServer::shared().url(), &pool.prefix, &store, &["--core"]);
     let (_, view) = fresh.get("/v1/jobs/old").await;
     assert_eq!(view["status"], "completed");
     assert!(view["event"]["images"][0]["url"].as_str().unwrap().starts_with("file:///"), "{view}");

@@ -2,20 +2,25 @@
 //!
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
-//! Durable jobs: `streams` (and their flags), `event_log`.
+//! Durable jobs: `streams` (and their flags), `event_log`; for queen `job_store`, `job_events`, `dead_letters`, which read
+//! streams by `ordered`.
 
 mod barrier;
 mod cancels;
 mod connect;
+mod dead_letters;
 mod discovery;
 mod doors;
 mod event_log;
 mod fleet;
 mod heartbeat;
 mod incoming;
+mod job_events;
+mod job_store;
 pub mod memory;
 mod offers;
 mod options;
+mod ordered;
 mod requester;
 mod sink;
 mod stream_options;
@@ -24,12 +29,15 @@ mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, connect};
+pub use dead_letters::StoredLetter;
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
 pub use event_log::{AppendError, Entry, EventLog, Logged};
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobSource, Outgoing, To, Via};
+pub use job_events::{Previews, StoredEvents};
+pub use job_store::{SendError, Sending, Sent, StoredTicket};
 pub use options::NatsOptions;
 pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::NatsSink;

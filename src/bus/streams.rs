@@ -7,10 +7,9 @@ use std::time::Duration;
 use async_nats::{
     Client,
     jetstream::{
-        self, Context,
+        self, Context, ErrorCode,
         consumer::{AckPolicy, PullConsumer, pull},
         context::{GetStreamError, GetStreamErrorKind, RequestErrorKind},
-        errors::ErrorCode,
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };

@@ -253,6 +253,11 @@ impl Operation {
         on_body!(self, body => body.job_id = Some(id.to_string()));
     }
 
+    /// Names the model of a request that names none.
+    pub fn set_model(&mut self, model: &str) {
+        on_body!(self, body => body.model = Some(model.to_owned()));
+    }
+
     /// The input pictures, by field name, to be replaced by references.
     pub fn images_mut(&mut self) -> Vec<(&'static str, &mut String)> {
         match self {

@@ -25,6 +25,11 @@ pub enum Key {
         /// The job.
         job: JobId,
     },
+    /// `jobs/<job>/cancelled`: the job was cancelled while it waited, which outlives its events.
+    Cancelled {
+        /// The job.
+        job: JobId,
+    },
     /// `inputs/<sha256>`: an uploaded input, named by its content.
     Input {
         /// SHA-256 of the bytes.
@@ -87,6 +92,7 @@ impl Key {
         match self {
             Self::Image { job, index, format } => format!("jobs/{job}/{index}.{}", format.extension()),
             Self::Result { job } => format!("jobs/{job}/result.json"),
+            Self::Cancelled { job } => format!("jobs/{job}/cancelled"),
             Self::Input { sha256 } => format!("inputs/{}", sha256.0),
             Self::Reference(reference) => reference.0.clone(),
             Self::Check => "store-check.txt".into(),
@@ -96,7 +102,7 @@ impl Key {
     /// The job that an object belongs to; it is written into the object's metadata.
     pub fn job(&self) -> Option<&JobId> {
         match self {
-            Self::Image { job, .. } | Self::Result { job } => Some(job),
+            Self::Image { job, .. } | Self::Result { job } | Self::Cancelled { job } => Some(job),
             Self::Input { .. } | Self::Reference(_) | Self::Check => None,
         }
     }
@@ -117,7 +123,8 @@ mod tests {
         let job = JobId::new("j1").unwrap();
         let image = Key::Image { job: job.clone(), index: 3, format: OutputFormat::Jpeg };
         assert_eq!(image.path(), "jobs/j1/3.jpg");
-        assert_eq!(Key::Result { job }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Result { job: job.clone() }.path(), "jobs/j1/result.json");
+        assert_eq!(Key::Cancelled { job }.path(), "jobs/j1/cancelled");
         let empty = "inputs/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Key::input(b"").path(), empty);
         assert_eq!(Key::parse_reference(empty).unwrap().path(), empty);
