@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use sd_worker_rbee::{
-    bus::{AppendError, EventLog},
-    contract::{ErrorCode, Event, EventKind, JobId, headers},
+    bus::{AppendError, EventLog, StreamOptions, Streams},
+    contract::{Capability, ErrorCode, Event, EventKind, JobId, headers},
     storage::Key,
 };
 use serde_json::{Value, json};
 use support::{
     fake_durable::DurablePool,
     fake_pool::{generation, is_error, with},
-    fake_worker::complete,
+    fake_worker::{FakeWorker, complete},
     nats::NatsServer,
     queen::{Line, QueenProcess, lines, types},
 };
@@ -342,7 +342,14 @@ async fn a_worker_that_dies_over_a_cancel_does_not_undo_it() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_loses_nothing() {
     let pool = DurablePool::start().await;
-    let queen = pool.queen(&["--models", "m", "--jobs-max-bytes", "64KiB"]);
+    let sizes = StreamOptions {
+        jobs_max_bytes: 64 << 10,
+        events_max_bytes: 1 << 20,
+        dlq_max_bytes: 1 << 20,
+        ..StreamOptions::default()
+    };
+    Streams::new(pool.client.clone(), pool.subjects.clone(), sizes).ensure().await.unwrap();
+    let queen = pool.queen(&MODEL);
     let body = with(generation(), "negative_prompt", "x".repeat(4000));
     let mut taken = 0;
     let (answered, answer) = loop {
@@ -358,7 +365,10 @@ async fn a_full_queue_refuses_and_loses_nothing() {
         (answered, &answer["error"]["code"], &answer["error"]["retryable"]),
         (503, &json!("busy"), &json!(true))
     );
-    assert!(answer["error"]["message"].as_str().unwrap().starts_with("the queue is full"), "{answer}");
+    assert!(
+        answer["error"]["message"].as_str().unwrap().starts_with("the queue is full: maximum bytes"),
+        "{answer}"
+    );
     let post = reqwest::Client::new().post(format!("{}/v1/jobs", queen.url)).body(body.to_string());
     assert!(post.send().await.unwrap().headers().contains_key("retry-after"));
     assert_eq!(pool.messages("JOBS").await, taken);
@@ -512,6 +522,64 @@ async fn jetstream_that_comes_later_makes_jobs_durable_from_then_on() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     queen.submit(&generation()).await;
+
+    // What was durable once is never less, though a worker is there that would take the job.
+    server.restart_without_jetstream();
+    let mut worker = FakeWorker::start(&pool.url, &pool.prefix, "w", &["m"]).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    while queen.get("/health").await.1["workers"] != 1 {
+        assert!(Instant::now() < until, "queen hears of the worker");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (answered, answer) = queen.post(&generation()).await;
+    assert_eq!((answered, &answer["error"]["code"]), (503, &json!("busy")), "{answer}");
+    assert!(worker.gets_nothing(Duration::from_millis(300)).await);
+    assert_eq!(queen.get("/health").await.1["durable"], true);
+    queen.submit(&with(generation(), "worker_id", "w")).await;
+    worker.job().await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_is_late_is_no_second_job() {
+    let server = NatsServer::start();
+    let pool = DurablePool::start_on(&server).await;
+    let queen = pool.queen(&MODEL);
+    server.pause();
+    let body = generation();
+    let post = queen.post(&body);
+    // Longer than queen waits for an acknowledgement.
+    let wake = async {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        server.resume();
+    };
+    let ((answered, answer), ()) = tokio::join!(post, wake);
+    assert_eq!(answered, 200, "{answer}");
+    assert!(queen.log().contains("a job was not confirmed; publishing it again"), "{}", queen.log());
+    assert_eq!(pool.messages("JOBS").await, 1);
+    let id = answer["job_id"].as_str().unwrap();
+    assert_eq!(status(&queen, id).await, "queued");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queen_that_starts_asks_workers_for_their_models() {
+    let pool = DurablePool::start().await;
+    let mut asked = pool.client.subscribe("$SRV.INFO.sd-worker").await.unwrap();
+    pool.client.flush().await.unwrap();
+    let (client, subject) = (pool.client.clone(), pool.subjects.image(Capability::Generate));
+    tokio::spawn(async move {
+        while let Some(request) = asked.next().await {
+            for (subject, models) in [("elsewhere.image.generate", "x"), (subject.as_str(), "shapes,tiny")] {
+                let info = json!({"metadata": {"models": models}, "endpoints": [{"subject": subject}]});
+                client.publish(request.reply.clone().unwrap(), info.to_string().into()).await.unwrap();
+            }
+        }
+    });
+    let queen = tokio::task::block_in_place(|| pool.queen(&[]));
+    let (answered, answer) = queen.post(&with(generation(), "model", "x")).await;
+    assert_eq!(answered, 404, "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().ends_with("there are: shapes, tiny"), "{answer}");
+    queen.submit(&generation()).await;
+    assert_eq!(pool.worker("w", "shapes").await.job().await.operation.model(), Some("shapes"));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
+    connection::State,
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
@@ -87,6 +88,11 @@ impl Streams {
         self.subjects.jobs(capability, model)
     }
 
+    /// Whether NATS is reachable now.
+    pub fn is_connected(&self) -> bool {
+        self.context.client().connection_state() == State::Connected
+    }
+
     /// Puts a job into the stream; when this returns it is stored.
     ///
     /// # Errors
@@ -106,7 +112,9 @@ impl Streams {
                 Err(error) => error,
             };
             match error.kind() {
-                PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe if tries < TRIES => {
+                PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe
+                    if tries < TRIES && self.is_connected() =>
+                {
                     tracing::warn!(job = %sending.job, %error, "a job was not confirmed; publishing it again");
                     tokio::time::sleep(PAUSE).await;
                 }

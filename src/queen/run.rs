@@ -86,6 +86,7 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
             let streams = Streams::new(client, subjects, options.streams.clone());
             let durable = Arc::new(Durable::new(streams, &options));
             durable.start().await?;
+            durable.models.learn(&requester.models_of_the_pool().await);
             Some(durable)
         }
     };

@@ -53,7 +53,9 @@ impl NatsServer {
     fn launch(&mut self, jetstream: bool) -> bool {
         let program = program("nats-server", "NATS_SERVER");
         let (port_text, data) = (self.port.to_string(), self.folder.path().join("js"));
-        let mut arguments = vec!["-a", "127.0.0.1", "-p", &port_text];
+        let pid = self.folder.path().join("pid");
+        let pid = pid.to_str().expect("a UTF-8 path");
+        let mut arguments = vec!["-a", "127.0.0.1", "-p", &port_text, "-P", pid];
         if jetstream {
             arguments.extend(["-js", "-sd", data.to_str().expect("a UTF-8 path")]);
         }
@@ -75,6 +77,28 @@ impl NatsServer {
     pub fn restart(&mut self) {
         self.stop();
         assert!(self.launch(true), "the port is free again");
+    }
+
+    /// As [`restart`](Self::restart), without JetStream.
+    pub fn restart_without_jetstream(&mut self) {
+        self.stop();
+        assert!(self.launch(false), "the port is free again");
+    }
+
+    /// Halts it: connections stay, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on, with all that came meanwhile.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).expect("a file with its pid");
+        let sent = std::process::Command::new("kill").args([signal, pid.trim()]).status();
+        assert!(sent.expect("kill").success());
     }
 
     pub fn url(&self) -> String {

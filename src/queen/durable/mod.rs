@@ -23,10 +23,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{QueenOptions, RETRY_AFTER};
+use super::{QueenOptions, busy};
 use crate::{
-    bus::{BusError, Logged, StoredTicket, Streams},
-    contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
+    bus::{BusError, EventLog, Logged, StoredTicket, Streams},
+    contract::{EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
 
@@ -115,7 +115,10 @@ impl Durable {
 
     /// What the streams say of a job, if only that they know nothing.
     async fn look(&self, id: &JobId) -> Result<Log, ApiError> {
-        use crate::bus::EventLog;
+        if !self.streams.is_connected() {
+            // Its requests would run into their time limit.
+            return Err(busy("queen has no connection to NATS at present"));
+        }
         // In this order: an event that is older than the ticket is known for one.
         let last_ever = self.streams.last(id).await.map_err(|error| away(&error))?;
         let ticket = self.streams.stored_ticket(id).await.map_err(|error| away(&error))?;
@@ -157,5 +160,5 @@ impl Log {
 
 /// JetStream does not answer: the client may ask again.
 pub(super) fn away(error: &BusError) -> ApiError {
-    ApiError::new(ErrorCode::Busy, error.to_string()).with_retry_after(RETRY_AFTER)
+    busy(&error.to_string())
 }

@@ -31,9 +31,13 @@ impl Models {
 
     /// Takes note of the workers' models.
     pub fn hear(&self, workers: &[WorkerInfo]) {
+        self.learn(workers.iter().flat_map(|worker| std::iter::once(&worker.model_id).chain(&worker.models)));
+    }
+
+    /// Takes note of models that workers have.
+    pub fn learn<'a>(&self, models: impl IntoIterator<Item = &'a String>) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for model in workers.iter().flat_map(|worker| std::iter::once(&worker.model_id).chain(&worker.models))
-        {
+        for model in models {
             if !seen.contains(model) && seen.len() < MAX_SEEN {
                 seen.push(model.clone());
             }
