@@ -470,6 +470,19 @@ async fn streams_that_clients_have_left_leave_no_consumer() {
 }
 
 #[tokio::test]
+async fn sigterm_ends_streams_and_no_job() {
+    let pool = DurablePool::start().await;
+    let mut queen = pool.queen(&MODEL);
+    let id = queen.submit(&generation()).await;
+    let mut client = Client::open(&queen, &id, None).await;
+    let status_code =
+        tokio::task::spawn_blocking(move || queen.terminate(Duration::from_secs(8))).await.unwrap();
+    assert!(status_code.success(), "{status_code}");
+    assert!(client.read_to_the_end().await.is_empty());
+    assert_eq!(status(&pool.queen(&MODEL), &id).await, "queued");
+}
+
+#[tokio::test]
 async fn a_stream_goes_on_when_nats_is_killed_and_started_again() {
     let mut server = NatsServer::start();
     let pool = DurablePool::start_on(&server).await;
@@ -486,6 +499,8 @@ async fn a_stream_goes_on_when_nats_is_killed_and_started_again() {
     server.stop();
     let (answered, answer) = queen.post(&generation()).await;
     assert_eq!((answered, &answer["error"]["code"]), (503, &json!("busy")), "{answer}");
+    // That there is no such job cannot be said now.
+    assert_eq!(queen.get(&format!("/v1/jobs/{waiting}")).await.0, 503);
     server.restart();
     // The server is up before its streams are.
     let until = Instant::now() + Duration::from_secs(20);

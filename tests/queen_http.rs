@@ -190,5 +190,7 @@ async fn with_a_token_file_the_token_is_asked_for() {
     assert_eq!(get("/v1/workers", None).await, 401);
     assert_eq!(get("/v1/workers", Some("sesam")).await, 401);
     assert_eq!(get("/v1/workers", Some("sesame")).await, 200);
+    assert_eq!(get("/v1/dead-letters", None).await, 401);
+    assert_eq!(get("/v1/dead-letters", Some("sesame")).await, 404, "the core path has none");
     assert_eq!(pool.queen.post(&generation()).await.0, 401);
 }

@@ -71,7 +71,7 @@ async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Jso
             return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(409));
         }
     }
-    let fingerprint = Operation::parse(None, &letter.body)?.fingerprint();
+    let fingerprint = Operation::parse(Some(letter.letter.capability), &letter.body)?.fingerprint();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let sending = Sending {
         job: id.clone(),

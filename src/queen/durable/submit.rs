@@ -133,7 +133,8 @@ impl Queen {
         };
         let body = durable.streams.job_at(ours.sequence, id).await.map_err(|error| away(&error))?;
         if let Some(body) = body {
-            return of(&Operation::parse(None, &body)?.fingerprint());
+            let theirs = Operation::parse(None, &body).map_err(|_| other_request(id))?;
+            return of(&theirs.fingerprint());
         }
         // It was taken from the stream already. Whoever sent it is writing its ticket, or has.
         for _ in 0..TICKET_TRIES {
