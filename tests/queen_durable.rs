@@ -94,17 +94,22 @@ async fn a_job_is_accepted_streamed_and_kept() {
     assert_eq!(types(&client.read(3).await)[2], "preview");
     job.progress(2).await;
     assert_eq!(client.read(4).await[3].id, Some(3));
-    job.complete().await;
-    // What a worker says after the end, or said before it and came late, is not told.
+    // A preview that comes late, and what is none, are not told.
+    let late: Event = serde_json::from_value(client.lines()[2].json()).unwrap();
+    job.publish_preview(&late).await;
     job.publish_preview(&job.event(EventKind::Cancelled { step: 0 })).await;
+    job.progress(3).await;
+    client.read(5).await;
+    job.complete().await;
     let seen = client.read_to_the_end().await;
-    assert_eq!(types(&seen), ["accepted", "progress", "preview", "progress", "complete", "[DONE]"]);
-    assert_eq!(seen[4].json()["image"], "cG5n");
+    let told = ["accepted", "progress", "preview", "progress", "progress", "complete", "[DONE]"];
+    assert_eq!((types(&seen), ids(&seen)), (told.map(str::to_owned).to_vec(), vec![0, 1, 3, 4, 5]));
+    assert_eq!(seen[5].json()["image"], "cG5n");
 
-    let stored = ["accepted", "progress", "progress", "complete", "[DONE]"];
+    let stored = ["accepted", "progress", "progress", "progress", "complete", "[DONE]"];
     assert_eq!(types(&queen.stream(&id).await), stored, "a late stream has what was kept");
     assert_eq!(types(&queen.stream_after(&id, Some(1)).await), stored[2..]);
-    assert_eq!(types(&queen.stream_after(&id, Some(99)).await), stored[3..], "the end is told again");
+    assert_eq!(types(&queen.stream_after(&id, Some(99)).await), stored[4..], "the end is told again");
     let picture = reqwest::get(format!("{}/v1/jobs/{id}/images/0", queen.url)).await.unwrap();
     assert_eq!(picture.bytes().await.unwrap(), "png");
     let (_, view) = queen.get(&format!("/v1/jobs/{id}")).await;
@@ -524,7 +529,7 @@ async fn a_stream_goes_on_when_nats_is_killed_and_started_again() {
 
 #[tokio::test]
 async fn jetstream_that_comes_later_makes_jobs_durable_from_then_on() {
-    let mut server = NatsServer::start_without_jetstream();
+    let mut server = NatsServer::start_plain();
     let pool = DurablePool::start_on(&server).await;
     let queen = pool.queen(&MODEL);
     assert_eq!(queen.get("/health").await.1["durable"], false);
@@ -539,7 +544,7 @@ async fn jetstream_that_comes_later_makes_jobs_durable_from_then_on() {
     queen.submit(&generation()).await;
 
     // What was durable once is never less, though a worker is there that would take the job.
-    server.restart_without_jetstream();
+    server.restart_plain();
     let mut worker = FakeWorker::start(&pool.url, &pool.prefix, "w", &["m"]).await;
     let until = Instant::now() + Duration::from_secs(20);
     while queen.get("/health").await.1["workers"] != 1 {

@@ -42,7 +42,7 @@ pub enum Command {
     Image {
         /// Which operation.
         #[command(subcommand)]
-        command: ImageCommand,
+        command: Box<ImageCommand>,
     },
     /// Dead letters: durable jobs that failed on every worker that tried them.
     Dlq {

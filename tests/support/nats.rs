@@ -34,8 +34,8 @@ impl NatsServer {
         (0..3).find_map(|_| Self::start_at(free_port())).expect("a nats-server")
     }
 
-    /// A server of its own without JetStream.
-    pub fn start_without_jetstream() -> Self {
+    /// A server of its own, without JetStream.
+    pub fn start_plain() -> Self {
         let start = |port| Self::start_with(port, TempDir::new().expect("a temporary folder"), false);
         (0..3).find_map(|_| start(free_port())).expect("a nats-server")
     }
@@ -80,7 +80,7 @@ impl NatsServer {
     }
 
     /// As [`restart`](Self::restart), without JetStream.
-    pub fn restart_without_jetstream(&mut self) {
+    pub fn restart_plain(&mut self) {
         self.stop();
         assert!(self.launch(false), "the port is free again");
     }
