@@ -27,7 +27,8 @@ impl Pool {
     fn start(arguments: &[&str]) -> Self {
         let (folder, prefix) = (TempDir::new().unwrap(), prefix());
         let store = folder.path().to_str().unwrap();
-        let queen = QueenProcess::start(&NatsServer::shared().url(), &prefix, store, arguments);
+        let arguments = [&["--core"], arguments].concat();
+        let queen = QueenProcess::start(&NatsServer::shared().url(), &prefix, store, &arguments);
         Self { queen, prefix, folder }
     }
 

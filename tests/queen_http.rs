@@ -61,7 +61,7 @@ async fn a_job_that_queen_has_forgotten_is_answered_from_the_store() {
     job.complete().await;
 
     let store = pool.store.location().to_owned();
-    let fresh = QueenProcess::start(&NatsServer::shared().url(), &pool.prefix, &store, &[]);
+    let fresh = QueenProcess::start(&NatsServer::shared().url(), &pool.prefix, &store, &["--core"]);
     let (_, view) = fresh.get("/v1/jobs/old").await;
     assert_eq!(view["status"], "completed");
     assert!(view["event"]["images"][0]["url"].as_str().unwrap().starts_with("file:///"), "{view}");
@@ -190,5 +190,7 @@ async fn with_a_token_file_the_token_is_asked_for() {
     assert_eq!(get("/v1/workers", None).await, 401);
     assert_eq!(get("/v1/workers", Some("sesam")).await, 401);
     assert_eq!(get("/v1/workers", Some("sesame")).await, 200);
+    assert_eq!(get("/v1/dead-letters", None).await, 401);
+    assert_eq!(get("/v1/dead-letters", Some("sesame")).await, 404, "the core path has none");
     assert_eq!(pool.queen.post(&generation()).await.0, 401);
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, path::Path};
 
 use jsonschema::Validator;
 use sd_worker_rbee::contract::{
-    Capability, CompleteEvent, ErrorCode, Event, EventKind, Health, ImageResult, JobId, JobResponse,
-    JobStatus, JobView, Operation, OutputFormat, Timings, WorkerId, WorkerInfo, WorkerStatus, Workers,
-    schema,
+    Capability, CompleteEvent, DeadLetter, DeadLetters, ErrorCode, Event, EventKind, Health, ImageResult,
+    JobId, JobResponse, JobStatus, JobView, Operation, OutputFormat, Timings, WorkerId, WorkerInfo,
+    WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -194,7 +194,17 @@ fn answers_and_heartbeats_are_valid() {
     let job = JobId::generate();
     let view = JobView { job_id: job.clone(), status: JobStatus::Running, event: events().pop() };
     let health = Health { status: "ok".into(), nats: "connected".into(), durable: false, workers: 1 };
+    let letter = DeadLetter {
+        job_id: job.clone(),
+        capability: Capability::Inpaint,
+        model: "tiny".into(),
+        code: ErrorCode::OutOfMemory,
+        message: "no memory".into(),
+        sequence: 7,
+        time: "2026-01-01T00:00:00.000Z".into(),
+    };
     for (name, value) in [
+        ("dead_letters.json", serde_json::to_value(DeadLetters { dead_letters: vec![letter] })),
         ("job_response.json", serde_json::to_value(JobResponse::new(job.clone()))),
         ("job_view.json", serde_json::to_value(&view)),
         ("job_view.json", serde_json::to_value(JobView { event: None, ..view })),

@@ -2,11 +2,13 @@
 //!
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
-//! Durable jobs: `streams` (and their flags), `event_log`, `queue` and `delivery`.
+//! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
+//! `job_events`, `dead_letters`, which read streams by `ordered`.
 
 mod barrier;
 mod cancels;
 mod connect;
+mod dead_letters;
 mod delivery;
 mod discovery;
 mod doors;
@@ -14,9 +16,12 @@ mod event_log;
 mod fleet;
 mod heartbeat;
 mod incoming;
+mod job_events;
+mod job_store;
 pub mod memory;
 mod offers;
 mod options;
+mod ordered;
 mod queue;
 mod requester;
 mod sink;
@@ -26,6 +31,7 @@ mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, connect};
+pub use dead_letters::StoredLetter;
 pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
@@ -33,6 +39,8 @@ pub use event_log::{AppendError, Entry, EventLog, Logged};
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
+pub use job_events::{Previews, StoredEvents};
+pub use job_store::{SendError, Sending, Sent, StoredTicket};
 pub use options::NatsOptions;
 pub use queue::JobStreams;
 pub use requester::{Exchange, Reply, Requester, Target};

@@ -5,12 +5,37 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::Deserialize;
 
-use super::BusError;
+use super::{BusError, SERVICE};
 use crate::contract::{Capability, Event, JobId, Subjects, WorkerId, headers};
 
 /// How long a worker has to answer that it holds a job that is to be cancelled.
 const CANCEL_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long workers have to say that they are there.
+const DISCOVERY_WITHIN: Duration = Duration::from_millis(300);
+
+/// What is read of a worker's answer to discovery.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ServiceInfo {
+    metadata: Metadata,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    /// Separated by commas.
+    models: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Endpoint {
+    subject: String,
+}
 
 /// Asks for jobs.
 #[derive(Clone)]
@@ -95,6 +120,35 @@ impl Requester {
     pub async fn cancel_and_ask(&self, job: &JobId) -> bool {
         let answer = self.client.request(self.subjects.cancel(job), Bytes::new());
         matches!(tokio::time::timeout(CANCEL_ANSWER, answer).await, Ok(Ok(_)))
+    }
+
+    /// The models of the workers that are up now, asked by the services protocol: a heartbeat may be 10 s away. Each
+    /// worker's first model comes first. Nothing is said of what did not work.
+    pub async fn models_of_the_pool(&self) -> Vec<String> {
+        let inbox = self.client.new_inbox();
+        let mut models = vec![];
+        let ask = async {
+            let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
+            let subject = format!("$SRV.INFO.{SERVICE}");
+            self.client.publish_with_reply(subject, inbox.clone(), Bytes::new()).await.ok()?;
+            loop {
+                let answer = answers.next().await?;
+                if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                    return None::<()>;
+                }
+                let info: ServiceInfo = serde_json::from_slice(&answer.payload).unwrap_or_default();
+                // Every pool of the server answers.
+                let is_ours =
+                    |end: &Endpoint| Capability::ALL.iter().any(|c| self.subjects.image(*c) == end.subject);
+                if info.endpoints.iter().any(is_ours) {
+                    models.extend(info.metadata.models.split(',').map(str::to_owned));
+                }
+            }
+        };
+        // How many will answer is not known, so that this always takes its time where one does.
+        let _ = tokio::time::timeout(DISCOVERY_WITHIN, ask).await;
+        models.retain(|model| !model.is_empty());
+        models
     }
 
     /// Sends what is buffered, within a bound, before the process ends.

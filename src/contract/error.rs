@@ -85,6 +85,11 @@ impl ErrorCode {
         }
     }
 
+    /// The code of that name.
+    pub fn from_code(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.code() == name)
+    }
+
     /// Whether the same request may succeed later or elsewhere.
     pub fn retryable(self) -> bool {
         match self {
@@ -203,6 +208,7 @@ mod tests {
     fn a_code_is_written_as_serde_writes_it() {
         for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.code());
+            assert_eq!(ErrorCode::from_code(code.code()), Some(code));
         }
     }
 

@@ -25,7 +25,7 @@ pub use job::{ImageInput, Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
 pub use limits::Limits;
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
-pub use responses::{Health, JobResponse, JobStatus, JobView, Workers};
+pub use responses::{DeadLetter, DeadLetters, Health, JobResponse, JobStatus, JobView, Workers};
 pub use subjects::{Subjects, model_token};
 pub use ticket::Ticket;
 pub use worker_info::{WorkerInfo, WorkerStatus};

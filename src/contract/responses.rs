@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, JobId, WorkerInfo};
+use super::{Capability, ErrorCode, Event, JobId, WorkerInfo};
 
 /// The answer to POST /v1/jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,4 +67,30 @@ pub struct Health {
     pub durable: bool,
     /// Workers whose heartbeat is fresh (a worker with --http says 1: itself).
     pub workers: u32,
+}
+
+/// A durable job that failed on every worker that tried it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetter {
+    /// The job.
+    pub job_id: JobId,
+    /// What it asked for.
+    pub capability: Capability,
+    /// The model that it was for.
+    pub model: String,
+    /// How its last attempt failed.
+    pub code: ErrorCode,
+    /// That in words.
+    pub message: String,
+    /// The letter's number in the stream of dead letters.
+    pub sequence: u64,
+    /// When it was written (RFC 3339).
+    pub time: String,
+}
+
+/// The answer to GET /v1/dead-letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetters {
+    /// The newest last.
+    pub dead_letters: Vec<DeadLetter>,
 }

@@ -1,4 +1,4 @@
-//! Server-sent events of a job: `id: <seq>`, `data: <event>`, and a last line that says how it ended.
+//! Server-sent events of a job: `id: <seq>` (but of previews), `data: <event>`, and a last line that says how it ended.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -36,9 +36,12 @@ async fn lines<J: Jobs>(jobs: &J, event: Event) -> Vec<SseEvent> {
         EventKind::Error { message, .. } => Some(format!("[ERROR] {}", message.replace(['\r', '\n'], " "))),
         EventKind::Cancelled { .. } => Some("[CANCELLED]".to_owned()),
     };
-    let id = event.seq.to_string();
-    let data = data(jobs, &event).await.to_string();
-    let mut lines = vec![SseEvent::default().id(id).data(data)];
+    let line = SseEvent::default().data(data(jobs, &event).await.to_string());
+    let mut lines = vec![match event.kind {
+        // It is not kept, and may overtake what is: a client that connects again goes on after what was kept.
+        EventKind::Preview { .. } => line,
+        _ => line.id(event.seq.to_string()),
+    }];
     lines.extend(last.map(|text| SseEvent::default().data(text)));
     lines
 }

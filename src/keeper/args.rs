@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::{
+    contract::JobId,
     logging::LogOptions,
     units::{parse_duration, parse_size},
 };
@@ -41,8 +42,41 @@ pub enum Command {
     Image {
         /// Which operation.
         #[command(subcommand)]
-        command: ImageCommand,
+        command: Box<ImageCommand>,
     },
+    /// Dead letters: durable jobs that failed on every worker that tried them.
+    Dlq {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: DlqCommand,
+    },
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// List them, the newest last.
+    List {
+        /// The newest so many.
+        #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Send jobs again.
+    Retry(Letters),
+    /// Forget them; what became of their jobs can still be read.
+    Drop(Letters),
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Letters {
+    /// The letter of this job.
+    #[arg(value_name = "JOB")]
+    pub job: Option<JobId>,
+    /// Every letter.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Which operation.
@@ -193,6 +227,17 @@ mod tests {
     #[test]
     fn the_flags_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn one_dead_letter_is_named_or_all_are() {
+        let parse = |rest: &[&str]| Cli::try_parse_from([&["rbee-keeper", "dlq"], rest].concat());
+        for good in [&["list"][..], &["retry", "j"], &["drop", "--all"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [&["retry"][..], &["drop", "j", "--all"], &["retry", "a/b"], &["list", "--limit", "0"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header}
 use serde::Deserialize;
 
 use super::{KeeperError, args::Token};
-use crate::contract::{JobId, JobResponse};
+use crate::contract::{DeadLetters, JobId, JobResponse};
 
 /// The longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,16 +130,57 @@ impl Queen {
         Ok(bytes.freeze())
     }
 
+    /// The newest `limit` dead letters.
+    ///
+    /// # Errors
+    /// [`KeeperError::Unreachable`], and queen's refusals.
+    pub async fn dead_letters(&self, limit: u32) -> Result<DeadLetters, KeeperError> {
+        let mut url = self.endpoint(&["v1", "dead-letters"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        let request = self.request_to(Method::GET, url);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.checked(response).await?;
+        response.json().await.map_err(|error| KeeperError::Protocol(reason(&error)))
+    }
+
+    /// Sends the job of a dead letter again.
+    ///
+    /// # Errors
+    /// [`KeeperError::Refused`] when there is no such letter, [`KeeperError::Unreachable`].
+    pub async fn retry_dead_letter(&self, job: &JobId) -> Result<(), KeeperError> {
+        let request = self.request(Method::POST, &["v1", "dead-letters", job.as_str(), "retry"]);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.checked(response).await.map(drop)
+    }
+
+    /// Removes a dead letter.
+    ///
+    /// # Errors
+    /// [`KeeperError::Refused`] when there is no such letter, [`KeeperError::Unreachable`].
+    pub async fn drop_dead_letter(&self, job: &JobId) -> Result<(), KeeperError> {
+        let request = self.request(Method::DELETE, &["v1", "dead-letters", job.as_str()]);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.checked(response).await.map(drop)
+    }
+
     /// The error for a connection that could not be made, or broke.
     pub fn unreachable(&self, error: &reqwest::Error) -> KeeperError {
         KeeperError::Unreachable { url: self.url.to_string(), reason: reason(error) }
     }
 
-    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+    fn endpoint(&self, path: &[&str]) -> Url {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
+        url
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request_to(method, self.endpoint(path))
+    }
+
+    fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.client.request(method, url);
         match &self.token {
             Some(token) => request.bearer_auth(token.secret()),

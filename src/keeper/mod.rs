@@ -1,11 +1,12 @@
 //! The command line: asks queen for pictures over HTTP, follows the job's events, saves what it drew.
 //!
 //! `args` is what was typed, `request` the operation made of it, `client` the HTTP endpoints, `follow` the events
-//! (read by `sse`) across dropped connections, `save` the files, `report` what the user sees. Nothing here knows of
-//! NATS, the store or candle.
+//! (read by `sse`) across dropped connections, `save` the files, `report` what the user sees; `dlq` is dead letters.
+//! Nothing here knows of NATS, the store or candle.
 
 mod args;
 mod client;
+mod dlq;
 mod error;
 mod follow;
 mod report;
@@ -15,7 +16,7 @@ mod sse;
 
 use std::{future::Future, process::ExitCode};
 
-pub use args::{Cli, Command, ImageCommand};
+pub use args::{Cli, Command, DlqCommand, ImageCommand};
 pub use error::KeeperError;
 
 use crate::contract::{ErrorCode, EventKind, JobId};
@@ -26,15 +27,29 @@ use request::Request;
 
 /// Does what the command line asks for. Errors are printed here; the exit code says which kind it was.
 pub async fn run(cli: Cli) -> ExitCode {
-    let Command::Image { command } = &cli.command;
-    let reporter = Reporter::new(cli.json);
-    match draw(&cli, command, &reporter).await {
+    let (reporter, done) = match &cli.command {
+        Command::Image { command } => {
+            let reporter = Reporter::new(cli.json);
+            let done = draw(&cli, command, &reporter).await;
+            (reporter, done)
+        }
+        Command::Dlq { command } => {
+            let reporter = Reporter::plain(cli.json);
+            let done = dead_letters(&cli, command, &reporter).await;
+            (reporter, done)
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             reporter.error(&error);
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+async fn dead_letters(cli: &Cli, command: &DlqCommand, reporter: &Reporter) -> Result<(), KeeperError> {
+    dlq::run(&Queen::new(&cli.queen, cli.token.as_ref())?, command, reporter).await
 }
 
 /// One job, from the flags to the files.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::KeeperError;
-use crate::contract::{Event, EventKind, JobId};
+use crate::contract::{DeadLetter, Event, EventKind, JobId};
 
 /// How often the bar moves between events.
 const TICK: Duration = Duration::from_millis(120);
@@ -41,6 +41,29 @@ impl Reporter {
             bar.enable_steady_tick(TICK);
         }
         Self { json, bar }
+    }
+
+    /// No bar, whoever is looking.
+    pub fn plain(json: bool) -> Self {
+        Self { json, bar: None }
+    }
+
+    /// A dead letter of the list: one line, on standard output.
+    pub fn dead_letter(&self, letter: &DeadLetter) {
+        if self.json {
+            return print_json(letter);
+        }
+        let DeadLetter { job_id, capability, model, code, message, time, .. } = letter;
+        let message = message.replace(char::is_control, " ");
+        print_line(&format!("{time}  {job_id}  {capability}  {model}  {code}: {message}"));
+    }
+
+    /// What was done to the dead letter of a job.
+    pub fn did(&self, job: &JobId, what: &str) {
+        match self.json {
+            true => print_json(&serde_json::json!({ "job_id": job, "done": what })),
+            false => print_line(&format!("{job} {what}")),
+        }
     }
 
     /// Queen has the job.
@@ -129,7 +152,7 @@ impl Reporter {
 }
 
 fn print_json(value: &impl Serialize) {
-    print_line(&serde_json::to_string(value).expect("an event has string keys only"));
+    print_line(&serde_json::to_string(value).expect("what is told has string keys only"));
 }
 
 /// Standard output may be a pipe that its reader has closed: the job goes on, its files are what counts.

@@ -1,8 +1,13 @@
 //! The front of the pool: HTTP in, bus out. Jobs, their events over SSE, routing, the view of the fleet.
 //!
 //! Nothing here computes a picture, and nothing here is needed for one: workers take jobs from NATS by themselves.
+//!
+//! A job goes one of two ways. `durable` puts it into a stream, where it outlives queen and any worker. On the core path
+//! it is sent to a worker that is there (`route`, `seek`), followed to its end (`follow`, `watchdog`) and remembered
+//! (`record`, `table`).
 
 mod auth;
+mod durable;
 mod follow;
 mod inputs;
 mod options;
@@ -30,6 +35,7 @@ use crate::{
     storage::{Key, Store, StoredResult},
 };
 
+use durable::{Durable, Log, Submission};
 use follow::Follow;
 use record::Record;
 use route::Wish;
@@ -57,6 +63,8 @@ struct Shared {
     requester: Requester,
     fleet: Fleet,
     store: Store,
+    /// `None` with `--core`.
+    durable: Option<Arc<Durable>>,
     table: Table,
     retrying: Arc<Semaphore>,
     /// Jobs that no worker has are ended.
@@ -67,12 +75,19 @@ struct Shared {
 
 impl Queen {
     /// A queen without jobs. `fleet` follows the heartbeats of the subjects that `requester` sends on.
-    pub fn new(options: QueenOptions, requester: Requester, fleet: Fleet, store: Store) -> Self {
+    fn new(
+        options: QueenOptions,
+        requester: Requester,
+        fleet: Fleet,
+        store: Store,
+        durable: Option<Arc<Durable>>,
+    ) -> Self {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
         let retrying = Arc::new(Semaphore::new(options.max_retrying));
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-        let shared = Shared { options, limits, requester, fleet, store, table, retrying, stopping, cut };
+        let shared =
+            Shared { options, limits, requester, fleet, store, durable, table, retrying, stopping, cut };
         Self { shared: Arc::new(shared) }
     }
 
@@ -103,32 +118,60 @@ impl Queen {
         }
     }
 
-    /// A job that is neither remembered nor stored, or is.
+    /// What is known of a job, by the streams, by memory, by the store.
     async fn known(&self, id: &JobId) -> Result<Known, ApiError> {
-        if let Some(record) = self.shared.table.get(id) {
-            return Ok(Known::Remembered(record));
-        }
-        match self.stored(id).await? {
-            Some(result) => Ok(Known::Stored(Box::new(result))),
-            None => Err(ApiError::unknown_job(id)),
+        let remembered = self.shared.table.get(id);
+        let logged = match self.durable() {
+            Some(durable) => durable.find(id).await,
+            None => Ok(None),
+        };
+        match (logged, remembered) {
+            // The events of a core job are in the stream too, but memory knows more: how it ended without a worker.
+            (Ok(Some(log)), Some(record)) if log.ticket.is_none() => Ok(Known::Remembered(record)),
+            (Ok(Some(log)), _) => Ok(Known::Logged(Box::new(log))),
+            (Ok(None) | Err(_), Some(record)) => Ok(Known::Remembered(record)),
+            (unlogged, None) => match (self.stored(id).await?, unlogged) {
+                (Some(result), _) => Ok(Known::Stored(Box::new(result))),
+                (None, Ok(_)) => Err(ApiError::unknown_job(id)),
+                // Nobody can say at present that there is no such job.
+                (None, Err(error)) => Err(error),
+            },
         }
     }
 
-    /// Refuses what no worker would be reached by.
-    fn may_send(&self) -> Result<(), ApiError> {
-        let refuse = |message: &str| {
-            Err(ApiError::new(ErrorCode::Busy, message.to_owned()).with_retry_after(RETRY_AFTER))
-        };
+    /// The durable side, once it was there.
+    fn durable(&self) -> Option<&Arc<Durable>> {
+        self.shared.durable.as_ref().filter(|durable| durable.is_ready())
+    }
+
+    /// Refuses jobs while they cannot reach NATS, or queen is ending.
+    fn may_accept(&self) -> Result<(), ApiError> {
         if self.shared.stopping.is_cancelled() {
             return Err(ApiError::new(ErrorCode::ShuttingDown, "queen is shutting down"));
         }
         if !self.shared.requester.is_connected() {
-            return refuse("queen has no connection to NATS at present");
-        }
-        if self.shared.retrying.available_permits() == 0 {
-            return refuse("every worker is busy, and as many jobs are waiting as may");
+            return Err(busy("queen has no connection to NATS at present"));
         }
         Ok(())
+    }
+
+    /// Refuses what no worker would be reached by.
+    fn may_send(&self) -> Result<(), ApiError> {
+        self.may_accept()?;
+        if self.shared.retrying.available_permits() == 0 {
+            return Err(busy("every worker is busy, and as many jobs are waiting as may"));
+        }
+        Ok(())
+    }
+
+    /// Refuses the id of a durable job on the core path; whether it is that of the same request.
+    async fn is_durable_already(&self, job: &Job) -> Result<bool, ApiError> {
+        let Some(durable) = self.durable() else { return Ok(false) };
+        match durable.find(&job.id).await?.and_then(|log| log.ticket) {
+            None => Ok(false),
+            Some(stored) if stored.ticket.fingerprint == job.fingerprint => Ok(true),
+            Some(_) => Err(other_request(&job.id)),
+        }
     }
 
     /// Runs a job in the background. `first` is told of the first answer.
@@ -157,6 +200,7 @@ impl Queen {
 
 /// What is known of a job.
 enum Known {
+    Logged(Box<Log>),
     Remembered(Arc<Record>),
     Stored(Box<StoredResult>),
 }
@@ -179,25 +223,27 @@ impl Jobs for Queen {
         })
         .await
         .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+        // The queue of durable jobs cannot route to one worker, or to those of a hive.
+        let routed = operation.worker_id().is_some() || operation.hive_id().is_some();
+        if let Some(durable) = self.durable().filter(|_| !routed) {
+            return self.submit_durably(durable, Submission { id, named, operation, inputs }).await;
+        }
         let body = Bytes::from(operation.to_json());
         let job = Job::new(operation, &self.shared.limits)?;
-
-        let other = || {
-            let message = format!("`job_id`: `{id}` is the id of another request");
-            ApiError::new(ErrorCode::InvalidRequest, message)
-        };
+        if named && self.is_durable_already(&job).await? {
+            return Ok(id);
+        }
         let claim = match self.shared.table.claim(&id, &job.fingerprint) {
             Claimed::New(claim) => claim,
             Claimed::Known => return Ok(id),
-            Claimed::Other => return Err(other()),
+            Claimed::Other => return Err(other_request(&id)),
             Claimed::Full => {
-                let message = format!("{} jobs are under way", self.shared.options.max_jobs);
-                return Err(ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER));
+                return Err(busy(&format!("{} jobs are under way", self.shared.options.max_jobs)));
             }
         };
         if named && let Some(result) = self.stored(&id).await? {
             if result.fingerprint != job.fingerprint {
-                return Err(other());
+                return Err(other_request(&id));
             }
             claim.record().push(result.event);
             claim.keep();
@@ -223,6 +269,10 @@ impl Jobs for Queen {
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
         Ok(match self.known(id).await? {
+            Known::Logged(log) => {
+                let durable = self.durable().expect("what is logged was found there");
+                self.durable_events(durable, *log, after).await?
+            }
             Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
             Known::Stored(result) => stream::iter([result.event]).boxed(),
         })
@@ -230,6 +280,14 @@ impl Jobs for Queen {
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
         Ok(match self.known(id).await? {
+            Known::Logged(log) => {
+                let view = log.view();
+                let event = match view.event {
+                    Some(event) => Some(self.renewed(event).await),
+                    None => None,
+                };
+                JobView { event, ..view }
+            }
             Known::Remembered(record) => record.view(),
             Known::Stored(result) => {
                 let status = result.event.kind.status();
@@ -240,6 +298,10 @@ impl Jobs for Queen {
 
     async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
         match self.known(id).await {
+            Ok(Known::Logged(log)) => {
+                let durable = self.durable().expect("what is logged was found there");
+                self.cancel_durably(durable, *log).await
+            }
             Ok(Known::Remembered(record)) if record.has_ended() => {
                 Err(ApiError::has_ended(id, ended_how(record.view().status)))
             }
@@ -258,11 +320,9 @@ impl Jobs for Queen {
 
     async fn image(&self, id: &JobId, index: u32) -> Result<(Bytes, &'static str), ApiError> {
         let complete = match self.known(id).await? {
+            Known::Logged(log) => log.last.and_then(|last| complete_of(last.event)),
             Known::Remembered(record) => record.complete(),
-            Known::Stored(result) => match result.event.kind {
-                EventKind::Complete(complete) => Some(complete),
-                _ => None,
-            },
+            Known::Stored(result) => complete_of(result.event),
         };
         let missing = |message: String| ApiError::new(ErrorCode::InvalidRequest, message).with_status(404);
         let complete = complete.ok_or_else(|| missing(format!("job `{id}` has no pictures")))?;
@@ -281,9 +341,27 @@ impl Jobs for Queen {
         Health {
             status: status.into(),
             nats: if connected { "connected" } else { "disconnected" }.into(),
-            durable: false,
+            durable: self.durable().is_some(),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
         }
+    }
+}
+
+/// 503 for what may be tried again soon.
+fn busy(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER)
+}
+
+/// The id is known with another body.
+fn other_request(id: &JobId) -> ApiError {
+    let message = format!("`job_id`: `{id}` is the id of another request");
+    ApiError::new(ErrorCode::InvalidRequest, message)
+}
+
+fn complete_of(event: Event) -> Option<CompleteEvent> {
+    match event.kind {
+        EventKind::Complete(complete) => Some(complete),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
-    bus::NatsOptions,
+    bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
     storage::StoreOptions,
     units::{parse_duration, parse_size},
@@ -22,13 +22,18 @@ pub struct QueenOptions {
     /// Goes in front of every subject; must be the workers'
     #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
     pub subject_prefix: String,
-    /// How long a job waits for a worker to take it
+    /// How long a job that is not durable waits for a worker to take it
     #[arg(long, env = "QUEEN_QUEUE_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub queue_timeout: Duration,
+    /// Models of the pool (repeat, or separate by commas): durable jobs for them are taken even while no worker is up,
+    /// and the first is that of jobs which name none
+    #[arg(long, env = "QUEEN_MODELS", value_name = "NAME", value_delimiter = ',')]
+    pub models: Vec<String>,
     /// Jobs that may be sent again and again at one time; beyond them a job is refused with Retry-After
     #[arg(long, env = "QUEEN_MAX_RETRYING", default_value = "64")]
     pub max_retrying: usize,
-    /// Jobs that are remembered, with their events; finished ones are forgotten first, and read from the store
+    /// Jobs that are not durable and remembered, with their events; finished ones are forgotten first, and read from the
+    /// store
     #[arg(long, env = "QUEEN_MAX_JOBS", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_jobs: u32,
     /// The largest body of a request
@@ -40,6 +45,9 @@ pub struct QueenOptions {
     /// Inputs above this size are put into the store and travel as a reference
     #[arg(long, env = "QUEEN_MAX_INLINE", default_value = "64KiB", value_parser = parse_size)]
     pub max_inline: u64,
+    /// Streams of events of durable jobs that may be open at one time; beyond them 503
+    #[arg(long, env = "QUEEN_MAX_STREAMS", default_value = "1024")]
+    pub max_streams: usize,
     /// How long open connections have to end on SIGTERM
     #[arg(long, env = "QUEEN_GRACE", default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
@@ -49,6 +57,9 @@ pub struct QueenOptions {
     /// Where NATS is.
     #[command(flatten)]
     pub nats: NatsOptions,
+    /// The streams of durable jobs.
+    #[command(flatten)]
+    pub streams: StreamOptions,
     /// Where the store is.
     #[command(flatten)]
     pub store: StoreOptions,

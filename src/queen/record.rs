@@ -14,7 +14,7 @@ use crate::contract::{CompleteEvent, ErrorCode, Event, EventKind, JobId, JobStat
 /// The most events of one job that are kept; beyond it the oldest progress event is forgotten.
 pub const MAX_EVENTS: usize = 256;
 /// The `worker_id` of events that queen makes itself, of jobs that no worker has.
-const QUEEN: &str = "queen";
+pub const QUEEN_ID: &str = "queen";
 
 /// A job.
 pub struct Record {
@@ -78,7 +78,7 @@ impl Record {
 
     /// Adds an event of queen's own: `worker` had the job, or none.
     pub fn push_own(&self, worker: Option<&WorkerId>, kind: EventKind) {
-        let queen = || WorkerId::new(QUEEN).expect("a valid id");
+        let queen = || WorkerId::new(QUEEN_ID).expect("a valid id");
         let worker_id = worker.cloned().unwrap_or_else(queen);
         self.push(Event { job_id: self.id.clone(), worker_id, attempt: 1, seq: 0, kind });
     }

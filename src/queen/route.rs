@@ -95,8 +95,7 @@ impl Wish {
         let capability = self.capability;
         let capable: Vec<_> = workers.into_iter().filter(|w| w.capabilities.contains(&capability)).collect();
         if capable.is_empty() {
-            let message = format!("`operation`: no worker that is up does `{}`", capability.operation());
-            return Err(ApiError::new(ErrorCode::UnsupportedOperation, message));
+            return Err(unsupported_operation(capability));
         }
         let Some(model) = &self.model else { return Ok(capable) };
         let known = names(capable.iter().flat_map(|w| &w.models).map(String::as_str));
@@ -107,6 +106,12 @@ impl Wish {
         }
         Ok(fitting)
     }
+}
+
+/// Workers are up, and none of them does that.
+pub fn unsupported_operation(capability: Capability) -> ApiError {
+    let message = format!("`operation`: no worker that is up does `{}`", capability.operation());
+    ApiError::new(ErrorCode::UnsupportedOperation, message)
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {

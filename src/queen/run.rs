@@ -1,6 +1,6 @@
 //! From options to a queen that serves until it is told to stop.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, Router, middleware, routing::get};
 use tokio::{
@@ -8,9 +8,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Queen, QueenOptions, Token, auth};
+use super::{
+    Queen, QueenOptions, Token, auth,
+    durable::{self, Durable},
+};
 use crate::{
-    bus::{BusError, Fleet, Requester, connect},
+    bus::{BusError, Fleet, Requester, Streams, connect},
     contract::{ContractError, Subjects},
     http::{fallback, job_routes, serve},
     storage::{StorageError, Store},
@@ -77,7 +80,17 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let requester = Requester::new(client.clone(), subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
     fleet.follow(&client, &subjects).await?;
-    tokio::spawn(tidy(fleet.clone(), requester.clone()));
+    let durable = match options.streams.core {
+        true => None,
+        false => {
+            let streams = Streams::new(client, subjects, options.streams.clone());
+            let durable = Arc::new(Durable::new(streams, &options));
+            durable.start().await?;
+            durable.models.learn(&requester.models_of_the_pool().await);
+            Some(durable)
+        }
+    };
+    tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone()));
 
     let failed = |source| QueenError::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
@@ -87,7 +100,7 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     }
     let grace = options.grace;
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
-    let queen = Queen::new(options, requester.clone(), fleet, store);
+    let queen = Queen::new(options, requester.clone(), fleet, store, durable);
     let router = routes(queen.clone(), max_body, token);
     tracing::info!("listening on http://{address}");
 
@@ -112,20 +125,25 @@ fn routes(queen: Queen, max_body: usize, token: Option<Token>) -> Router {
         let queen = queen.clone();
         get(move || async move { Json(queen.workers()) })
     };
-    let router = fallback(job_routes(queen, max_body).route("/v1/workers", workers));
+    let letters = durable::routes(queen.clone());
+    let router = fallback(job_routes(queen, max_body).route("/v1/workers", workers).merge(letters));
     match token {
         None => router,
         Some(token) => router.layer(middleware::from_fn_with_state(token, auth::require)),
     }
 }
 
-/// Forgets workers that are gone. While NATS is away nobody can be heard, and nobody is gone for that.
-async fn tidy(fleet: Fleet, requester: Requester) {
+/// Forgets workers that are gone, and keeps their models in mind. While NATS is away nobody can be heard, and nobody is
+/// gone for that.
+async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>) {
     let mut tick = tokio::time::interval(FLEET_EVERY);
     loop {
         tick.tick().await;
         if !requester.is_connected() {
             fleet.deaf();
+        }
+        if let Some(durable) = &durable {
+            durable.models.hear(&fleet.all());
         }
         fleet.forget_gone();
     }

@@ -16,7 +16,7 @@ use super::{
     queen::QueenProcess,
 };
 
-/// A queen with its own subjects and its own store.
+/// A queen of the core path with its own subjects and its own store.
 pub struct Pool {
     pub queen: QueenProcess,
     pub store: Store,
@@ -29,7 +29,8 @@ impl Pool {
         let folder = TempDir::new().unwrap();
         let url = folder.path().join("store").to_str().unwrap().to_owned();
         let prefix = prefix();
-        let queen = QueenProcess::start(&NatsServer::shared().url(), &prefix, &url, arguments);
+        let arguments = [&["--core"], arguments].concat();
+        let queen = QueenProcess::start(&NatsServer::shared().url(), &prefix, &url, &arguments);
         let store = Store::open(&StoreOptions::new(url)).unwrap();
         Self { queen, store, prefix, _folder: folder }
     }

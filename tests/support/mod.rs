@@ -2,6 +2,7 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod fake_durable;
 pub mod fake_pool;
 pub mod fake_worker;
 pub mod nats;

@@ -17,8 +17,9 @@ static PREFIXES: AtomicU32 = AtomicU32::new(0);
 
 /// A nats-server with JetStream.
 pub struct NatsServer {
-    _process: Leashed,
-    _folder: TempDir,
+    /// `None` while it is stopped.
+    process: Option<Leashed>,
+    folder: TempDir,
     pub port: u16,
 }
 
@@ -35,28 +36,69 @@ impl NatsServer {
 
     /// A server of its own, without JetStream.
     pub fn start_plain() -> Self {
-        (0..3).find_map(|_| Self::start_with(free_port(), false)).expect("a nats-server")
+        let start = |port| Self::start_with(port, TempDir::new().expect("a temporary folder"), false);
+        (0..3).find_map(|_| start(free_port())).expect("a nats-server")
     }
 
     /// A server on this port; `None` when it is taken.
     pub fn start_at(port: u16) -> Option<Self> {
-        Self::start_with(port, true)
+        Self::start_with(port, TempDir::new().expect("a temporary folder"), true)
     }
 
-    fn start_with(port: u16, jetstream: bool) -> Option<Self> {
+    fn start_with(port: u16, folder: TempDir, jetstream: bool) -> Option<Self> {
+        let mut server = Self { process: None, folder, port };
+        server.launch(jetstream).then_some(server)
+    }
+
+    fn launch(&mut self, jetstream: bool) -> bool {
         let program = program("nats-server", "NATS_SERVER");
-        let folder = TempDir::new().expect("a temporary folder");
-        let (port_text, data) = (port.to_string(), folder.path().join("js"));
-        let mut arguments = vec!["-a", "127.0.0.1", "-p", &port_text];
+        let (port_text, data) = (self.port.to_string(), self.folder.path().join("js"));
+        let pid = self.folder.path().join("pid");
+        let pid = pid.to_str().expect("a UTF-8 path");
+        let mut arguments = vec!["-a", "127.0.0.1", "-p", &port_text, "-P", pid];
         if jetstream {
             arguments.extend(["-js", "-sd", data.to_str().expect("a UTF-8 path")]);
         }
-        let process = Leashed::start(&program, &arguments, &folder.path().join("log"));
-        if listens(port, Duration::from_secs(20)) {
-            return Some(Self { _process: process, _folder: folder, port });
+        let process = Leashed::start(&program, &arguments, &self.folder.path().join("log"));
+        if listens(self.port, Duration::from_secs(20)) {
+            self.process = Some(process);
+            return true;
         }
         eprintln!("nats-server does not listen:\n{}", process.log());
-        None
+        false
+    }
+
+    /// Kills it. What it has written stays.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it again with what it had written, on the same port.
+    pub fn restart(&mut self) {
+        self.stop();
+        assert!(self.launch(true), "the port is free again");
+    }
+
+    /// As [`restart`](Self::restart), without JetStream.
+    pub fn restart_plain(&mut self) {
+        self.stop();
+        assert!(self.launch(false), "the port is free again");
+    }
+
+    /// Halts it: connections stay, and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on, with all that came meanwhile.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).expect("a file with its pid");
+        let sent = std::process::Command::new("kill").args([signal, pid.trim()]).status();
+        assert!(sent.expect("kill").success());
     }
 
     pub fn url(&self) -> String {

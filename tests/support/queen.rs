@@ -72,6 +72,12 @@ impl QueenProcess {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Sends SIGKILL and waits for the end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("a child");
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
         let pid = self.child.id().to_string();
@@ -150,7 +156,8 @@ impl Drop for QueenProcess {
     }
 }
 
-fn lines(text: &str) -> Vec<Line> {
+/// The lines of what came of a stream.
+pub fn lines(text: &str) -> Vec<Line> {
     text.split("\n\n")
         .filter_map(|block| {
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
@@ -164,9 +171,10 @@ fn lines(text: &str) -> Vec<Line> {
 pub fn types(lines: &[Line]) -> Vec<String> {
     lines
         .iter()
-        .map(|line| match line.id {
-            Some(_) => line.json()["type"].as_str().expect("a type").to_owned(),
-            None => line.data.clone(),
+        .map(|line| match line {
+            // A preview has no id.
+            _ if line.data.starts_with('{') => line.json()["type"].as_str().expect("a type").to_owned(),
+            _ => line.data.clone(),
         })
         .collect()
 }

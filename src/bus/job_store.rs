@@ -1,0 +1,256 @@
+//! Durable jobs on their way into the stream, and what can be told of one that no worker has yet.
+
+use std::time::Duration;
+
+use async_nats::{
+    HeaderMap,
+    connection::State,
+    jetstream::{
+        self, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+        stream::{DeleteMessageErrorKind, LastRawMessageErrorKind},
+    },
+};
+use bytes::Bytes;
+
+use super::{BusError, Streams};
+use crate::contract::{Capability, JobId, Ticket, headers};
+
+/// How often a message is published whose acknowledgement does not come. Its id makes that safe.
+const TRIES: u32 = 3;
+/// The pause before it is published again after the connection broke.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Room, in bytes, for the headers of a job that becomes a dead letter: it must fit into a message then too.
+const HEADROOM: usize = 4096;
+
+/// A job for the stream.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    /// The job.
+    pub job: JobId,
+    /// Where it goes: see [`Streams::subject_of_job`].
+    pub subject: String,
+    /// The operation, with its id and its model.
+    pub body: Bytes,
+    /// Of a job that is sent again after it ended: the number of the event that ended it.
+    pub after: Option<u64>,
+    /// W3C trace context of the job.
+    pub traceparent: Option<String>,
+}
+
+/// The stream has the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The message's number.
+    pub sequence: u64,
+    /// It was there before: this sending of the job is another's, or ours whose acknowledgement was lost.
+    pub duplicate: bool,
+}
+
+/// Why the stream does not have a job, or may not.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No room. The job was not taken.
+    #[error("the queue is full: {0}")]
+    Full(String),
+    /// It does not fit into a message.
+    #[error("the job has {bytes} bytes, at most {limit} fit into a message of this NATS server")]
+    TooLarge {
+        /// Size of the body in bytes.
+        bytes: usize,
+        /// The most that is taken, in bytes.
+        limit: usize,
+    },
+    /// The stream is not there, or JetStream is not. The job was not taken.
+    #[error("JetStream is away: {0}")]
+    Away(String),
+    /// Nobody said whether it was taken.
+    #[error("JetStream did not confirm the job: {0}")]
+    Unconfirmed(String),
+    /// JetStream refused it.
+    #[error("JetStream refused the job: {0}")]
+    Refused(String),
+}
+
+/// A ticket as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTicket {
+    /// The ticket.
+    pub ticket: Ticket,
+    /// Its number in the stream of events.
+    pub sequence: u64,
+}
+
+impl Streams {
+    /// Where a job for that model goes.
+    pub fn subject_of_job(&self, capability: Capability, model: &str) -> String {
+        self.subjects.jobs(capability, model)
+    }
+
+    /// Whether NATS is reachable now.
+    pub fn is_connected(&self) -> bool {
+        self.context.client().connection_state() == State::Connected
+    }
+
+    /// Puts a job into the stream; when this returns it is stored.
+    ///
+    /// # Errors
+    /// See [`SendError`]; after [`SendError::Unconfirmed`] the same sending may be repeated.
+    pub async fn send_job(&self, sending: &Sending) -> Result<Sent, SendError> {
+        let limit = self.context.client().max_payload().saturating_sub(HEADROOM);
+        let bytes = sending.body.len();
+        if bytes > limit {
+            return Err(SendError::TooLarge { bytes, limit });
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let message = PublishMessage::build().payload(sending.body.clone()).headers(sending.headers());
+            let error = match self.publish(message.outbound_message(sending.subject.clone())).await {
+                Ok(ack) => return Ok(Sent { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Err(error) => error,
+            };
+            match error.kind() {
+                PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe
+                    if tries < TRIES && self.is_connected() =>
+                {
+                    tracing::warn!(job = %sending.job, %error, "a job was not confirmed; publishing it again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                _ => return Err(send_error(&error, bytes, limit)),
+            }
+        }
+    }
+
+    /// The body of a job's message, if it is still in the stream.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn job_at(&self, sequence: u64, job: &JobId) -> Result<Option<Bytes>, BusError> {
+        let doing = || format!("reading message {sequence} of {}", self.jobs);
+        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
+        match stream.get_raw_message(sequence).await {
+            // A stream that was removed and made again counts from 1: the number alone may be another job's.
+            Ok(message) => {
+                let named = message.headers.get(headers::JOB_ID).map(|id| id.as_str());
+                Ok((named == Some(job.as_str())).then_some(message.payload))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(BusError::jetstream(doing(), error)),
+        }
+    }
+
+    /// Takes a job's message out of the stream; whether it was there.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn delete_job(&self, sequence: u64, job: &JobId) -> Result<bool, BusError> {
+        if self.job_at(sequence, job).await?.is_none() {
+            return Ok(false);
+        }
+        let doing = || format!("removing message {sequence} of {}", self.jobs);
+        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
+        match stream.delete_message(sequence).await {
+            Ok(there) => Ok(there),
+            // Acknowledged a moment ago.
+            Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => Ok(false),
+            Err(error) => Err(BusError::jetstream(doing(), error)),
+        }
+    }
+
+    /// The ticket of a job, and its number.
+    ///
+    /// # Errors
+    /// When JetStream does not answer, or what is there is no ticket.
+    pub async fn stored_ticket(&self, job: &JobId) -> Result<Option<StoredTicket>, BusError> {
+        let subject = self.subjects.ticket(job);
+        let Some(message) = self.last_on(&subject).await? else { return Ok(None) };
+        let ticket = serde_json::from_slice(&message.payload)
+            .map_err(|error| BusError::jetstream(format!("reading {subject}"), error))?;
+        Ok(Some(StoredTicket { ticket, sequence: message.sequence }))
+    }
+
+    /// Writes the ticket of a job if the last one is still that with number `after` (0: there is none); whether it is.
+    ///
+    /// # Errors
+    /// When JetStream does not take it.
+    pub async fn put_ticket_after(&self, ticket: &Ticket, after: u64) -> Result<bool, BusError> {
+        let subject = self.subjects.ticket(&ticket.job_id);
+        let body = serde_json::to_vec(ticket).expect("a ticket has string keys only");
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let message =
+                PublishMessage::build().payload(body.clone().into()).expected_last_subject_sequence(after);
+            match self.publish(message.outbound_message(subject.clone())).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                    // Our own may be the one, when its acknowledgement was lost.
+                    let last = self.stored_ticket(&ticket.job_id).await?;
+                    return Ok(last.is_some_and(|last| last.ticket == *ticket));
+                }
+                Err(error) if tries < TRIES => {
+                    tracing::warn!(job = %ticket.job_id, %error, "a ticket was not confirmed");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(BusError::jetstream(format!("storing {subject}"), error)),
+            }
+        }
+    }
+}
+
+impl Sending {
+    fn headers(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        let id = match self.after {
+            None => self.job.to_string(),
+            Some(after) => format!("{}:r{after}", self.job),
+        };
+        map.insert(headers::MESSAGE_ID, id);
+        map.insert(headers::JOB_ID, self.job.as_str());
+        if let Some(after) = self.after {
+            map.insert(headers::JOB_AFTER, after.to_string());
+        }
+        if let Some(trace) = &self.traceparent {
+            map.insert(headers::TRACEPARENT, trace.as_str());
+        }
+        map
+    }
+}
+
+fn send_error(error: &PublishError, bytes: usize, limit: usize) -> SendError {
+    let text = || BusError::jetstream("publishing", error).to_string();
+    match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded => SendError::TooLarge { bytes, limit },
+        PublishErrorKind::StreamNotFound => SendError::Away(error.to_string()),
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => {
+            SendError::Unconfirmed(error.to_string())
+        }
+        PublishErrorKind::WrongLastMessageId
+        | PublishErrorKind::WrongLastSequence
+        | PublishErrorKind::MaxAckPending
+        | PublishErrorKind::Other => {
+            let source = std::error::Error::source(error);
+            match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+                Some(refusal) if is_full(refusal) => SendError::Full(refusal.to_string()),
+                // It answered, and the answer is no.
+                Some(refusal) => SendError::Refused(refusal.to_string()),
+                None => SendError::Unconfirmed(text()),
+            }
+        }
+    }
+}
+
+/// No room in the stream (its own limit is told by the code of a store that failed), or none in the server or account.
+fn is_full(error: &jetstream::Error) -> bool {
+    matches!(
+        error.error_code(),
+        ErrorCode::STREAM_STORE_FAILED
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+    )
+}

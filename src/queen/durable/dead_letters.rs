@@ -1,0 +1,119 @@
+//! `/v1/dead-letters`: jobs that failed on every worker that tried them, to be sent again or dropped.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    routing::{delete, get, post},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Durable, away};
+use crate::{
+    bus::Sending,
+    contract::{DeadLetters, ErrorCode, JobId, JobResponse, JobStatus, Operation, Ticket},
+    http::ApiError,
+    queen::{Queen, RETRY_AFTER, ended_how},
+};
+
+/// Letters that are listed unless told.
+const DEFAULT_LIMIT: usize = 100;
+/// The most letters that are listed at one time.
+const MAX_LIMIT: usize = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<usize>,
+}
+
+/// GET /v1/dead-letters, POST /v1/dead-letters/{id}/retry, DELETE /v1/dead-letters/{id}.
+pub(in crate::queen) fn routes(queen: Queen) -> Router {
+    Router::new()
+        .route("/v1/dead-letters", get(list))
+        .route("/v1/dead-letters/{id}", delete(drop_letter))
+        .route("/v1/dead-letters/{id}/retry", post(retry))
+        .with_state(queen)
+}
+
+async fn list(
+    State(queen): State<Queen>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<DeadLetters>, ApiError> {
+    let Query(query) =
+        query.map_err(|rejection| ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        let message = format!("`limit`: {limit} is out of bounds; 1 to {MAX_LIMIT} are allowed");
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
+    }
+    let durable = queen.with_streams()?;
+    let dead_letters = durable.streams.dead_letters(limit).await.map_err(|error| away(&error))?;
+    Ok(Json(DeadLetters { dead_letters }))
+}
+
+async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<JobResponse>, ApiError> {
+    let id = JobId::new(id)?;
+    queen.may_accept()?;
+    let durable = queen.with_streams()?;
+    let stored = durable.streams.dead_letter(&id).await.map_err(|error| away(&error))?;
+    let letter = stored.ok_or_else(|| no_letter(&id))?;
+    let log = durable.look(&id).await?;
+    match (&log.last, log.ended()) {
+        // Its events are forgotten, or say that it is dead.
+        (None, _) if log.ticket.is_none() => {}
+        (_, Some(JobStatus::Failed)) => {}
+        (_, Some(status)) => return Err(ApiError::has_ended(&id, ended_how(status))),
+        (_, None) => {
+            let message = format!("job `{id}` waits or runs: it was sent again, or is not dead yet");
+            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(409));
+        }
+    }
+    let fingerprint = Operation::parse(Some(letter.letter.capability), &letter.body)?.fingerprint();
+    let after = log.last.as_ref().map(|last| last.event.seq);
+    let sending = Sending {
+        job: id.clone(),
+        subject: letter.subject,
+        body: letter.body,
+        after,
+        traceparent: letter.traceparent,
+    };
+    let sent = durable.send(&sending).await?;
+    let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+    durable.put_ticket(&log, &ticket).await?;
+    durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
+    Ok(Json(JobResponse::new(id)))
+}
+
+async fn drop_letter(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let id = JobId::new(id)?;
+    let durable = queen.with_streams()?;
+    match durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))? {
+        0 => Err(no_letter(&id)),
+        _ => Ok(Json(json!({ "job_id": id }))),
+    }
+}
+
+fn no_letter(id: &JobId) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, format!("there is no dead letter of job `{id}`"))
+        .with_status(404)
+}
+
+impl Queen {
+    /// The streams, if this queen uses them.
+    fn with_streams(&self) -> Result<&Arc<Durable>, ApiError> {
+        match &self.shared.durable {
+            Some(durable) if durable.is_ready() => Ok(durable),
+            Some(_) => {
+                let message = "NATS has no JetStream at present, and so no dead letters";
+                Err(ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER))
+            }
+            None => {
+                let message = "queen was started with --core, and has no dead letters";
+                Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404))
+            }
+        }
+    }
+}

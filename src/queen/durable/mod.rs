@@ -1,0 +1,164 @@
+//! Durable jobs: what queen has accepted is in a stream, and any queen can tell of it.
+//!
+//! A job is durable unless queen was started with `--core`, there is no JetStream, or the job names a worker or a hive:
+//! the queue of durable jobs is one per model, and a job in it cannot be routed to one worker. Such jobs are sent on the
+//! core path, as are all jobs until JetStream was there for the first time. From then on a JetStream that is away means
+//! that new jobs are refused for a while, never that they are taken without being kept.
+//!
+//! Nothing of a durable job is in queen's memory: `events.<job>` says how it goes, its ticket that it waits.
+
+mod cancel;
+mod dead_letters;
+mod models;
+mod stream;
+mod submit;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use super::{QueenOptions, busy};
+use crate::{
+    bus::{BusError, EventLog, Logged, StoredTicket, Streams},
+    contract::{EventKind, JobId, JobStatus, JobView, Ticket},
+    http::ApiError,
+};
+
+pub(super) use dead_letters::routes;
+use models::Models;
+pub(super) use submit::Submission;
+
+/// How often JetStream is looked for while it is not there.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+/// The durable side of a queen.
+pub(super) struct Durable {
+    pub streams: Streams,
+    pub models: Models,
+    /// The streams were there at least once.
+    ready: AtomicBool,
+    /// Streams of events that may be open at one time.
+    open_streams: Arc<Semaphore>,
+}
+
+/// What the streams say of a job.
+pub(super) struct Log {
+    pub id: JobId,
+    pub ticket: Option<StoredTicket>,
+    /// The last event, unless it is of an earlier sending.
+    pub last: Option<Logged>,
+    /// The last event, of whichever sending.
+    pub last_ever: Option<Logged>,
+}
+
+impl Durable {
+    pub fn new(streams: Streams, options: &QueenOptions) -> Self {
+        Self {
+            streams,
+            models: Models::new(&options.models),
+            ready: AtomicBool::new(false),
+            open_streams: Arc::new(Semaphore::new(options.max_streams)),
+        }
+    }
+
+    /// Whether jobs are durable.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Looks for JetStream, and makes the streams. If it is not there now it is looked for in the background.
+    ///
+    /// # Errors
+    /// [`BusError::Mismatch`]: the streams are others than ours, which only somebody can change.
+    pub async fn start(self: &Arc<Self>) -> Result<(), BusError> {
+        match self.streams.ensure().await {
+            Ok(()) => self.is_there(),
+            Err(error @ BusError::Mismatch { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "jobs are not durable until JetStream is there");
+                tokio::spawn(self.clone().look_for_it(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_for_it(self: Arc<Self>, mut told: String) {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            match self.streams.ensure().await {
+                Ok(()) => return self.is_there(),
+                Err(error) if error.to_string() == told => {}
+                Err(error) => {
+                    told = error.to_string();
+                    tracing::warn!(%error, "jobs are still not durable");
+                }
+            }
+        }
+    }
+
+    fn is_there(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+        tracing::info!("jobs are durable");
+    }
+
+    /// What the streams say of a job; `None`: nothing.
+    pub async fn find(&self, id: &JobId) -> Result<Option<Log>, ApiError> {
+        let log = self.look(id).await?;
+        Ok((log.ticket.is_some() || log.last_ever.is_some()).then_some(log))
+    }
+
+    /// What the streams say of a job, if only that they know nothing.
+    async fn look(&self, id: &JobId) -> Result<Log, ApiError> {
+        if !self.streams.is_connected() {
+            // Its requests would run into their time limit.
+            return Err(busy("queen has no connection to NATS at present"));
+        }
+        // In this order: an event that is older than the ticket is known for one.
+        let last_ever = self.streams.last(id).await.map_err(|error| away(&error))?;
+        let ticket = self.streams.stored_ticket(id).await.map_err(|error| away(&error))?;
+        let is_past = |logged: &Logged| ticket.as_ref().is_some_and(|t| t.ticket.is_past(logged.event.seq));
+        let last = last_ever.clone().filter(|logged| !is_past(logged));
+        Ok(Log { id: id.clone(), ticket, last, last_ever })
+    }
+}
+
+impl Log {
+    /// How the job ended, if it has.
+    pub fn ended(&self) -> Option<JobStatus> {
+        let kind = &self.last.as_ref()?.event.kind;
+        kind.is_terminal().then(|| kind.status())
+    }
+
+    /// Where the job is.
+    pub fn view(&self) -> JobView {
+        let event = self.last.as_ref().map(|logged| logged.event.clone());
+        let status = event.as_ref().map_or(JobStatus::Queued, |event| event.kind.status());
+        JobView { job_id: self.id.clone(), status, event }
+    }
+
+    /// The number of the error that the job ended in, if another run may avoid it.
+    fn may_run_again(&self) -> Option<u64> {
+        let event = &self.last.as_ref()?.event;
+        matches!(event.kind, EventKind::Error { retryable: true, .. }).then_some(event.seq)
+    }
+
+    fn ticket(&self) -> Option<&Ticket> {
+        self.ticket.as_ref().map(|stored| &stored.ticket)
+    }
+
+    /// Events up to this number are of earlier sendings.
+    fn past(&self) -> Option<u64> {
+        self.ticket()?.after
+    }
+}
+
+/// JetStream does not answer: the client may ask again.
+pub(super) fn away(error: &BusError) -> ApiError {
+    busy(&error.to_string())
+}

@@ -1,0 +1,141 @@
+//! The models of the pool: those that queen was told of, and those that workers have said they have.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use super::super::{RETRY_AFTER, route};
+use crate::{
+    contract::{Capability, ErrorCode, WorkerInfo},
+    http::ApiError,
+};
+
+/// The most models of workers that are remembered.
+const MAX_SEEN: usize = 4096;
+
+/// Which models jobs may ask for.
+pub struct Models {
+    /// `--models`.
+    catalogue: Vec<String>,
+    /// Of heartbeats, in the order in which they were first heard.
+    seen: Mutex<Vec<String>>,
+}
+
+impl Models {
+    /// A catalogue, without what an empty variable leaves in it.
+    pub fn new(catalogue: &[String]) -> Self {
+        let names = catalogue.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        Self { catalogue: names.map(str::to_owned).collect(), seen: Mutex::default() }
+    }
+
+    /// Takes note of the workers' models.
+    pub fn hear(&self, workers: &[WorkerInfo]) {
+        self.learn(workers.iter().flat_map(|worker| std::iter::once(&worker.model_id).chain(&worker.models)));
+    }
+
+    /// Takes note of models that workers have.
+    pub fn learn<'a>(&self, models: impl IntoIterator<Item = &'a String>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for model in models {
+            if !seen.contains(model) && seen.len() < MAX_SEEN {
+                seen.push(model.clone());
+            }
+        }
+    }
+
+    /// Every model that a job may ask for.
+    pub fn known(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.catalogue.iter().chain(seen.iter()).cloned().collect()
+    }
+
+    /// The model of a job that asks for `named`, or for none. `workers` are those that take jobs.
+    ///
+    /// # Errors
+    /// `unsupported_operation` when workers are up and none has the capability, `unsupported_model` with those that
+    /// there are, `busy` while no model is known at all.
+    pub fn choose(
+        &self,
+        named: Option<&str>,
+        capability: Capability,
+        workers: &[WorkerInfo],
+        nats_url: &str,
+    ) -> Result<String, ApiError> {
+        self.hear(workers);
+        let capable = || workers.iter().filter(|worker| worker.capabilities.contains(&capability));
+        if !workers.is_empty() && capable().next().is_none() {
+            return Err(route::unsupported_operation(capability));
+        }
+        let known = self.known();
+        match named {
+            Some(model) if known.iter().any(|name| name == model) => return Ok(model.to_owned()),
+            Some(model) if !known.is_empty() => {
+                let names =
+                    known.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+                let message = format!("`model`: the pool has no `{model}`; there are: {names}");
+                return Err(ApiError::new(ErrorCode::UnsupportedModel, message));
+            }
+            Some(_) | None => {}
+        }
+        let of_worker = || capable().next().map(|worker| worker.model_id.clone());
+        self.catalogue.first().cloned().or_else(of_worker).or_else(|| known.into_iter().next()).ok_or_else(
+            || {
+                let message = format!(
+                    "no worker is up, and which models the pool has is not known; start one: \
+                 sd-worker-cpu --model <folder> --nats-url {nats_url} (or tell queen: --models)"
+                );
+                ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER)
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{WorkerId, WorkerStatus};
+
+    fn worker(models: &[&str]) -> WorkerInfo {
+        WorkerInfo {
+            id: WorkerId::new("w").unwrap(),
+            hive_id: None,
+            model_id: models[0].into(),
+            models: models.iter().map(|&m| m.into()).collect(),
+            device: "cpu".into(),
+            status: WorkerStatus::Ready,
+            capabilities: vec![Capability::Generate],
+            slots: 1,
+            free_slots: 1,
+            implementation: "test".into(),
+            version: "0".into(),
+        }
+    }
+
+    fn choose(models: &Models, named: Option<&str>, workers: &[WorkerInfo]) -> Result<String, ErrorCode> {
+        models.choose(named, Capability::Generate, workers, "nats://n").map_err(|error| error.code)
+    }
+
+    #[test]
+    fn the_catalogue_comes_first_then_workers_then_memory() {
+        let models = Models::new(&["big".into(), " ".into(), "small".into()]);
+        assert_eq!(choose(&models, None, &[worker(&["other"])]), Ok("big".into()));
+        assert_eq!(choose(&models, Some("small"), &[]), Ok("small".into()));
+        assert_eq!(choose(&models, Some("other"), &[]), Ok("other".into()), "it was heard of");
+        assert_eq!(choose(&models, Some("none"), &[]), Err(ErrorCode::UnsupportedModel));
+
+        let models = Models::new(&[String::new()]);
+        assert_eq!(choose(&models, None, &[]), Err(ErrorCode::Busy));
+        assert_eq!(choose(&models, Some("m"), &[]), Err(ErrorCode::Busy));
+        assert_eq!(choose(&models, None, &[worker(&["m", "n"])]), Ok("m".into()));
+        assert_eq!(choose(&models, None, &[]), Ok("m".into()), "its worker may come back");
+    }
+
+    #[test]
+    fn a_capability_that_no_worker_has_is_refused_while_workers_are_up() {
+        let models = Models::new(&["m".into()]);
+        let inpaint = |workers: &[WorkerInfo]| models.choose(None, Capability::Inpaint, workers, "");
+        assert_eq!(inpaint(&[worker(&["m"])]).unwrap_err().code, ErrorCode::UnsupportedOperation);
+        assert_eq!(inpaint(&[]).unwrap(), "m");
+    }
+}

@@ -1,0 +1,221 @@
+//! A job becomes durable: it is in the stream of jobs, and its ticket is written, when the client has its answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Durable, Log, away};
+use crate::{
+    bus::{SendError, Sending, Sent},
+    contract::{ErrorCode, Job, JobId, Operation, Ticket},
+    http::ApiError,
+    queen::{Queen, RETRY_AFTER, inputs, other_request},
+    storage::Key,
+};
+
+/// How often the ticket of a job that another queen has just sent is looked for.
+const TICKET_TRIES: u32 = 5;
+/// The pause between.
+const TICKET_PAUSE: Duration = Duration::from_millis(100);
+
+/// A job that came in.
+pub(in crate::queen) struct Submission {
+    pub id: JobId,
+    /// The client chose the id, so that it may be one that is known.
+    pub named: bool,
+    /// Settled.
+    pub operation: Operation,
+    /// For the store.
+    pub inputs: Vec<(Key, Bytes)>,
+}
+
+/// What becomes of a job that came in.
+enum Decision {
+    /// It is known, and runs or has run.
+    Known,
+    /// It is sent. Of a job that ended in an error which another run may avoid: behind the event of that number.
+    Send { after: Option<u64> },
+}
+
+impl Queen {
+    /// Makes a job durable.
+    pub(in crate::queen) async fn submit_durably(
+        &self,
+        durable: &Durable,
+        submission: Submission,
+    ) -> Result<JobId, ApiError> {
+        let Submission { id, named, mut operation, inputs } = submission;
+        // Before anything is asked: what is wrong with it is wrong with any model.
+        Job::new(operation.clone(), &self.shared.limits)?;
+        self.may_accept()?;
+        let chosen = durable.models.choose(
+            operation.model(),
+            operation.capability(),
+            &self.shared.fleet.taking(),
+            &self.shared.options.nats.nats_url,
+        );
+        let log = if named { durable.look(&id).await? } else { Log::nothing(&id) };
+        let after = match self.decide(durable, &log, &operation, named).await? {
+            Decision::Known => return Ok(id),
+            Decision::Send { after } => after,
+        };
+        operation.set_model(&chosen?);
+        let fingerprint = operation.fingerprint();
+        inputs::store(&self.shared.store, inputs).await?;
+        let sending = Sending {
+            job: id.clone(),
+            subject: durable
+                .streams
+                .subject_of_job(operation.capability(), operation.model().unwrap_or_default()),
+            body: Bytes::from(operation.to_json()),
+            after,
+            traceparent: None,
+        };
+        let sent = durable.send(&sending).await?;
+        let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+        if sent.duplicate {
+            self.is_the_same(durable, &ticket).await?;
+        }
+        durable.put_ticket(&log, &ticket).await?;
+        if after.is_some()
+            && let Err(error) = durable.streams.drop_dead_letters(&id).await
+        {
+            tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
+        }
+        Ok(id)
+    }
+
+    /// Whether the job is known, by what streams, memory and store say of its id.
+    async fn decide(
+        &self,
+        durable: &Durable,
+        log: &Log,
+        operation: &Operation,
+        named: bool,
+    ) -> Result<Decision, ApiError> {
+        let id = &log.id;
+        // Which model a job got that named none may have been decided when other workers were up.
+        let is_same = |fingerprint: &str| {
+            operation.fingerprint() == fingerprint
+                || operation.model().is_none()
+                    && durable.models.known().iter().any(|model| with_model(operation, model) == fingerprint)
+        };
+        let known = |fingerprint: &str| match is_same(fingerprint) {
+            true => Ok(Decision::Known),
+            false => Err(other_request(id)),
+        };
+        if let Some(ticket) = log.ticket() {
+            return match log.may_run_again() {
+                Some(seq) if is_same(&ticket.fingerprint) => Ok(Decision::Send { after: Some(seq) }),
+                _ => known(&ticket.fingerprint),
+            };
+        }
+        if let Some(record) = self.shared.table.get(id)
+            && record.may_run_again().is_none()
+        {
+            return known(&record.fingerprint);
+        }
+        if named && let Some(result) = self.stored(id).await? {
+            return known(&result.fingerprint);
+        }
+        match (log.may_run_again(), log.ended()) {
+            (None, Some(_)) => Ok(Decision::Known),
+            (after, _) => Ok(Decision::Send { after }),
+        }
+    }
+
+    /// Whether a sending that was there before is of the same request.
+    async fn is_the_same(&self, durable: &Durable, ours: &Ticket) -> Result<(), ApiError> {
+        let id = &ours.job_id;
+        let of = |fingerprint: &str| match fingerprint == ours.fingerprint {
+            true => Ok(()),
+            false => Err(other_request(id)),
+        };
+        let body = durable.streams.job_at(ours.sequence, id).await.map_err(|error| away(&error))?;
+        if let Some(body) = body {
+            let theirs = Operation::parse(None, &body).map_err(|_| other_request(id))?;
+            return of(&theirs.fingerprint());
+        }
+        // It was taken from the stream already. Whoever sent it is writing its ticket, or has.
+        for _ in 0..TICKET_TRIES {
+            let ticket = durable.streams.stored_ticket(id).await.map_err(|error| away(&error))?;
+            if let Some(stored) = ticket {
+                return of(&stored.ticket.fingerprint);
+            }
+            tokio::time::sleep(TICKET_PAUSE).await;
+        }
+        match self.stored(id).await? {
+            Some(result) => of(&result.fingerprint),
+            // Its events are all that is left of it, and they do not say what it was.
+            None => Ok(()),
+        }
+    }
+}
+
+impl Durable {
+    /// Sends a job. Streams that were removed meanwhile are made again.
+    pub(super) async fn send(&self, sending: &Sending) -> Result<Sent, ApiError> {
+        let sent = match self.streams.send_job(sending).await {
+            Err(SendError::Away(reason)) => match self.streams.ensure().await {
+                Ok(()) => self.streams.send_job(sending).await,
+                Err(_) => Err(SendError::Away(reason)),
+            },
+            sent => sent,
+        };
+        sent.map_err(|error| match &error {
+            SendError::TooLarge { .. } => {
+                ApiError::new(ErrorCode::PayloadTooLarge, format!("`body`: {error}"))
+            }
+            SendError::Full(_) | SendError::Away(_) => {
+                ApiError::new(ErrorCode::Busy, error.to_string()).with_retry_after(RETRY_AFTER)
+            }
+            SendError::Unconfirmed(_) => unconfirmed(&sending.job, &error),
+            SendError::Refused(_) => ApiError::new(ErrorCode::Internal, error.to_string()),
+        })
+    }
+
+    /// Writes the ticket of a job that was sent, after that which `log` has.
+    pub(super) async fn put_ticket(&self, log: &Log, ticket: &Ticket) -> Result<(), ApiError> {
+        let id = &ticket.job_id;
+        let mut before = log.ticket.clone();
+        loop {
+            let after = before.as_ref().map_or(0, |stored| stored.sequence);
+            match self.streams.put_ticket_after(ticket, after).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(unconfirmed(id, &error)),
+            }
+            let now = self.streams.stored_ticket(id).await.map_err(|error| unconfirmed(id, &error))?;
+            match &now {
+                // Another queen was first with the same.
+                Some(now) if now.ticket.sequence >= ticket.sequence => {
+                    return match now.ticket.fingerprint == ticket.fingerprint {
+                        true => Ok(()),
+                        false => Err(other_request(id)),
+                    };
+                }
+                // It is gone, or of an earlier sending.
+                _ => before = now,
+            }
+        }
+    }
+}
+
+impl Log {
+    fn nothing(id: &JobId) -> Self {
+        Self { id: id.clone(), ticket: None, last: None, last_ever: None }
+    }
+}
+
+fn with_model(operation: &Operation, model: &str) -> String {
+    let mut operation = operation.clone();
+    operation.set_model(model);
+    operation.fingerprint()
+}
+
+/// Nobody knows whether the job was taken, and sending it again does no harm.
+fn unconfirmed(id: &JobId, error: &impl std::fmt::Display) -> ApiError {
+    let message =
+        format!("{error}; it may have been accepted: send it again with `job_id` `{id}`, which is safe");
+    ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER)
+}
