@@ -237,4 +237,25 @@ mod tests {
             assert!(bad.parse::<Sim>().is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn a_simulation_that_was_told_to_exit_ends_its_process_with_status_9() {
+        const IN_CHILD: &str = "SD_TEST_SIM_EXITS";
+        if std::env::var_os(IN_CHILD).is_some() {
+            let sim: Sim = "sim://?step_ms=0&fail=exit&fail_step=2".parse().unwrap();
+            let source = Source::Text { width: 64, height: 64 };
+            let mut job = SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]) };
+            sim.advance(&mut [&mut job]).unwrap();
+            assert_eq!(job.step(), 1);
+            sim.advance(&mut [&mut job]).unwrap();
+            panic!("the process goes on");
+        }
+        let name = "models::sim::tests::a_simulation_that_was_told_to_exit_ends_its_process_with_status_9";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(IN_CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(EXIT_STATUS), "{child:?}");
+    }
 }

@@ -27,7 +27,9 @@ fn mutate(value: &mut Value, at: &[Index], how: usize, by: u64) {
                 _ => mutate(entries.get_mut(&name).unwrap(), rest, how, by),
             }
         }
-        Value::Array(numbers) if how % 3 == 0 => numbers.truncate(numbers.len().saturating_sub(by as usize)),
+        Value::Array(numbers) if how.is_multiple_of(3) => {
+            numbers.truncate(numbers.len().saturating_sub(by as usize))
+        }
         Value::Array(numbers) if how % 3 == 1 => numbers.extend((0..by).map(|i| json!(i))),
         Value::Array(numbers) => {
             if let (Some(next), false) = (next, numbers.is_empty()) {
