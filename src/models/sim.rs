@@ -3,8 +3,8 @@
 //! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. `load_ms=500&memory=4GiB` sleeps half a second
 //! while it is loaded and counts as 4 GiB of weights, of which nothing is allocated. The colour follows from prompt, steps and
 //! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N`
-//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as a
-//! job does that brings down whichever worker takes it.
+//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as
+//! a job does that brings down whichever worker takes it.
 
 use std::{str::FromStr, time::Duration};
 
