@@ -47,8 +47,8 @@ pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest>
 }
 
 impl RunningJob {
-    /// Loads its model if need be, and begins its first picture or goes on from its checkpoint. `None` when that failed;
-    /// the job has had its response.
+    /// Loads its model if need be, and begins its first picture or goes on from its checkpoint. `None` when that
+    /// failed; the job has had its response.
     pub(super) fn begin(pipeline: &InferencePipeline, mut request: GenerationRequest) -> Option<Self> {
         let mut timings = EngineTimings { queue: request.received.elapsed(), ..EngineTimings::default() };
         let begun = guarded(|| pipeline.hold(&request.model)).and_then(|held| {

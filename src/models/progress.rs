@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Denoising;
 use crate::diffusion::{self, Trajectory};
 
-/// What the steps of a picture have changed. A picture that was begun from the same request, with the same weights, goes
-/// on from it, in this process or in another.
+/// What the steps of a picture have changed. A picture that was begun from the same request, with the same weights,
+/// goes on from it, in this process or in another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
     /// Of a Stable Diffusion picture.

@@ -3,8 +3,8 @@
 //! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. `load_ms=500&memory=4GiB` sleeps half a second
 //! while it is loaded and counts as 4 GiB of weights, of which nothing is allocated. The colour follows from prompt, steps and
 //! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N`
-//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as a
-//! job does that brings down whichever worker takes it.
+//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as
+//! a job does that brings down whichever worker takes it.
 
 use std::{str::FromStr, time::Duration};
 
@@ -236,5 +236,26 @@ mod tests {
         {
             assert!(bad.parse::<Sim>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_simulation_that_was_told_to_exit_ends_its_process_with_status_9() {
+        const IN_CHILD: &str = "SD_TEST_SIM_EXITS";
+        if std::env::var_os(IN_CHILD).is_some() {
+            let sim: Sim = "sim://?step_ms=0&fail=exit&fail_step=2".parse().unwrap();
+            let source = Source::Text { width: 64, height: 64 };
+            let mut job = SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]) };
+            sim.advance(&mut [&mut job]).unwrap();
+            assert_eq!(job.step(), 1);
+            sim.advance(&mut [&mut job]).unwrap();
+            panic!("the process goes on");
+        }
+        let name = "models::sim::tests::a_simulation_that_was_told_to_exit_ends_its_process_with_status_9";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(IN_CHILD, "1")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(EXIT_STATUS), "{child:?}");
     }
 }

@@ -1,9 +1,9 @@
 //! `jobs/<job>/checkpoint`: a running job's state in the store, from which another worker goes on.
 //!
-//! A line that names the format, SHA-256 of the rest, and the rest: where it is from, and the engine's [`Checkpoint`], in
-//! postcard (a number of latents takes up to 5 bytes, JSON's would take 10). Whoever reads it may be another version on
-//! another device: what does not agree to the letter is not used. A checkpoint saves time and is never needed: no reading of
-//! one fails a job.
+//! A line that names the format, SHA-256 of the rest, and the rest: where it is from, and the engine's [`Checkpoint`],
+//! in postcard (a number of latents takes up to 5 bytes, in JSON it would take 10). Whoever reads it may be another
+//! version on another device: what does not agree to the letter is not used. A checkpoint saves time and is never
+//! needed: no reading of one fails a job.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ use crate::{
 const HEADER: &[u8] = b"sd-worker-rbee checkpoint 1\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
-/// The most bytes of a checkpoint. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler that
-/// keeps most.
+/// The most bytes of a checkpoint. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
+/// that keeps most.
 const MAX_CHECKPOINT: u64 = 64 << 20;
 
 /// What a checkpoint is of. Latents go on bit for bit only with all of it the same.
