@@ -263,8 +263,14 @@ async fn a_waiting_job_is_cancelled_by_any_queen() {
     let (one, two) = (pool.queen(&MODEL), pool.queen(&MODEL));
     let (mine, others) = (one.submit(&generation()).await, one.submit(&generation()).await);
     let mut client = Client::open(&one, &mine, None).await;
+    let mut asked = pool.client.subscribe(pool.subjects.cancel_any()).await.unwrap();
+    pool.client.flush().await.unwrap();
     let (answered, body) = two.delete(&format!("/v1/jobs/{mine}")).await;
     assert_eq!(answered, 202, "{body}");
+    // Whether a worker has it is not asked: one that begins with it now comes second.
+    pool.client.publish(pool.subjects.cancel(&job_id("marker")), "".into()).await.unwrap();
+    assert!(asked.next().await.unwrap().subject.contains("marker"));
+    asked.unsubscribe().await.unwrap();
     let seen = client.read_to_the_end().await;
     assert_eq!(types(&seen), ["cancelled", "[CANCELLED]"]);
     assert_eq!(seen[0].json()["worker_id"], "queen");
