@@ -263,8 +263,14 @@ async fn a_waiting_job_is_cancelled_by_any_queen() {
     let (one, two) = (pool.queen(&MODEL), pool.queen(&MODEL));
     let (mine, others) = (one.submit(&generation()).await, one.submit(&generation()).await);
     let mut client = Client::open(&one, &mine, None).await;
+    let mut asked = pool.client.subscribe(pool.subjects.cancel_any()).await.unwrap();
+    pool.client.flush().await.unwrap();
     let (answered, body) = two.delete(&format!("/v1/jobs/{mine}")).await;
     assert_eq!(answered, 202, "{body}");
+    // Whether a worker has it is not asked: one that begins with it now comes second.
+    pool.client.publish(pool.subjects.cancel(&job_id("marker")), "".into()).await.unwrap();
+    assert!(asked.next().await.unwrap().subject.contains("marker"));
+    asked.unsubscribe().await.unwrap();
     let seen = client.read_to_the_end().await;
     assert_eq!(types(&seen), ["cancelled", "[CANCELLED]"]);
     assert_eq!(seen[0].json()["worker_id"], "queen");
@@ -710,4 +716,44 @@ async fn dead_letters_are_listed_sent_again_and_dropped() {
     assert_eq!(keeper(&["drop", "--all"]).await.0, 0);
     assert_eq!(pool.messages("DLQ").await, 0);
     assert_eq!(keeper(&["retry"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn a_dead_letter_stays_until_its_job_is_in_the_queue() {
+    let pool = DurablePool::start().await;
+    let queen = pool.queen(&MODEL);
+    let worker = pool.worker("w", "m").await;
+    let id = queen.submit(&generation()).await;
+    let mut job = worker.job().await;
+    job.accept().await;
+    job.die(ErrorCode::Internal, "no").await;
+    // With no event left the job is sent under its first name, which the stream has seen a moment ago.
+    pool.stream("EVENTS").await.purge().await.unwrap();
+    let retry = || reqwest::Client::new().post(format!("{}/v1/dead-letters/{id}/retry", queen.url)).send();
+    assert_eq!(retry().await.unwrap().status(), 503);
+    assert_eq!((pool.messages("JOBS").await, pool.messages("DLQ").await), (0, 1));
+    assert_eq!(queen.delete(&format!("/v1/dead-letters/{id}")).await.0, 200);
+    assert_eq!(retry().await.unwrap().status(), 404);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_in_the_middle_leaves_a_job_that_is_known() {
+    let server = NatsServer::start();
+    let pool = DurablePool::start_on(&server).await;
+    let queen = pool.queen(&MODEL);
+    server.pause();
+    let request = reqwest::Client::new()
+        .post(format!("{}/v1/jobs", queen.url))
+        .body(generation().to_string())
+        .timeout(Duration::from_millis(500));
+    request.send().await.expect_err("no answer in time");
+    server.resume();
+    let until = Instant::now() + Duration::from_secs(15);
+    while pool.messages("JOBS").await == 0 || pool.messages("EVENTS").await == 0 {
+        assert!(Instant::now() < until, "a job and its ticket");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let message = pool.stream("JOBS").await.get_raw_message(1).await.unwrap();
+    let id = message.headers.get(headers::JOB_ID).unwrap().as_str().to_owned();
+    assert_eq!(status(&queen, &id).await, "queued");
 }

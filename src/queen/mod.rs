@@ -35,7 +35,7 @@ use crate::{
     storage::{Key, Store, StoredResult},
 };
 
-use durable::{Durable, Log, Submission};
+use durable::{Durable, Log, Submission, uninterrupted};
 use follow::Follow;
 use record::Record;
 use route::Wish;
@@ -226,7 +226,10 @@ impl Jobs for Queen {
         // The queue of durable jobs cannot route to one worker, or to those of a hive.
         let routed = operation.worker_id().is_some() || operation.hive_id().is_some();
         if let Some(durable) = self.durable().filter(|_| !routed) {
-            return self.submit_durably(durable, Submission { id, named, operation, inputs }).await;
+            let (queen, durable) = (self.clone(), durable.clone());
+            let submission = Submission { id, named, operation, inputs };
+            let submit = async move { queen.submit_durably(&durable, submission).await };
+            return uninterrupted(submit).await;
         }
         let body = Bytes::from(operation.to_json());
         let job = Job::new(operation, &self.shared.limits)?;
@@ -299,8 +302,9 @@ impl Jobs for Queen {
     async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
         match self.known(id).await {
             Ok(Known::Logged(log)) => {
-                let durable = self.durable().expect("what is logged was found there");
-                self.cancel_durably(durable, *log).await
+                let durable = self.durable().expect("what is logged was found there").clone();
+                let queen = self.clone();
+                uninterrupted(async move { queen.cancel_durably(&durable, *log).await }).await
             }
             Ok(Known::Remembered(record)) if record.has_ended() => {
                 Err(ApiError::has_ended(id, ended_how(record.view().status)))

@@ -9,7 +9,7 @@ use crate::{
     bus::{AppendError, Entry, EventLog},
     contract::{Event, EventKind, JobId},
     http::ApiError,
-    queen::{Queen, ended_how, record::QUEEN_ID},
+    queen::{Queen, busy, ended_how, record::QUEEN_ID},
     storage::Key,
 };
 
@@ -28,6 +28,10 @@ impl Queen {
         log: Log,
     ) -> Result<(), ApiError> {
         refuse_ended(&log)?;
+        // No worker has begun with it: one that begins now finds that it has ended.
+        if log.last.is_none() && self.try_to_end(durable, &log).await? {
+            return Ok(());
+        }
         if !self.shared.requester.cancel_and_ask(&log.id).await {
             return self.end_cancelled(durable, &log).await;
         }
@@ -62,34 +66,37 @@ impl Queen {
     /// Ends a job that no worker has, or that one has which does not answer: whatever that one says later is refused.
     async fn end_cancelled(&self, durable: &Durable, log: &Log) -> Result<(), ApiError> {
         let id = &log.id;
-        let mut tries = 0;
-        let ended = loop {
+        for _ in 0..FENCE_TRIES {
             let now = durable.look(id).await?;
             refuse_ended(&now)?;
             if sending(&now) != sending(log) {
                 return Err(ApiError::has_ended(id, "it was sent again since"));
             }
-            let entry = Entry { event: Arc::new(end_of(&now)), failures: failures(&now), traceparent: None };
-            let after = now.last_ever.as_ref().map_or(0, |last| last.sequence);
-            match durable.streams.append(&entry, after).await {
-                Ok(_) => break now,
-                Err(AppendError::Fenced) if tries < FENCE_TRIES => tries += 1,
-                Err(AppendError::Fenced) => {
-                    let message =
-                        format!("job `{id}` has a new event each time that it is to be ended; try again");
-                    return Err(ApiError::new(crate::contract::ErrorCode::Busy, message));
-                }
-                Err(AppendError::Bus(error)) => return Err(away(&error)),
+            if self.try_to_end(durable, &now).await? {
+                return Ok(());
             }
-        };
+        }
+        Err(busy(&format!("job `{id}` has a new event each time that it is to be ended")))
+    }
+
+    /// Ends a job, if its last event is still that which `log` has; whether it is.
+    async fn try_to_end(&self, durable: &Durable, log: &Log) -> Result<bool, ApiError> {
+        let id = &log.id;
+        let entry = Entry { event: Arc::new(end_of(log)), failures: failures(log), traceparent: None };
+        let after = log.last_ever.as_ref().map_or(0, |last| last.sequence);
+        match durable.streams.append(&entry, after).await {
+            Ok(_) => {}
+            Err(AppendError::Fenced) => return Ok(false),
+            Err(AppendError::Bus(error)) => return Err(away(&error)),
+        }
         // It has ended. What follows spares a worker the look at it, today and when its events are forgotten.
-        if let Some(ticket) = ended.ticket()
+        if let Some(ticket) = log.ticket()
             && let Err(error) = durable.streams.delete_job(ticket.sequence, id).await
         {
             tracing::warn!(job = %id, %error, "the message of a cancelled job could not be removed");
         }
         self.mark(id).await;
-        Ok(())
+        Ok(true)
     }
 
     /// Leaves word in the store, for a worker that gets the message after the events were forgotten.

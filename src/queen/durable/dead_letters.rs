@@ -10,12 +10,12 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Durable, away};
+use super::{Durable, away, uninterrupted};
 use crate::{
     bus::Sending,
     contract::{DeadLetters, ErrorCode, JobId, JobResponse, JobStatus, Operation, Ticket},
     http::ApiError,
-    queen::{Queen, RETRY_AFTER, ended_how},
+    queen::{Queen, busy, ended_how},
 };
 
 /// Letters that are listed unless told.
@@ -57,7 +57,12 @@ async fn list(
 async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<JobResponse>, ApiError> {
     let id = JobId::new(id)?;
     queen.may_accept()?;
-    let durable = queen.with_streams()?;
+    let durable = queen.with_streams()?.clone();
+    uninterrupted(async move { send_again(&durable, id).await.map(JobResponse::new).map(Json) }).await
+}
+
+/// Sends the job of a dead letter again; its id.
+async fn send_again(durable: &Durable, id: JobId) -> Result<JobId, ApiError> {
     let stored = durable.streams.dead_letter(&id).await.map_err(|error| away(&error))?;
     let letter = stored.ok_or_else(|| no_letter(&id))?;
     let log = durable.look(&id).await?;
@@ -81,10 +86,20 @@ async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Jso
         traceparent: letter.traceparent,
     };
     let sent = durable.send(&sending).await?;
+    if sent.duplicate {
+        // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.
+        // Then nothing waits in the queue, and without its letter the job would be lost.
+        let there = durable.streams.job_at(sent.sequence, &id).await.map_err(|error| away(&error))?;
+        if there.is_none() {
+            return Err(busy(&format!(
+                "the stream took job `{id}` for one that it has seen; try again later"
+            )));
+        }
+    }
     let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
-    Ok(Json(JobResponse::new(id)))
+    Ok(id)
 }
 
 async fn drop_letter(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
@@ -106,10 +121,7 @@ impl Queen {
     fn with_streams(&self) -> Result<&Arc<Durable>, ApiError> {
         match &self.shared.durable {
             Some(durable) if durable.is_ready() => Ok(durable),
-            Some(_) => {
-                let message = "NATS has no JetStream at present, and so no dead letters";
-                Err(ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER))
-            }
+            Some(_) => Err(busy("NATS has no JetStream at present, and so no dead letters")),
             None => {
                 let message = "queen was started with --core, and has no dead letters";
                 Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404))

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use super::{QueenOptions, busy};
 use crate::{
     bus::{BusError, EventLog, Logged, StoredTicket, Streams},
-    contract::{EventKind, JobId, JobStatus, JobView, Ticket},
+    contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
 
@@ -161,4 +161,14 @@ impl Log {
 /// JetStream does not answer: the client may ask again.
 pub(super) fn away(error: &BusError) -> ApiError {
     busy(&error.to_string())
+}
+
+/// Does what must not stop half-way when the client goes: a job in the queue without its ticket is one that nobody knows.
+pub(super) async fn uninterrupted<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => Err(ApiError::new(ErrorCode::Internal, error.to_string())),
+    }
 }
