@@ -37,10 +37,14 @@ pub enum BusError {
         reason: String,
     },
     /// The server is there and does not let us in, or TLS fails.
-    #[error("NATS at {url} refuses the connection: {source}; check the credentials and certificates")]
+    #[error(
+        "NATS at {url} refuses the connection ({signed_in}): {source}; check the credentials and certificates"
+    )]
     Refused {
         /// The servers.
         url: String,
+        /// Which flags said who we are.
+        signed_in: String,
         /// What the client library says.
         #[source]
         source: async_nats::ConnectError,
@@ -75,7 +79,9 @@ pub enum BusError {
     #[error("NATS has no JetStream for this user; start nats-server with -js")]
     NoJetStream,
     /// A stream or consumer is there and is another than ours.
-    #[error("{what} is there with {found}, and must have {wanted}; edit it with the `nats` command line, or remove it")]
+    #[error(
+        "{what} is there with {found}, and must have {wanted}; edit it with the `nats` command line, or remove it"
+    )]
     Mismatch {
         /// The stream or consumer.
         what: String,
@@ -177,13 +183,17 @@ pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusE
             Err(error) => error,
         };
         match error.kind() {
-            ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {}
-            ConnectErrorKind::ServerParse
+            // A certificate that one side does not accept is no outage: waiting would not help.
+            ConnectErrorKind::Io if !is_tls(&error) => {}
+            ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {}
+            ConnectErrorKind::Io
+            | ConnectErrorKind::ServerParse
             | ConnectErrorKind::Authentication
             | ConnectErrorKind::AuthorizationViolation
             | ConnectErrorKind::Tls
             | ConnectErrorKind::MaxReconnects => {
-                return Err(BusError::Refused { url: options.nats_url.clone(), source: error });
+                let (url, signed_in) = (options.nats_url.clone(), options.signed_in());
+                return Err(BusError::Refused { url, signed_in, source: error });
             }
         }
         if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
@@ -192,6 +202,22 @@ pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusE
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// Whether the two sides did not agree on TLS.
+fn is_tls(error: &async_nats::ConnectError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.is::<async_nats::rustls::Error>() {
+            return true;
+        }
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            // An io::Error gives the source of what it wraps, and not what it wraps.
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 async fn attempt(

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{
     context::PublishErrorKind,
     message::{OutboundMessage, PublishMessage, StreamMessage},
     stream::LastRawMessageErrorKind,
 };
-use async_nats::HeaderMap;
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{BusError, Streams, sink};
@@ -106,7 +106,8 @@ impl Streams {
     pub(super) async fn publish(
         &self,
         message: OutboundMessage,
-    ) -> Result<async_nats::jetstream::publish::PublishAck, async_nats::jetstream::context::PublishError> {
+    ) -> Result<async_nats::jetstream::publish::PublishAck, async_nats::jetstream::context::PublishError>
+    {
         use async_nats::jetstream::context::traits::Publisher;
         self.context.publish_message(message).await?.await
     }

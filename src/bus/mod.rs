@@ -16,6 +16,7 @@ mod incoming;
 pub mod memory;
 mod offers;
 mod options;
+mod reply;
 mod requester;
 mod sink;
 mod stream_options;

@@ -7,10 +7,9 @@ use std::time::Duration;
 use async_nats::{
     Client,
     jetstream::{
-        self, Context,
+        self, Context, ErrorCode,
         consumer::{AckPolicy, PullConsumer, pull},
         context::{GetStreamError, GetStreamErrorKind, RequestErrorKind},
-        errors::ErrorCode,
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
@@ -181,7 +180,11 @@ fn check_stream(wanted: &Config, found: &Config) -> Result<(), BusError> {
     if wanted.retention == RetentionPolicy::WorkQueue && !found.max_age.is_zero() {
         let found = format!("a maximum age of {:?}", found.max_age);
         let what = format!("stream {}", wanted.name);
-        return Err(BusError::Mismatch { what, wanted: "none: jobs that were accepted would go".into(), found });
+        return Err(BusError::Mismatch {
+            what,
+            wanted: "none: jobs that were accepted would go".into(),
+            found,
+        });
     }
     let tunable = |config: &Config| (config.max_bytes, config.max_age, config.num_replicas);
     if tunable(wanted) != tunable(found) {
