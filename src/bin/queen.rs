@@ -1,6 +1,6 @@
 //! `queen-rbee`: the HTTP front of a pool of workers.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use sd_worker_rbee::queen::{Issued, QueenOptions, run};
@@ -42,11 +42,17 @@ async fn main() -> ExitCode {
 
 fn new_token(name: &str) -> ExitCode {
     match Issued::new(name) {
-        Ok(Issued { token, line }) => {
-            eprintln!("{token}");
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
+        // The line first: a token without it is good for nothing.
+        Ok(Issued { token, line }) => match writeln!(std::io::stdout(), "{line}") {
+            Ok(()) => {
+                eprintln!("{token}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("new-token: the line cannot be written: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
             eprintln!("new-token: {error}");
             ExitCode::FAILURE

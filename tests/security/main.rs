@@ -6,5 +6,6 @@ mod support;
 mod permissions;
 mod processes;
 mod queen;
+mod replies;
 mod secrets;
 mod sign_in;

@@ -17,6 +17,7 @@ use crate::support::{
 const PASSWORD: &str = "pass-word-that-is-never-shown";
 const TOKEN: &str = "tok-en-that-is-never-shown";
 const SESSION: &str = "sess-ion-that-is-never-shown";
+const PROMPT: &str = "a prompt that is nobody else's business";
 
 fn shows_none(what: &str, text: &str, secrets: &[&str]) {
     for secret in secrets {
@@ -54,7 +55,8 @@ async fn a_pool_that_logs_everything_logs_no_secret() {
     let url = queen.url().await;
 
     let client = reqwest::Client::new();
-    let body = json!({"operation": "image_generation", "prompt": "a", "steps": 2, "job_id": "j"}).to_string();
+    let body =
+        json!({"operation": "image_generation", "prompt": PROMPT, "steps": 2, "job_id": "j"}).to_string();
     let drawn = async {
         loop {
             let request = client.post(format!("{url}/v1/jobs")).bearer_auth(&issued.token).body(body.clone());
@@ -74,7 +76,7 @@ async fn a_pool_that_logs_everything_logs_no_secret() {
     let hash = issued.line.rsplit(':').next().unwrap();
     for (what, log) in [("worker", worker.log()), ("queen", queen.log())] {
         assert!(log.contains("TRACE") && log.contains("connected to NATS"), "{what} logs everything");
-        shows_none(what, &log, &[PASSWORD, SECRET, &issued.token, hash, &signature]);
+        shows_none(what, &log, &[PASSWORD, SECRET, &issued.token, hash, &signature, PROMPT]);
     }
 }
 
