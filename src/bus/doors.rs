@@ -99,11 +99,13 @@ impl Doors {
 
     fn read(&self, message: Message, via: Via) -> Incoming {
         let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-        let own_reply = message.reply.as_ref().map(ToString::to_string);
-        let own_reply = own_reply.filter(|subject| may_be_answered(subject, &self.options.subjects));
-        if message.reply.is_some() && own_reply.is_none() {
-            tracing::warn!(reply = ?message.reply, "a reply subject that is the server's or the pool's is not answered");
-        }
+        let own_reply = message.reply.as_ref().map(ToString::to_string).filter(|reply| {
+            let may = may_be_answered(reply, &self.options.subjects);
+            if !may {
+                tracing::warn!(%reply, "a reply subject that is the server's or the pool's is not answered");
+            }
+            may
+        });
         let reply = header(headers::JOB_REPLY).filter(|subject| is_inbox(subject)).or(own_reply);
         Incoming {
             capability: self.options.subjects.capability_of(&message.subject),

@@ -22,8 +22,8 @@ pub(super) fn is_inbox(subject: &str) -> bool {
     })
 }
 
-/// A message's own reply subject may be any that is neither the server's (`$JS.ACK...` would acknowledge somebody
-/// else's job) nor the pool's (`events.<job>` would tell lies about it).
+/// A message's own reply subject may be any that is neither the server's (the empty message after the last event
+/// would be a request to `$JS.API.STREAM.PURGE.JOBS`) nor the pool's (`events.<job>` would tell lies about it).
 pub(super) fn may_be_answered(subject: &str, subjects: &Subjects) -> bool {
     !subject.starts_with('$') && !subjects.owns(subject)
 }

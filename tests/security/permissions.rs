@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     Client, ConnectOptions, Event as NatsEvent, HeaderMap,
-    jetstream::{self, consumer::pull},
+    jetstream::{
+        self,
+        consumer::{AckPolicy, pull, push},
+    },
 };
 use futures::{FutureExt, StreamExt};
 use sd_worker_rbee::{
     bus::{Entry, EventLog, NatsOptions, StreamOptions, Streams, connect},
-    contract::{Event, EventKind, JobId, Subjects, WorkerId, headers},
+    contract::{ErrorCode, Event, EventKind, JobId, Subjects, WorkerId, headers},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -139,6 +142,35 @@ async fn draw(queen: &str, id: &str) -> Value {
     tokio::time::timeout(PATIENCE, drawn).await.expect("an end in time")
 }
 
+/// Sends a job until a worker takes it; all events of its replies.
+async fn ask(client: &Client, body: &str) -> Vec<Event> {
+    let asked = async {
+        loop {
+            let inbox = client.new_inbox();
+            let mut replies = client.subscribe(inbox.clone()).await.expect("an inbox");
+            let body = body.to_owned().into();
+            client.publish_with_reply("image.generate", inbox, body).await.expect("it is sent");
+            let mut events = vec![];
+            loop {
+                match read(&replies.next().await.expect("a connection")) {
+                    Read::Event(event) => events.push(event),
+                    Read::NoResponders => break,
+                    Read::End
+                        if matches!(
+                            events[..],
+                            [Event { kind: EventKind::Error { code: ErrorCode::Busy, .. }, .. }]
+                        ) =>
+                    {
+                        break;
+                    }
+                    Read::End => return events,
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("an end in time")
+}
+
 #[tokio::test]
 async fn a_pool_works_and_nobody_else_reads_its_replies() {
     let server = server();
@@ -146,6 +178,8 @@ async fn a_pool_works_and_nobody_else_reads_its_replies() {
     let store = TempDir::new().unwrap();
     let mut worker = process_of(&server, "worker", &store, &["--worker-id", "w"]);
     worker.wait_for_log(" ready ").await;
+    let mut second = process_of(&server, "worker", &store, &["--worker-id", "v"]);
+    second.wait_for_log(" ready ").await;
     let mut queen = process_of(&server, "queen", &store, &[]);
     let url = queen.url().await;
 
@@ -164,31 +198,20 @@ async fn a_pool_works_and_nobody_else_reads_its_replies() {
     let view = draw(&url, "by-queen").await;
     assert_eq!(view["status"], "completed", "{view}");
 
-    let own_inbox = client.client.new_inbox();
-    let mut replies = client.client.subscribe(own_inbox.clone()).await.unwrap();
-    client
-        .client
-        .publish_with_reply("image.generate", own_inbox, r#"{"prompt":"a","steps":2}"#.into())
-        .await
-        .unwrap();
-    let read_all = async {
-        let mut names = vec![];
-        loop {
-            match read(&replies.next().await.unwrap()) {
-                Read::Event(event) => names.push(event.kind.name()),
-                Read::End => return names,
-                Read::NoResponders => panic!("nobody takes it"),
-            }
-        }
-    };
-    let names = tokio::time::timeout(PATIENCE, read_all).await.unwrap();
+    let events = ask(&client.client, r#"{"prompt":"a","steps":2}"#).await;
+    let names: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
     assert_eq!((names.first(), names.last()), (Some(&"accepted"), Some(&"complete")));
+    // The worker that such a job comes to first hands it to the other one.
+    for _ in 0..8 {
+        let events = ask(&client.client, r#"{"prompt":"a","steps":1,"worker_id":"v"}"#).await;
+        assert!(events.iter().all(|event| event.worker_id.as_str() == "v"), "{events:?}");
+    }
 
     for subscriber in &mut heard {
         let message = subscriber.next().now_or_never().flatten();
         assert!(message.is_none(), "{message:?}");
     }
-    in_no_log(&[&worker, &queen]);
+    in_no_log(&[&worker, &second, &queen]);
     worker.signal("-TERM");
     assert!(worker.exit().await.success());
     in_no_log(&[&worker]);
@@ -266,12 +289,20 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     assert_eq!(queen.last(&job).await.unwrap().map(|last| last.sequence), Some(sequence));
 
     // What queen does: the events of a job in their order, tickets, and messages removed by number.
-    let events = publisher.get_stream_no_info("EVENTS").await.unwrap();
-    let ordered = pull::OrderedConfig { filter_subject: "events.j".into(), ..pull::OrderedConfig::default() };
-    let consumer = events.create_consumer(ordered).await.expect("an ordered consumer");
-    let first =
-        tokio::time::timeout(PATIENCE, consumer.messages().await.unwrap().next()).await.unwrap().unwrap();
-    assert_eq!(first.unwrap().subject.as_str(), "events.j");
+    let inbox = by_queen.client.new_inbox();
+    let mut events = by_queen.client.subscribe(inbox.clone()).await.unwrap();
+    let ordered = push::Config {
+        deliver_subject: inbox,
+        ack_policy: AckPolicy::None,
+        filter_subject: "events.j".into(),
+        memory_storage: true,
+        ..push::Config::default()
+    };
+    let consumer = publisher.create_consumer_on_stream(ordered, "EVENTS").await.expect("a consumer");
+    let first = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap();
+    assert_eq!(first.subject.as_str(), "events.j");
+    let name = consumer.cached_info().name.clone();
+    publisher.delete_consumer_from_stream(&name, "EVENTS").await.expect("it is removed");
     let sequence =
         publisher.publish("jobs.image.generate.m", "{}".into()).await.unwrap().await.unwrap().sequence;
     let jobs = publisher.get_stream_no_info("JOBS").await.unwrap();
@@ -308,6 +339,8 @@ async fn nobody_does_what_is_anothers() {
         "previews.j",
         "worker.w.heartbeat",
         "_INBOX.client.guessed",
+        "$SRV.PING",
+        "$JS.API.CONSUMER.CREATE.JOBS.m",
         "$JS.ACK.JOBS.m.1.1.1.1.0",
     ];
 

@@ -16,7 +16,7 @@ async fn a_reply_subject_that_means_something_gets_no_answer() {
         own("worker.victim.heartbeat"),
         own("jobs.image.generate.m"),
         own("queued.victim"),
-        "$JS.ACK.JOBS.m.1.1.1.1.0".into(),
+        "$JS.API.STREAM.MSG.DELETE.JOBS".into(),
         "$JS.API.STREAM.PURGE.JOBS".into(),
     ];
     for (number, target) in targets.iter().enumerate() {
