@@ -12,7 +12,6 @@ use support::{
     nats::NatsServer,
     queen::{QueenProcess, types},
 };
-use tempfile::TempDir;
 
 #[tokio::test]
 async fn without_a_worker_a_job_is_refused_at_once() {

@@ -9,3 +9,4 @@ mod queen;
 mod replies;
 mod secrets;
 mod sign_in;
+mod users;

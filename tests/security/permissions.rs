@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, Event as NatsEvent, HeaderMap,
+    Client, HeaderMap,
     jetstream::{
         self,
         consumer::{AckPolicy, pull, push},
@@ -11,111 +11,14 @@ use async_nats::{
 };
 use futures::{FutureExt, StreamExt};
 use sd_worker_rbee::{
-    bus::{Entry, EventLog, NatsOptions, StreamOptions, Streams, connect},
-    contract::{ErrorCode, Event, EventKind, JobId, Subjects, WorkerId, headers},
+    bus::{Entry, EventLog},
+    contract::{ErrorCode, Event, EventKind, JobId, WorkerId, headers},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
-use super::processes::{Program, Server};
+use super::users::{User, in_no_log, process_of, server, streams};
 use crate::support::worker::{PATIENCE, Read, read};
-
-const USERS: [&str; 4] = ["worker", "queen", "operator", "client"];
-
-fn password(user: &str) -> String {
-    format!("p{user}secret")
-}
-
-fn server() -> Server {
-    let variables = USERS.map(|user| (format!("{}_PASSWORD", user.to_uppercase()), password(user)));
-    Server::deployed(&variables.each_ref().map(|(name, value)| (name.as_str(), value.as_str())))
-}
-
-fn inbox_prefix(user: &str) -> String {
-    format!("_INBOX.{user}")
-}
-
-/// Signed in, and told of what the server refuses.
-struct User {
-    client: Client,
-    refusals: mpsc::UnboundedReceiver<String>,
-}
-
-impl User {
-    async fn connect(server: &Server, name: &str) -> Self {
-        let (told, refusals) = mpsc::unbounded_channel();
-        let options = ConnectOptions::with_user_and_password(name.into(), password(name))
-            .custom_inbox_prefix(inbox_prefix(name))
-            .event_callback(move |event| {
-                if let NatsEvent::ServerError(error) = event {
-                    let _ = told.send(error.to_string());
-                }
-                std::future::ready(())
-            });
-        Self { client: options.connect(server.url()).await.expect("a connection"), refusals }
-    }
-
-    /// What the server refused.
-    async fn refused(&mut self) -> String {
-        tokio::time::timeout(PATIENCE, self.refusals.recv())
-            .await
-            .expect("a refusal in time")
-            .expect("a client")
-    }
-
-    async fn may_not_publish(&mut self, subject: &str) {
-        self.client.publish(subject.to_owned(), "{}".into()).await.expect("it is sent");
-        assert_eq!(
-            self.refused().await.to_lowercase(),
-            format!("nats: permissions violation for publish to \"{subject}\"").to_lowercase()
-        );
-    }
-
-    async fn may_not_subscribe(&mut self, subject: &str) -> async_nats::Subscriber {
-        let subscriber = self.client.subscribe(subject.to_owned()).await.expect("it is sent");
-        let refusal = self.refused().await;
-        assert!(refusal.to_lowercase().contains("permissions violation for subscription"), "{refusal}");
-        assert!(refusal.contains(subject), "{refusal}");
-        subscriber
-    }
-}
-
-async fn streams(server: &Server, user: &str) -> Streams {
-    let options = NatsOptions {
-        nats_user: Some(user.into()),
-        nats_password: Some(password(user)),
-        nats_inbox_prefix: inbox_prefix(user),
-        ..NatsOptions::new(server.url())
-    };
-    let client = connect(&options, "test").await.expect("a connection");
-    let sizes = StreamOptions {
-        jobs_max_bytes: 16 << 20,
-        events_max_bytes: 16 << 20,
-        dlq_max_bytes: 4 << 20,
-        ..StreamOptions::default()
-    };
-    Streams::new(client, Subjects::default(), sizes)
-}
-
-fn process_of(server: &Server, user: &str, store: &TempDir, more: &[&str]) -> Program {
-    let (url, prefix, password) = (server.url(), inbox_prefix(user), password(user));
-    let mut arguments = vec!["--nats-url", &url, "--nats-user", user, "--nats-inbox-prefix", &prefix];
-    arguments.extend(["--store-url", store.path().to_str().expect("a UTF-8 path")]);
-    arguments.extend_from_slice(more);
-    let environment = [("NATS_PASSWORD", password.as_str())];
-    match user {
-        "queen" => Program::queen(&arguments, &environment),
-        _ => Program::worker(&arguments, &environment),
-    }
-}
-
-fn in_no_log(programs: &[&Program]) {
-    for program in programs {
-        let log = program.log().to_lowercase();
-        assert!(!log.contains("permissions violation") && !log.contains("confirms nothing"), "{log}");
-    }
-}
 
 /// Sends a job to queen until she knows of a worker, and waits for its end.
 async fn draw(queen: &str, id: &str) -> Value {
@@ -218,7 +121,7 @@ async fn a_pool_works_and_nobody_else_reads_its_replies() {
 }
 
 #[tokio::test]
-async fn an_operator_sees_cancels_and_offers_again() {
+async fn before_there_are_streams_a_worker_draws_is_seen_and_is_told_to_stop() {
     let server = server();
     let store = TempDir::new().unwrap();
     let mut worker = process_of(&server, "worker", &store, &["--worker-id", "w"]);

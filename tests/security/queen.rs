@@ -139,10 +139,8 @@ async fn a_client_that_sends_too_many_jobs_is_told_when_to_come_again() {
 async fn a_body_without_a_length_is_bounded_too() {
     let (_queen, url) = queen(&["--max-body", "100KiB"]).await;
     let chunks = |number: usize| {
-        let chunk = Ok::<_, std::io::Error>(Bytes::from(vec![b'a'; 10 << 10]));
-        reqwest::Body::wrap_stream(stream::iter(
-            std::iter::repeat_n(chunk.unwrap(), number).map(Ok::<_, std::io::Error>),
-        ))
+        let chunk = Bytes::from(vec![b'a'; 10 << 10]);
+        reqwest::Body::wrap_stream(stream::iter(vec![chunk; number].into_iter().map(Ok::<_, std::io::Error>)))
     };
     let send = |number| {
         let request = reqwest::Client::new().post(format!("{url}/v1/jobs")).timeout(Duration::from_secs(20));
