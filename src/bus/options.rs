@@ -117,7 +117,9 @@ impl NatsOptions {
     /// # Errors
     /// [`BusError::Options`] for a file that cannot be used; it never repeats what is in it.
     pub(super) async fn to_connect_options(&self) -> Result<ConnectOptions, BusError> {
-        let mut options = ConnectOptions::new().custom_inbox_prefix(&self.nats_inbox_prefix);
+        // Whoever names a certificate wants TLS: a server, or who pretends to be one, that has none gets no password.
+        let tls = self.nats_ca.is_some() || self.nats_cert.is_some();
+        let mut options = ConnectOptions::new().custom_inbox_prefix(&self.nats_inbox_prefix).require_tls(tls);
         if let Some(path) = &self.nats_creds {
             options = options.credentials_file(path).await.map_err(|e| BusError::Options {
                 flag: "--nats-creds",

@@ -155,6 +155,11 @@ async fn by_certificates() {
         assert!(line.contains(part), "{line}");
     }
 
+    // Who stands in between and says that there is no TLS is not told the password.
+    let plain = Server::with("authorization { user: alice, password: correct-horse }");
+    let given = [("ca", ca.as_str()), ("user", "alice"), ("password", "correct-horse")];
+    is_refused(&plain.url(), &given, &["correct-horse"]).await;
+
     let server = tls("verify: true, timeout: 5");
     let mutual = [("ca", ca.as_str()), ("cert", &cert), ("key", &key)];
     comes_in(&server.url(), &mutual).await;
