@@ -111,6 +111,12 @@ impl Program {
         let child = command
             .args(arguments)
             .env("STORE_URL", "memory://")
+            // What a stream may have is reserved on the server.
+            .envs([
+                ("SD_JOBS_MAX_BYTES", "16MiB"),
+                ("SD_EVENTS_MAX_BYTES", "16MiB"),
+                ("SD_DLQ_MAX_BYTES", "4MiB"),
+            ])
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
