@@ -44,6 +44,12 @@ need_nats_server() {
     die "nats-server is missing: install it from https://github.com/nats-io/nats-server/releases (or: brew install nats-server)"
 }
 
+# Makes the certificates that the tests of TLS need.
+need_openssl() {
+  command -v openssl >/dev/null || apt_install openssl || true
+  command -v openssl >/dev/null || die "openssl is missing: install it from your system's packages"
+}
+
 # The folder that cargo builds into, wherever it was told to.
 target_folder() {
   cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'

@@ -7,6 +7,10 @@ use tracing_subscriber::EnvFilter;
 /// What is logged when `RUST_LOG` is not set.
 const DEFAULT_FILTER: &str = "warn,sd_worker_rbee=info";
 
+/// Stays so whatever RUST_LOG says: at `trace` the client writes down every message, with prompts and pictures, and URLs
+/// that give a picture to whoever has them.
+const NEVER_MORE: &str = "async_nats::connection=debug";
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -29,6 +33,7 @@ impl LogOptions {
     /// Starts logging. Later calls in one process change nothing.
     pub fn init(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        let filter = filter.add_directive(NEVER_MORE.parse().expect("a directive"));
         let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         let started = match self.log_format {
             LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -103,8 +103,8 @@ async fn a_result_on_s3_is_fetched_by_its_presigned_url() {
     let nats = NatsServer::shared().url();
     let s3 = S3Server::s3s();
     s3.bucket("pictures");
-    let queen_store = TempDir::new().unwrap();
-    let queen = QueenProcess::start(&nats, &prefix, queen_store.path().to_str().unwrap(), &[]);
+    let store = "s3://pictures/pool-a";
+    let queen = QueenProcess::start_with(&nats, &prefix, store, &[], s3.environment());
     let mut command: Vec<String> =
         s3.environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     command.push(env!("CARGO_BIN_EXE_sd-worker-cpu").into());
@@ -112,7 +112,7 @@ async fn a_result_on_s3_is_fetched_by_its_presigned_url() {
     {
         command.push(argument.into());
     }
-    command.extend(["--store-url".into(), "s3://pictures/pool-a".into()]);
+    command.extend(["--store-url".into(), store.into()]);
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
     let worker = Leashed::start("env", &arguments, &logs.path().join("worker.log"));
     wait_for_a_worker(&queen, || worker.log()).await;

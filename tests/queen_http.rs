@@ -12,7 +12,6 @@ use support::{
     nats::NatsServer,
     queen::{QueenProcess, types},
 };
-use tempfile::TempDir;
 
 #[tokio::test]
 async fn without_a_worker_a_job_is_refused_at_once() {
@@ -170,27 +169,4 @@ async fn sigterm_ends_streams_and_queen_with_exit_code_0() {
     let held = held.await.unwrap();
     assert!(held.contains("accepted") && !held.contains("error"), "its worker goes on: {held}");
     assert!(waiting.await.unwrap().contains("shutting_down"), "nobody has it");
-}
-
-#[tokio::test]
-async fn with_a_token_file_the_token_is_asked_for() {
-    let folder = TempDir::new().unwrap();
-    let file = folder.path().join("token");
-    std::fs::write(&file, "sesame\n").unwrap();
-    let pool = Pool::start(&["--token-file", file.to_str().unwrap()]).await;
-    let get = |path: &str, token: Option<&str>| {
-        let request = reqwest::Client::new().get(format!("{}{path}", pool.queen.url));
-        let request = match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        async { request.send().await.unwrap().status().as_u16() }
-    };
-    assert_eq!(get("/health", None).await, 200);
-    assert_eq!(get("/v1/workers", None).await, 401);
-    assert_eq!(get("/v1/workers", Some("sesam")).await, 401);
-    assert_eq!(get("/v1/workers", Some("sesame")).await, 200);
-    assert_eq!(get("/v1/dead-letters", None).await, 401);
-    assert_eq!(get("/v1/dead-letters", Some("sesame")).await, 404, "the core path has none");
-    assert_eq!(pool.queen.post(&generation()).await.0, 401);
 }

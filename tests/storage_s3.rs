@@ -53,6 +53,25 @@ async fn a_presigned_url_gives_a_stranger_the_bytes_the_type_and_the_job() {
 }
 
 #[tokio::test]
+async fn a_key_that_a_client_names_stays_below_the_prefix() {
+    let server = S3Server::s3s();
+    server.bucket("pool");
+    let (mine, other) = (server.store("s3://pool/mine"), server.store("s3://pool/other"));
+    let key = Key::input(b"theirs");
+    other.put(&key, Bytes::from_static(b"theirs"), "image/png").await.unwrap();
+    let name = key.path();
+    let own = mine.get(&Key::parse_reference(&name).unwrap(), MIB).await.unwrap_err();
+    assert!(matches!(own, StorageError::NotFound { .. }), "{own}");
+    for way_out in ["inputs/../../other", "inputs/%2e%2e/%2e%2e/other", "/other", "inputs//../../other"] {
+        let named = format!("{way_out}/{name}");
+        let error = Key::parse_reference(&named).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidRequest, "{named}: {error}");
+    }
+    let same = other.get(&Key::parse_reference(&name).unwrap(), MIB).await.unwrap();
+    assert_eq!(same, "theirs");
+}
+
+#[tokio::test]
 async fn an_object_is_read_back_and_overwritten() {
     let server = S3Server::s3s();
     server.bucket("pool");

@@ -4,7 +4,7 @@ use async_nats::{Client, Subject, Subscriber};
 use futures::StreamExt;
 use serde_json::json;
 
-use super::{BusError, connect::Link, subscribe};
+use super::{BusError, connect::Link, reply::may_be_answered, subscribe};
 use crate::contract::{JobId, Subjects, WorkerId};
 
 /// Requests to cancel a job.
@@ -33,7 +33,8 @@ impl Cancels {
         loop {
             let message = self.requests.next().await?;
             if let Some(job_id) = self.subjects.job_of_cancel(&message.subject) {
-                return Some(CancelRequest { job_id, client: self.client.clone(), reply: message.reply });
+                let reply = message.reply.filter(|subject| may_be_answered(subject, &self.subjects));
+                return Some(CancelRequest { job_id, client: self.client.clone(), reply });
             }
         }
     }

@@ -37,10 +37,14 @@ pub enum BusError {
         reason: String,
     },
     /// The server is there and does not let us in, or TLS fails.
-    #[error("NATS at {url} refuses the connection: {source}; check the credentials and certificates")]
+    #[error(
+        "NATS at {url} refuses the connection ({signed_in}): {source}; check the credentials and certificates"
+    )]
     Refused {
         /// The servers.
         url: String,
+        /// Which flags said who we are.
+        signed_in: String,
         /// What the client library says.
         #[source]
         source: async_nats::ConnectError,
@@ -169,6 +173,9 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, BusErr
 /// As [`connect`], with the connection's state.
 pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusError> {
     let servers = options.servers()?;
+    // NATS and the HTTP client bring a cryptographic library each, and rustls does not choose between two. An error says
+    // that somebody has chosen before.
+    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
     let mut logged: Option<Instant> = None;
     loop {
         let error = match attempt(options, name, servers.clone()).await? {
@@ -179,13 +186,17 @@ pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusE
             Err(error) => error,
         };
         match error.kind() {
-            ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {}
-            ConnectErrorKind::ServerParse
+            // A certificate that one side does not accept is no outage: waiting would not help.
+            ConnectErrorKind::Io if !is_tls(&error) => {}
+            ConnectErrorKind::Dns | ConnectErrorKind::TimedOut => {}
+            ConnectErrorKind::Io
+            | ConnectErrorKind::ServerParse
             | ConnectErrorKind::Authentication
             | ConnectErrorKind::AuthorizationViolation
             | ConnectErrorKind::Tls
             | ConnectErrorKind::MaxReconnects => {
-                return Err(BusError::Refused { url: options.nats_url.clone(), source: error });
+                let (url, signed_in) = (options.nats_url.clone(), options.signed_in());
+                return Err(BusError::Refused { url, signed_in, source: error });
             }
         }
         if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
@@ -194,6 +205,22 @@ pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusE
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// Whether the two sides did not agree on TLS.
+fn is_tls(error: &async_nats::ConnectError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.is::<async_nats::rustls::Error>() {
+            return true;
+        }
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            // An io::Error gives the source of what it wraps, and not what it wraps.
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 async fn attempt(

@@ -4,12 +4,12 @@
 
 use std::time::SystemTime;
 
-use async_nats::{Client, Message};
+use async_nats::{Client, Message, Subject};
 use futures::{StreamExt, stream::SelectAll};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{BusError, DoorOptions, connect::Link, subscribe};
+use super::{BusError, DoorOptions, connect::Link, reply::may_be_answered, subscribe};
 use crate::contract::{Capability, WorkerInfo};
 
 /// The name of the service.
@@ -78,7 +78,8 @@ impl Discovery {
 
 impl Service {
     async fn answer(&self, verb: &str, request: Message) {
-        let Some(reply) = request.reply else { return };
+        let answerable = |subject: &Subject| may_be_answered(subject, &self.options.subjects);
+        let Some(reply) = request.reply.filter(answerable) else { return };
         let body = match verb {
             "PING" => self.identity("ping"),
             "INFO" => self.info(),

@@ -21,6 +21,7 @@ use super::{
     barrier::{Barrier, Passed},
     connect::Link,
     offers::Offers,
+    reply::{is_inbox, may_be_answered},
     subscribe,
 };
 use crate::contract::{Capability, JobId, Subjects, WorkerId, headers};
@@ -98,8 +99,13 @@ impl Doors {
 
     fn read(&self, message: Message, via: Via) -> Incoming {
         let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
-        let own_reply = message.reply.as_ref().map(ToString::to_string);
-        // Whoever may publish a request may name a place for its answers: only an inbox is one.
+        let own_reply = message.reply.as_ref().map(ToString::to_string).filter(|reply| {
+            let may = may_be_answered(reply, &self.options.subjects);
+            if !may {
+                tracing::warn!(%reply, "a reply subject that is the server's or the pool's is not answered");
+            }
+            may
+        });
         let reply = header(headers::JOB_REPLY).filter(|subject| is_inbox(subject)).or(own_reply);
         Incoming {
             capability: self.options.subjects.capability_of(&message.subject),
@@ -113,14 +119,6 @@ impl Doors {
             body: message.payload,
         }
     }
-}
-
-/// `_INBOX.` and tokens that are subject to no wildcard.
-fn is_inbox(subject: &str) -> bool {
-    subject.strip_prefix("_INBOX.").is_some_and(|rest| {
-        rest.split('.').all(|token| !token.is_empty())
-            && rest.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '>'))
-    })
 }
 
 impl JobSource for Doors {
@@ -260,17 +258,4 @@ fn heard(door: impl Stream<Item = Message> + Send, kind: usize) -> impl Stream<I
             (None, _) => None,
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_inbox_is_answered() {
-        assert!(is_inbox("_INBOX.abc.1"));
-        for bad in ["_INBOX.", "_INBOX.a..b", "_INBOX.>", "_INBOX.a b", "jobs.image.generate.x", "$SYS.REQ"] {
-            assert!(!is_inbox(bad), "{bad}");
-        }
-    }
 }

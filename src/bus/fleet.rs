@@ -175,6 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_counts_for_the_worker_on_whose_subject_it_came() {
+        let subjects = Subjects::new("p").unwrap();
+        let on = |subject: &str| Message {
+            subject: subject.into(),
+            reply: None,
+            payload: serde_json::to_vec(&info("a")).unwrap().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        assert_eq!(read(&on("p.worker.a.heartbeat"), &subjects).unwrap(), info("a"));
+        assert!(read(&on("p.worker.b.heartbeat"), &subjects).is_err());
+    }
+
+    #[test]
     fn a_worker_without_heartbeats_is_gone() {
         let fleet = Fleet::new(Duration::from_millis(40));
         fleet.heard(info("a"));

@@ -23,6 +23,7 @@ mod offers;
 mod options;
 mod ordered;
 mod queue;
+mod reply;
 mod requester;
 mod sink;
 mod stream_options;

@@ -2,18 +2,24 @@
 //!
 //! A user and password inside the URL are ignored by the client library, so they are refused here instead.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-use super::BusError;
+use super::{
+    BusError,
+    reply::{INBOX, is_inbox_prefix},
+};
 
 /// The flags of the connection to NATS.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "NATS")]
 pub struct NatsOptions {
     /// Server, or several of a cluster separated by commas
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
     pub nats_url: String,
     /// Credentials file (JWT and seed)
     #[arg(long, env = "NATS_CREDS", value_name = "FILE")]
@@ -39,6 +45,18 @@ pub struct NatsOptions {
     /// Key of the client certificate (PEM)
     #[arg(long, env = "NATS_KEY", value_name = "FILE", requires = "nats_cert")]
     pub nats_key: Option<PathBuf>,
+    /// What our inboxes begin with, as in _INBOX.worker: with one for each user the server keeps answers from other users
+    #[arg(long, env = "NATS_INBOX_PREFIX", default_value = INBOX, value_parser = parse_inbox_prefix, value_name = "PREFIX")]
+    pub nats_inbox_prefix: String,
+}
+
+fn parse_inbox_prefix(text: &str) -> Result<String, String> {
+    if is_inbox_prefix(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be _INBOX, alone or with tokens of A-Z a-z 0-9 - _ behind it, as in _INBOX.worker"
+            .into())
+    }
 }
 
 impl NatsOptions {
@@ -54,6 +72,7 @@ impl NatsOptions {
             nats_ca: None,
             nats_cert: None,
             nats_key: None,
+            nats_inbox_prefix: INBOX.into(),
         }
     }
 
@@ -66,7 +85,8 @@ impl NatsOptions {
             .map(str::trim)
             .filter(|url| !url.is_empty())
             .map(|url| match url.parse::<ServerAddr>() {
-                Ok(server) if server.has_user_pass() => Err(bad(
+                // First, so that no message repeats it.
+                _ if has_user(url) => Err(bad(
                     "a user or password in the URL is not used; give --nats-user and --nats-password".into(),
                 )),
                 Ok(server) => Ok(server),
@@ -76,9 +96,30 @@ impl NatsOptions {
         if servers.is_empty() { Err(bad("names no server".into())) } else { Ok(servers) }
     }
 
+    /// Which flags say who we are, without what they say.
+    pub(super) fn signed_in(&self) -> String {
+        let flags = [
+            ("--nats-creds", self.nats_creds.is_some()),
+            ("--nats-nkey", self.nats_nkey.is_some()),
+            ("--nats-user and --nats-password", self.nats_user.is_some()),
+            ("--nats-token", self.nats_token.is_some()),
+            ("--nats-cert and --nats-key", self.nats_cert.is_some()),
+        ];
+        let given: Vec<_> = flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        match given[..] {
+            [] => "no credentials are given".into(),
+            _ => format!("signing in by {}", given.join(", ")),
+        }
+    }
+
     /// The client library's options: credentials read from their files, certificates.
+    ///
+    /// # Errors
+    /// [`BusError::Options`] for a file that cannot be used; it never repeats what is in it.
     pub(super) async fn to_connect_options(&self) -> Result<ConnectOptions, BusError> {
-        let mut options = ConnectOptions::new();
+        // Whoever names a certificate wants TLS: a server, or who pretends to be one, that has none gets no password.
+        let tls = self.nats_ca.is_some() || self.nats_cert.is_some();
+        let mut options = ConnectOptions::new().custom_inbox_prefix(&self.nats_inbox_prefix).require_tls(tls);
         if let Some(path) = &self.nats_creds {
             options = options.credentials_file(path).await.map_err(|e| BusError::Options {
                 flag: "--nats-creds",
@@ -86,11 +127,13 @@ impl NatsOptions {
             })?;
         }
         if let Some(path) = &self.nats_nkey {
-            let seed = tokio::fs::read_to_string(path).await.map_err(|e| BusError::Options {
+            let seed = read("--nats-nkey", path).await?;
+            let seed = seed.lines().map(str::trim).find(|line| line.starts_with("SU"));
+            let seed = seed.ok_or_else(|| BusError::Options {
                 flag: "--nats-nkey",
-                reason: format!("{}: {e}", path.display()),
+                reason: format!("{}: it has no line with a user's seed (SU...)", path.display()),
             })?;
-            options = options.nkey(seed.trim().to_owned());
+            options = options.nkey(seed.to_owned());
         }
         if let (Some(user), Some(password)) = (&self.nats_user, &self.nats_password) {
             options = options.user_and_password(user.clone(), password.clone());
@@ -99,20 +142,35 @@ impl NatsOptions {
             options = options.token(token.clone());
         }
         if let Some(path) = &self.nats_ca {
+            read("--nats-ca", path).await?;
             options = options.add_root_certificates(path.clone());
         }
         if let (Some(cert), Some(key)) = (&self.nats_cert, &self.nats_key) {
+            read("--nats-cert", cert).await?;
+            read("--nats-key", key).await?;
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         Ok(options)
     }
 }
 
+async fn read(flag: &'static str, path: &Path) -> Result<String, BusError> {
+    let text = tokio::fs::read_to_string(path).await;
+    text.map_err(|error| BusError::Options { flag, reason: format!("{}: {error}", path.display()) })
+}
+
+/// Whether a URL names a user or a password.
+fn has_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().is_some_and(|authority| authority.contains('@'))
+}
+
 impl fmt::Debug for NatsOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "***");
+        let url = if has_user(&self.nats_url) { "***" } else { &self.nats_url };
         f.debug_struct("NatsOptions")
-            .field("nats_url", &self.nats_url)
+            .field("nats_url", &url)
             .field("nats_creds", &self.nats_creds)
             .field("nats_nkey", &self.nats_nkey)
             .field("nats_user", &self.nats_user)
@@ -121,6 +179,7 @@ impl fmt::Debug for NatsOptions {
             .field("nats_ca", &self.nats_ca)
             .field("nats_cert", &self.nats_cert)
             .field("nats_key", &self.nats_key)
+            .field("nats_inbox_prefix", &self.nats_inbox_prefix)
             .finish()
     }
 }
@@ -134,16 +193,35 @@ mod tests {
         let options = NatsOptions {
             nats_password: Some("hunter2".into()),
             nats_token: Some("hunter2".into()),
-            ..NatsOptions::new("nats://a")
+            ..NatsOptions::new("nats://user:hunter2@a")
         };
-        assert!(!format!("{options:?}").contains("hunter2"));
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("hunter2") && !options.signed_in().contains("hunter2"), "{shown}");
+        assert_eq!(options.signed_in(), "signing in by --nats-token");
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_one_that_workers_answer_to() {
+        for good in ["_INBOX", "_INBOX.worker", "_INBOX.a-1.b"] {
+            assert!(parse_inbox_prefix(good).is_ok(), "{good}");
+        }
+        for bad in ["", "INBOX", "_INBOX.", "_INBOX_worker", "_INBOX.*", "_INBOX.a b", ">"] {
+            assert!(parse_inbox_prefix(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn a_cluster_is_a_list_and_a_password_in_the_url_is_refused() {
         assert_eq!(NatsOptions::new("nats://a:1, b:2").servers().unwrap().len(), 2);
-        for bad in ["", "nats://user:password@a:1"] {
-            assert!(NatsOptions::new(bad).servers().is_err(), "{bad}");
+        for bad in [
+            "",
+            "nats://user:hunter2@a:1",
+            "nats://:hunter2@a",
+            "hunter2@a",
+            "nats://b,nats://u:hunter2 @a:x",
+        ] {
+            let error = NatsOptions::new(bad).servers().unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 }

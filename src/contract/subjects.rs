@@ -137,6 +137,14 @@ impl Subjects {
         format!("{}worker.*.heartbeat", self.prefix)
     }
 
+    /// Whether a subject is one of the pool's own, of whatever kind.
+    pub fn owns(&self, subject: &str) -> bool {
+        const KINDS: [&str; 8] =
+            ["image", "worker", "events", "previews", "queued", "jobs", "dlq", "control"];
+        let kind = subject.strip_prefix(&self.prefix).and_then(|rest| rest.split('.').next());
+        kind.is_some_and(|kind| KINDS.contains(&kind))
+    }
+
     /// The capability that a request subject (`image.*` or `worker.*.image.*`) stands for.
     pub fn capability_of(&self, subject: &str) -> Option<Capability> {
         let rest = subject.strip_prefix(&self.prefix)?;
@@ -186,6 +194,28 @@ mod tests {
             (subjects.stream("JOBS"), Subjects::default().stream("JOBS")),
             ("t_a-JOBS".into(), "JOBS".into())
         );
+    }
+
+    #[test]
+    fn every_subject_is_the_pools_own() {
+        let (job, worker) = (JobId::generate(), WorkerId::new("w").unwrap());
+        for prefix in ["", "p.q"] {
+            let subjects = Subjects::new(prefix).unwrap();
+            for own in [
+                subjects.image(Capability::Generate),
+                subjects.direct(&worker, Capability::Generate),
+                subjects.events(&job),
+                subjects.previews(&job),
+                subjects.ticket(&job),
+                subjects.jobs(Capability::Generate, "m"),
+                subjects.dead_letters(Capability::Generate),
+                subjects.cancel(&job),
+                subjects.heartbeat(&worker),
+            ] {
+                assert!(subjects.owns(&own), "{own}");
+                assert!(!Subjects::new("other").unwrap().owns(&own), "{own}");
+            }
+        }
     }
 
     #[test]

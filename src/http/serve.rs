@@ -3,6 +3,7 @@
 use std::{
     future::{Future, IntoFuture},
     io,
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 /// Serves `router` until `stop` resolves, then takes no more connections and gives those that are open `grace`
-/// to end.
+/// to end. A handler can extract the peer's address, as `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -18,7 +19,8 @@ pub async fn serve(
     grace: Duration,
 ) -> io::Result<()> {
     let (stopped, told) = tokio::sync::oneshot::channel::<()>();
-    let served = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move {
         stop.await;
         // The receiver is gone only when serving has already ended.
         let _ = stopped.send(());

@@ -1,49 +1,84 @@
-//! The bearer token that clients must know, if there is one.
+//! Who a request comes from: the client whose bearer token it carries, or, where no token is asked for, an address.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
-    extract::{Request, State},
-    http::header::AUTHORIZATION,
+    extract::{ConnectInfo, Request, State},
+    http::{
+        HeaderValue,
+        header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use sha2::{Digest, Sha256};
 
+use super::Tokens;
 use crate::{contract::ErrorCode, http::ApiError};
 
-/// The hash of a token. Hashes are compared, so that the time it takes says nothing of the token.
-#[derive(Clone)]
-pub struct Token(Arc<[u8; 32]>);
+/// Whoever sent a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Client {
+    /// By a token of the file.
+    Named(Arc<str>),
+    /// By where it came from. Of an IPv6 address the network of one customer, 64 bits.
+    At(IpAddr),
+}
 
-impl Token {
-    /// Reads the token from a file, without the white space around it.
-    ///
-    /// # Errors
-    /// What the system says, or that the file is empty.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
-        match text.trim() {
-            "" => Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")),
-            token => Ok(Self(Arc::new(Sha256::digest(token).into()))),
+impl Client {
+    fn at(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::At(address.into()),
+            IpAddr::V6(address) => Self::At(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
         }
-    }
-
-    /// Whether a request carries it.
-    fn is_in(&self, request: &Request) -> bool {
-        let value = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let sent = value.and_then(|value| value.split_once(' '));
-        sent.is_some_and(|(scheme, token)| {
-            scheme.eq_ignore_ascii_case("bearer") && <[u8; 32]>::from(Sha256::digest(token.trim())) == *self.0
-        })
     }
 }
 
-/// Refuses requests without the token, but for /health, which load balancers ask.
-pub(super) async fn require(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if request.uri().path() == "/health" || token.is_in(&request) {
-        return next.run(request).await;
-    }
+/// Notes who sent the request. With `tokens`, refuses one without a good token, but for /health, which load balancers
+/// ask.
+pub(super) async fn identify(
+    State(tokens): State<Option<Tokens>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let client = match &tokens {
+        None => Client::at(peer.ip()),
+        Some(_) if request.uri().path() == "/health" => Client::at(peer.ip()),
+        Some(tokens) => match bearer(&request).and_then(|token| tokens.client(token)) {
+            Some(name) => Client::Named(name),
+            None => return unauthorised(),
+        },
+    };
+    request.extensions_mut().insert(client);
+    next.run(request).await
+}
+
+fn bearer(request: &Request) -> Option<&str> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn unauthorised() -> Response {
     let message = "the header `Authorization: Bearer <token>` is missing or wrong";
-    ApiError::new(ErrorCode::InvalidRequest, message).with_status(401).into_response()
+    let mut response = ApiError::new(ErrorCode::InvalidRequest, message).with_status(401).into_response();
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_who_it_belongs_to() {
+        let at = |text: &str| Client::at(text.parse().unwrap());
+        assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"));
+        assert_ne!(at("10.0.0.1"), at("10.0.0.2"));
+        assert_eq!(at("2001:db8:0:1::1"), at("2001:db8:0:1:ffff::2"));
+        assert_ne!(at("2001:db8:0:1::1"), at("2001:db8:0:2::1"));
+    }
 }

@@ -11,11 +11,13 @@ mod durable;
 mod follow;
 mod inputs;
 mod options;
+mod rate;
 mod record;
 mod route;
 mod run;
 mod seek;
 mod table;
+mod tokens;
 mod watchdog;
 
 use std::{sync::Arc, time::Duration};
@@ -42,10 +44,10 @@ use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
 
-pub use auth::Token;
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
 pub use run::{QueenError, run};
+pub use tokens::{Issued, Tokens, TokensError};
 
 /// When to send a job again that had no place.
 const RETRY_AFTER: Duration = Duration::from_secs(2);

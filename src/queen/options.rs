@@ -16,9 +16,16 @@ pub struct QueenOptions {
     /// Address to listen on; port 0 takes a free one, which the log names
     #[arg(long, env = "QUEEN_LISTEN", default_value = "127.0.0.1:7833", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// File with the token that clients must send as `Authorization: Bearer <token>`; none: anybody who can connect
+    /// File with the hash of every client's token, as `queen-rbee new-token NAME >> FILE` writes it; clients send theirs
+    /// as `Authorization: Bearer <token>`. SIGHUP reads it again. None: anybody who can connect
     #[arg(long, env = "QUEEN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Jobs that one client (a name in the file of tokens, or else an address) may send in a second; 0: any number
+    #[arg(long, env = "QUEEN_RATE_LIMIT", default_value = "0", value_parser = parse_rate, value_name = "JOBS")]
+    pub rate_limit: f64,
+    /// Jobs that a client which has been quiet may send at once
+    #[arg(long, env = "QUEEN_RATE_BURST", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate_burst: u32,
     /// Goes in front of every subject; must be the workers'
     #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
     pub subject_prefix: String,
@@ -66,4 +73,27 @@ pub struct QueenOptions {
     /// How logs are written.
     #[command(flatten)]
     pub log: LogOptions,
+}
+
+/// A rate above 0 is one job in 1000 s at least: a client is told how long to wait.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate == 0.0 || (0.001..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("0, or 0.001 to 1000000 jobs a second".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_that_can_be_waited_for() {
+        for (text, rate) in [("0", Some(0.0)), ("0.5", Some(0.5)), ("10", Some(10.0))] {
+            assert_eq!(parse_rate(text).ok(), rate);
+        }
+        for bad in ["-1", "NaN", "inf", "1e-300", "", "5/s"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
 }

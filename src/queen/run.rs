@@ -5,12 +5,13 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use axum::{Json, Router, middleware, routing::get};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use super::{
-    Queen, QueenOptions, Token, auth,
+    Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
+    rate::{self, RateLimit},
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, connect},
@@ -36,13 +37,13 @@ pub enum QueenError {
     /// The store.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The file with the token.
+    /// The file of tokens.
     #[error("--token-file {}: {source}", path.display())]
-    Token {
+    Tokens {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: io::Error,
+        source: TokensError,
     },
     /// The address.
     #[error("--listen {address}: {source}")]
@@ -60,11 +61,16 @@ pub enum QueenError {
 /// Runs queen until SIGTERM or SIGINT, then ends within `--grace`.
 pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let subjects = Subjects::new(&options.subject_prefix)?;
-    let token = match &options.token_file {
+    let tokens = match &options.token_file {
         None => None,
         Some(path) => {
-            let failed = |source| QueenError::Token { path: path.clone(), source };
-            Some(Token::read(path).map_err(failed)?)
+            let failed = |source| QueenError::Tokens { path: path.clone(), source };
+            let tokens = Tokens::read(path).map_err(failed)?;
+            tokio::spawn(read_again(
+                tokens.clone(),
+                signal(SignalKind::hangup()).map_err(QueenError::Serve)?,
+            ));
+            Some(tokens)
         }
     };
     let mut terminate = signal(SignalKind::terminate()).map_err(QueenError::Serve)?;
@@ -95,13 +101,14 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    if token.is_none() && !address.ip().is_loopback() {
+    if tokens.is_none() && !address.ip().is_loopback() {
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
     }
     let grace = options.grace;
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
+    let limit = (options.rate_limit > 0.0).then(|| RateLimit::new(options.rate_limit, options.rate_burst));
     let queen = Queen::new(options, requester.clone(), fleet, store, durable);
-    let router = routes(queen.clone(), max_body, token);
+    let router = guarded(routes(queen.clone(), max_body), tokens, limit);
     tracing::info!("listening on http://{address}");
 
     let stop = async move {
@@ -120,16 +127,33 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     Ok(())
 }
 
-fn routes(queen: Queen, max_body: usize, token: Option<Token>) -> Router {
+fn routes(queen: Queen, max_body: usize) -> Router {
     let workers = {
         let queen = queen.clone();
         get(move || async move { Json(queen.workers()) })
     };
     let letters = durable::routes(queen.clone());
-    let router = fallback(job_routes(queen, max_body).route("/v1/workers", workers).merge(letters));
-    match token {
+    fallback(job_routes(queen, max_body).route("/v1/workers", workers).merge(letters))
+}
+
+/// In front of every endpoint: who it is, and how often.
+fn guarded(router: Router, tokens: Option<Tokens>, limit: Option<RateLimit>) -> Router {
+    let router = match limit {
         None => router,
-        Some(token) => router.layer(middleware::from_fn_with_state(token, auth::require)),
+        Some(limit) => router.layer(middleware::from_fn_with_state(limit, rate::limit)),
+    };
+    router.layer(middleware::from_fn_with_state(tokens, auth::identify))
+}
+
+/// SIGHUP: clients come and go without a restart.
+async fn read_again(tokens: Tokens, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match tokens.read_again() {
+            Ok(number) => tracing::info!(tokens = number, "read the file of tokens again"),
+            Err(error) => {
+                tracing::error!(%error, "the file of tokens cannot be used; those of before stay good")
+            }
+        }
     }
 }
 

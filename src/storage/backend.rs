@@ -24,8 +24,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub(super) enum Backend {
     /// A bucket. `reader` signs URLs for the endpoint that readers can reach.
     S3 { client: AmazonS3, reader: AmazonS3, bucket: String },
-    /// A folder.
-    File { store: LocalFileSystem },
+    /// A folder, by its path without links.
+    File { store: LocalFileSystem, root: PathBuf },
     /// This process' memory.
     Memory { store: InMemory },
 }
@@ -41,7 +41,7 @@ impl Backend {
     pub fn store(&self) -> &dyn ObjectStore {
         match self {
             Self::S3 { client, .. } => client,
-            Self::File { store } => store,
+            Self::File { store, .. } => store,
             Self::Memory { store } => store,
         }
     }
@@ -100,12 +100,13 @@ fn prefix(url: &Url) -> Result<Path, StorageError> {
 fn folder(path: PathBuf) -> Result<Opened, StorageError> {
     let unusable = |source| StorageError::Folder { path: path.clone(), source };
     std::fs::create_dir_all(&path).map_err(unusable)?;
+    let root = path.canonicalize().map_err(unusable)?;
     let store = LocalFileSystem::new_with_prefix(&path)
         // A rename that a power cut undoes would be a result that is acknowledged and gone.
         .map(|store| store.with_fsync(true))
         .map_err(|e| unusable(std::io::Error::other(e)))?;
     Ok(Opened {
-        backend: Backend::File { store },
+        backend: Backend::File { store, root },
         prefix: Path::default(),
         location: path.display().to_string(),
     })
@@ -154,7 +155,8 @@ fn s3(
         Some(public) => {
             Url::parse(public)
                 .ok()
-                .filter(|u| matches!(u.scheme(), "http" | "https") && u.username().is_empty())
+                .filter(|u| matches!(u.scheme(), "http" | "https"))
+                .filter(|u| u.username().is_empty() && u.password().is_none())
                 .ok_or_else(|| refused("--store-public-url is no http:// or https:// URL"))?;
             let public = public.trim_end_matches('/');
             build(builder.with_config(AmazonS3ConfigKey::S3Endpoint, public))?

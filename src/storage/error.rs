@@ -51,6 +51,12 @@ pub enum StorageError {
         /// Why.
         reason: String,
     },
+    /// A link in a folder store leads out of it.
+    #[error("object `{key}` is a link out of the store's folder, and is not read")]
+    LeadsOut {
+        /// The key.
+        key: String,
+    },
     /// There is no such object.
     #[error("there is no object `{key}`")]
     NotFound {
@@ -157,7 +163,7 @@ impl StorageError {
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Reference { .. } => ErrorCode::InvalidRequest,
+            Self::Reference { .. } | Self::LeadsOut { .. } => ErrorCode::InvalidRequest,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Url { .. }
             | Self::Setup { .. }

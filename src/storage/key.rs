@@ -50,7 +50,7 @@ pub enum Key {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContentHash(String);
 
-/// A key that a client named: below `inputs/` or `jobs/`, of characters that no store reads as a way out.
+/// A key that a client named: an input, or a picture of a job, of characters that no store reads as a way out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference(String);
 
@@ -63,8 +63,9 @@ impl Key {
     /// Checks the key of an `object:<key>` input (without the `object:`).
     ///
     /// # Errors
-    /// [`StorageError::Reference`] unless it is `inputs/...` or `jobs/...`, of segments of `A-Z a-z 0-9 - _ .`
-    /// that are neither empty nor begin with a dot, 512 characters at most.
+    /// [`StorageError::Reference`] unless it is `inputs/...`, of segments of `A-Z a-z 0-9 - _ .` that are neither empty
+    /// nor begin with a dot, 512 characters at most, or a picture of a job: `jobs/<job>/<index>.<ext>`. What else is in
+    /// a job's folder is not for clients.
     pub fn parse_reference(text: &str) -> Result<Self, StorageError> {
         let refuse = |reason: &str| {
             let key = text.chars().take(MAX_REFERENCE).collect();
@@ -77,17 +78,22 @@ impl Key {
         if !matches!(segments.next(), Some("inputs" | "jobs")) {
             return refuse("only keys below inputs/ and jobs/ may be named");
         }
-        let mut rest = segments.peekable();
-        if rest.peek().is_none() {
+        let rest: Vec<_> = segments.collect();
+        if rest.is_empty() {
             return refuse("it names no object");
         }
-        for segment in rest {
+        for segment in &rest {
             if segment.is_empty() || segment.starts_with('.') {
                 return refuse("a segment is empty or begins with a dot");
             }
             if !segment.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
                 return refuse("only A-Z a-z 0-9 - _ . and / are allowed");
             }
+        }
+        if text.starts_with("jobs/")
+            && !matches!(rest[..], [job, file] if JobId::new(job).is_ok() && is_picture(file))
+        {
+            return refuse("below jobs/ only pictures may be named, as jobs/<job>/<index>.png");
         }
         Ok(Self::Reference(Reference(text.to_owned())))
     }
@@ -115,6 +121,15 @@ impl Key {
             Self::Input { .. } | Self::Reference(_) | Self::Check => None,
         }
     }
+}
+
+/// `<index>.<ext>`, as pictures are stored.
+fn is_picture(file: &str) -> bool {
+    let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::Webp];
+    file.split_once('.').is_some_and(|(index, extension)| {
+        index.parse::<u32>().is_ok_and(|number| number.to_string() == index)
+            && formats.iter().any(|format| format.extension() == extension)
+    })
 }
 
 impl std::fmt::Display for Key {
@@ -145,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_reference_cannot_leave_inputs_and_jobs() {
-        for good in ["inputs/a", "jobs/j1/0.png", "inputs/2026/cat.v2.png"] {
+        for good in ["inputs/a", "jobs/j1/0.png", "jobs/j1/17.jpg", "jobs/j/2.webp", "inputs/2026/cat.v2.png"]
+        {
             assert!(Key::parse_reference(good).is_ok(), "{good}");
         }
         for bad in [
@@ -167,6 +183,16 @@ mod tests {
             "other/a",
             "../inputs/a",
             "jobs/../../etc/passwd",
+            "jobs/j1",
+            "jobs/j1/result.json",
+            "jobs/j1/checkpoint",
+            "jobs/j1/cancelled",
+            "jobs/j1/0.json",
+            "jobs/j1/00.png",
+            "jobs/j1/+1.png",
+            "jobs/j1/0.png.json",
+            "jobs/j1/deeper/0.png",
+            "jobs/j.1/0.png",
             &format!("inputs/{}", "x".repeat(512)),
         ] {
             let error = Key::parse_reference(bad).unwrap_err();

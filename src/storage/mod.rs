@@ -121,6 +121,7 @@ impl Store {
     /// [`StorageError::NotFound`], [`StorageError::TooLarge`], or why the store gave nothing.
     pub async fn get(&self, key: &Key, max_bytes: u64) -> Result<Bytes, StorageError> {
         let path = self.path(key);
+        self.check_links(key, &path).await?;
         let read = async {
             let found = self.store().get(&path).await?;
             let bytes = found.meta.size;
@@ -161,7 +162,7 @@ impl Store {
                 let sign = reader.signed_url(Method::GET, &path, self.inner.presign_ttl);
                 Ok(self.bounded(Action::Sign, key, sign).await?.into())
             }
-            Backend::File { store } => {
+            Backend::File { store, .. } => {
                 let file = store
                     .path_to_filesystem(&path)
                     .map_err(|source| StorageError::of(Action::Sign, key, "", source))?;
@@ -169,6 +170,19 @@ impl Store {
                 Ok(url.into())
             }
             Backend::Memory { .. } => Ok(format!("memory:///{path}")),
+        }
+    }
+
+    /// A key that a client named is read only where it leads to a file inside the folder: links may have come into it
+    /// with an archive or from another machine. A store without folders has no links.
+    async fn check_links(&self, key: &Key, path: &Path) -> Result<(), StorageError> {
+        let (Backend::File { store, root }, Key::Reference(_)) = (self.backend(), key) else { return Ok(()) };
+        let failed = |source| StorageError::of(Action::Read, key, "", source);
+        let file = store.path_to_filesystem(path).map_err(failed)?;
+        match tokio::fs::canonicalize(file).await {
+            Ok(file) if !file.starts_with(root) => Err(StorageError::LeadsOut { key: key.path() }),
+            // What is not there is said by the read itself.
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 

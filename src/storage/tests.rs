@@ -138,6 +138,56 @@ fn a_url_that_names_no_store_is_refused_without_repeating_a_password() {
     assert!(Store::open_with(&options, []).unwrap_err().to_string().contains("7 days"));
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_key_that_is_allowed_leaves_the_prefix(text in r"(inputs|jobs|\.\.|)(/([a-z0-9.%~\\]{0,4}|\.\.|%2e%2e|0\.png)){0,4}") {
+        let store = Store::open_with(&StoreOptions::new("s3://bucket/a/prefix"), []).unwrap();
+        if let Ok(key) = Key::parse_reference(&text) {
+            proptest::prop_assert_eq!(store.path(&key).to_string(), format!("a/prefix/{text}"));
+        }
+    }
+}
+
+#[test]
+fn a_prefix_that_would_leave_the_bucket_stays_in_it() {
+    let job = JobId::new("j").unwrap();
+    for (url, path) in [
+        ("s3://bucket", "jobs/j/result.json"),
+        ("s3://bucket/a/../b/", "b/jobs/j/result.json"),
+        ("s3://bucket/../../b", "b/jobs/j/result.json"),
+        ("s3://bucket/%2e%2e/b", "b/jobs/j/result.json"),
+    ] {
+        let store = Store::open_with(&StoreOptions::new(url), []).unwrap();
+        assert_eq!(store.path(&Key::Result { job: job.clone() }).as_ref(), path, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_out_of_the_folder_is_not_read() {
+    let (folder, store) = folder();
+    let root = folder.path().join("made on the way/store");
+    let outside = folder.path().join("outside");
+    std::fs::write(&outside, "secret").unwrap();
+    std::fs::create_dir_all(root.join("inputs/deep")).unwrap();
+    std::fs::write(root.join("inputs/deep/own"), "own").unwrap();
+    for (target, link) in [
+        (outside.as_path(), "inputs/file"),
+        (folder.path(), "inputs/folder"),
+        (&root.join("inputs/deep"), "inputs/inside"),
+    ] {
+        std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+    }
+    for link in ["inputs/file", "inputs/folder/outside"] {
+        let error = store.get(&Key::parse_reference(link).unwrap(), MIB).await.unwrap_err();
+        assert!(matches!(error, StorageError::LeadsOut { .. }), "{error}");
+        assert_eq!(error.code(), ErrorCode::InvalidRequest);
+    }
+    let inside = Key::parse_reference("inputs/inside/own").unwrap();
+    assert_eq!(store.get(&inside, MIB).await.unwrap(), "own");
+    let missing = store.get(&Key::parse_reference("inputs/none").unwrap(), MIB).await.unwrap_err();
+    assert!(matches!(missing, StorageError::NotFound { .. }), "{missing}");
+}
+
 #[tokio::test]
 async fn a_folder_that_cannot_be_made_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -152,4 +202,10 @@ fn what_is_debugged_holds_no_secret() {
     let key = ("AWS_ACCESS_KEY_ID".to_owned(), "k".to_owned());
     let store = Store::open_with(&StoreOptions::new("s3://bucket/prefix"), [key, secret]).unwrap();
     assert_eq!(format!("{store:?}"), r#"Store("s3://bucket/prefix")"#);
+    let mut options = StoreOptions::new("s3://key:hunter2@bucket");
+    options.public_url = Some("https://:hunter2@host".into());
+    assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
+    options.url = "s3://bucket".into();
+    let error = Store::open_with(&options, []).unwrap_err().to_string();
+    assert!(error.contains("--store-public-url") && !error.contains("hunter2"), "{error}");
 }

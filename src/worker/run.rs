@@ -132,6 +132,11 @@ async fn start(
         ),
         None => None,
     };
+    if let Some(address) = options.http.filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(
+            "anybody who can reach {address} may send jobs to this worker: --http asks for no token"
+        );
+    }
     let dtype = options.dtype.unwrap_or_default();
     let precision = dtype.on(&device);
     let loading = ModelOptions { precision, memory: options.model_memory, device };

@@ -34,6 +34,17 @@ impl Line {
 impl QueenProcess {
     /// Starts a queen and waits until it listens.
     pub fn start(nats_url: &str, prefix: &str, store_url: &str, arguments: &[&str]) -> Self {
+        Self::start_with(nats_url, prefix, store_url, arguments, vec![])
+    }
+
+    /// As [`start`](Self::start), with these variables.
+    pub fn start_with(
+        nats_url: &str,
+        prefix: &str,
+        store_url: &str,
+        arguments: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let log = folder.path().join("queen.log");
         let file = File::create(&log).expect("a log file");
@@ -47,6 +58,7 @@ impl QueenProcess {
             command.env_remove(name);
         }
         let child = command
+            .envs(environment)
             .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
             .args(["--store-url", store_url])
             .args(arguments)

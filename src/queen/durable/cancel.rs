@@ -96,6 +96,9 @@ impl Queen {
             tracing::warn!(job = %id, %error, "the message of a cancelled job could not be removed");
         }
         self.mark(id).await;
+        if let Err(error) = self.shared.store.delete(&Key::Checkpoint { job: id.clone() }).await {
+            tracing::warn!(job = %id, %error, "the checkpoint of a cancelled job could not be removed");
+        }
         Ok(true)
     }
 

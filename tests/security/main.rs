@@ -1,0 +1,12 @@
+//! What SECURITY.md says is defended, on real servers with real processes.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod permissions;
+mod processes;
+mod queen;
+mod replies;
+mod secrets;
+mod sign_in;
+mod users;
