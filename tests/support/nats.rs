@@ -88,6 +88,24 @@ impl NatsServer {
     /// Halts it: connections stay, and nothing is answered.
     pub fn pause(&self) {
         self.signal("-STOP");
+        // The signal is on its way to each of its threads.
+        while !self.is_halted() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_halted(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("Linux");
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the program's name, which is in parentheses.
+            status.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    }
+
+    fn pid(&self) -> String {
+        let pid = std::fs::read_to_string(self.folder.path().join("pid")).expect("a file with its pid");
+        pid.trim().to_owned()
     }
 
     /// Lets it go on, with all that came meanwhile.
@@ -96,8 +114,7 @@ impl NatsServer {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.folder.path().join("pid")).expect("a file with its pid");
-        let sent = std::process::Command::new("kill").args([signal, pid.trim()]).status();
+        let sent = std::process::Command::new("kill").args([signal, &self.pid()]).status();
         assert!(sent.expect("kill").success());
     }
 
