@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::{
     context::PublishErrorKind,
     message::{OutboundMessage, PublishMessage, StreamMessage},
@@ -14,7 +13,7 @@ use async_nats::jetstream::{
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{BusError, Streams, sink};
-use crate::contract::{Event, JobId, Ticket, headers};
+use crate::contract::{Event, JobId, headers};
 
 /// An event that is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,30 +121,6 @@ impl Streams {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
-    }
-
-    /// The ticket of a job, if it is a durable one that queen has accepted.
-    ///
-    /// # Errors
-    /// When JetStream does not answer, or what is there is no ticket.
-    pub async fn ticket(&self, job: &JobId) -> Result<Option<Ticket>, BusError> {
-        let subject = self.subjects.ticket(job);
-        let Some(message) = self.last_on(&subject).await? else { return Ok(None) };
-        serde_json::from_slice(&message.payload)
-            .map(Some)
-            .map_err(|error| BusError::jetstream(format!("reading {subject}"), error))
-    }
-
-    /// Writes the ticket of a job, in place of an earlier one.
-    ///
-    /// # Errors
-    /// When JetStream does not take it.
-    pub async fn put_ticket(&self, ticket: &Ticket) -> Result<(), BusError> {
-        let subject = self.subjects.ticket(&ticket.job_id);
-        let body = serde_json::to_vec(ticket).expect("a ticket has string keys only");
-        let message = OutboundMessage::new(subject.clone().into(), body.into(), Some(HeaderMap::new()));
-        let stored = self.publish(message).await;
-        stored.map(drop).map_err(|error| BusError::jetstream(format!("storing {subject}"), error))
     }
 }
 

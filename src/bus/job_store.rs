@@ -150,6 +150,11 @@ impl Streams {
         if self.job_at(sequence, job).await?.is_none() {
             return Ok(false);
         }
+        self.remove_job(sequence).await
+    }
+
+    /// Takes a message out of the stream, whatever it is; whether it was there.
+    pub(super) async fn remove_job(&self, sequence: u64) -> Result<bool, BusError> {
         let doing = || format!("removing message {sequence} of {}", self.jobs);
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;

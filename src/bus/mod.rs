@@ -3,7 +3,8 @@
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
-//! `job_events`, `dead_letters`, which read streams by `ordered`.
+//! `job_events`, `dead_letters`, which read streams by `ordered`, and
+//! `sweep`.
 
 mod barrier;
 mod cancels;
@@ -28,6 +29,7 @@ mod requester;
 mod sink;
 mod stream_options;
 mod streams;
+mod sweep;
 mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
@@ -48,6 +50,7 @@ pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::NatsSink;
 pub use stream_options::StreamOptions;
 pub use streams::Streams;
+pub use sweep::Swept;
 pub use worker_bus::WorkerBus;
 
 async fn subscribe(client: &async_nats::Client, subject: &str) -> Result<async_nats::Subscriber, BusError> {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_nats::{
@@ -29,8 +29,9 @@ use super::{
     delivery::{delivery, header},
     doors::UNSUBSCRIBE_AT_THE_SERVER_ONLY,
     subscribe,
+    sweep::job_of,
 };
-use crate::contract::{JobId, headers};
+use crate::contract::headers;
 
 /// How long a request for a job stands.
 const ASK_FOR: Duration = Duration::from_secs(5);
@@ -221,15 +222,9 @@ impl JobStreams {
         let (body, map) = (message.payload.clone(), message.headers.clone());
         let message = jetstream::Message { message, context: self.streams.context.clone() };
         let (delivery, sequence) = delivery(&self.streams, message)?;
-        let id = |name| header(map.as_ref(), name).and_then(|id| JobId::new(id).ok());
-        // Whoever gave none gets the same one at each delivery.
-        let own = || {
-            let since = delivery.accepted_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            JobId::new(format!("queued-{}-{sequence}", since.as_millis())).ok()
-        };
         Ok(Incoming {
             capability: self.streams.subjects.capability_of_jobs(&subject),
-            job_id: id(headers::JOB_ID).or_else(|| id(headers::MESSAGE_ID)).or_else(own),
+            job_id: job_of(map.as_ref(), delivery.accepted_at, sequence),
             traceparent: header(map.as_ref(), headers::TRACEPARENT).map(str::to_owned),
             subject,
             via: Via::Queue { model, delivery },

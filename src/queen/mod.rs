@@ -141,9 +141,9 @@ impl Queen {
         }
     }
 
-    /// The durable side, once it was there.
+    /// The durable side, unless there is none.
     fn durable(&self) -> Option<&Arc<Durable>> {
-        self.shared.durable.as_ref().filter(|durable| durable.is_ready())
+        self.shared.durable.as_ref().filter(|durable| !durable.is_absent())
     }
 
     /// Refuses jobs while they cannot reach NATS, or queen is ending.
@@ -279,7 +279,15 @@ impl Jobs for Queen {
                 self.durable_events(durable, *log, after).await?
             }
             Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
-            Known::Stored(result) => stream::iter([result.event]).boxed(),
+            Known::Stored(result) => {
+                // The end alone is all that there is to tell only if the streams say so.
+                if let Some(durable) = self.durable()
+                    && let Some(log) = durable.find(id).await?
+                {
+                    return self.durable_events(durable, log, after).await;
+                }
+                stream::iter([result.event]).boxed()
+            }
         })
     }
 
@@ -347,7 +355,7 @@ impl Jobs for Queen {
         Health {
             status: status.into(),
             nats: if connected { "connected" } else { "disconnected" }.into(),
-            durable: self.durable().is_some(),
+            durable: self.durable().is_some_and(|durable| durable.is_ready()),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
         }
     }

@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
-    jetstream::{self, consumer::DeliverPolicy, consumer::pull::OrderedConfig, stream},
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, PullConsumer, pull::OrderedConfig},
+        stream,
+    },
 };
 use futures::StreamExt;
-use sd_worker_rbee::contract::{Capability, ErrorCode, Event, EventKind, JobId, Subjects, headers};
+use sd_worker_rbee::{
+    bus::{self, EventLog},
+    contract::{Capability, ErrorCode, Event, EventKind, JobId, Subjects, headers},
+};
 
 use super::bad_input::{self, Bad};
 use crate::support::{
@@ -350,6 +357,41 @@ async fn an_id_that_stands_for_another_request_is_a_dead_letter_with_its_reason(
     assert_eq!((header(headers::JOB_SUBJECT), header(headers::JOB_ID)), (subject, "j".into()));
     assert!(header(headers::JOB_ERROR).contains("`job_id`"));
     assert_eq!(letter.subject.as_str(), streams.subjects.dead_letters(Capability::Generate));
+}
+
+#[tokio::test]
+async fn what_a_killed_server_leaves_in_the_queue_is_put_right() {
+    let pool = Pool::new().await;
+    let streams = Streams::of(&pool);
+    // Its sizes are those of the tests' workers.
+    pool.worker("a", SIM, &[]).await.kill();
+    for id in ["ended", "still"] {
+        streams.put(Capability::Generate, id, r#"{"prompt":"a","steps":1}"#).await;
+    }
+    // Both are given out; for somebody who asks for a third there is none.
+    let consumer: PullConsumer = streams.stream("JOBS").await.get_consumer("sim").await.unwrap();
+    let mut given = consumer.batch().max_messages(3).expires(PATIENCE).messages().await.unwrap();
+    for _ in 0..2 {
+        given.next().await.unwrap().unwrap();
+    }
+    let ours = bus::Streams::new(pool.client.clone(), pool.subjects.clone(), bus::StreamOptions::default());
+    let event = Event {
+        job_id: JobId::new("ended").unwrap(),
+        worker_id: "w".parse().unwrap(),
+        attempt: 1,
+        seq: 0,
+        kind: EventKind::Cancelled { step: 0 },
+    };
+    let entry = bus::Entry { event: event.into(), failures: 0, traceparent: None };
+    ours.append(&entry, 0).await.unwrap();
+    let swept = ours.sweep(PATIENCE).await.unwrap();
+    assert_eq!(swept, bus::Swept { ended: 1, sent_again: 0 });
+    let swept = ours.sweep(Duration::ZERO).await.unwrap();
+    assert_eq!(swept, bus::Swept { ended: 0, sent_again: 1 });
+    let copy = given.next().await.unwrap().unwrap();
+    assert_eq!(copy.headers.as_ref().unwrap().get(headers::JOB_ID).unwrap().as_str(), "still");
+    assert_eq!(streams.count("JOBS").await, 1, "the copy alone");
+    copy.ack().await.unwrap();
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! A job is durable unless queen was started with `--core`, there is no JetStream, or the job names a worker or a hive:
 //! the queue of durable jobs is one per model, and a job in it cannot be routed to one worker. Such jobs are sent on the
-//! core path, as are all jobs until JetStream was there for the first time. From then on a JetStream that is away means
-//! that new jobs are refused for a while, never that they are taken without being kept.
+//! core path. A JetStream that is there and does not answer means that new jobs are refused for a while, never that they
+//! are taken without being kept.
 //!
 //! Nothing of a durable job is in queen's memory: `events.<job>` says how it goes, its ticket that it waits.
 
@@ -16,7 +16,7 @@ mod submit;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -36,13 +36,29 @@ pub(super) use submit::Submission;
 
 /// How often JetStream is looked for while it is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// How often it is looked for what a server that was killed left behind.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// A job stands still when nothing was heard of it for this many times the time after which it is delivered again,
+const STILL_AFTER_WAITS: u32 = 4;
+/// and for this long besides: a failed attempt is made again after a while.
+const STILL_AFTER: Duration = Duration::from_secs(20);
+
+/// Whether the streams are there. Once [`READY`], it stays so.
+/// Nothing is known yet: jobs are refused for a while.
+const UNKNOWN: u8 = 0;
+/// There is no JetStream: jobs take the core path.
+const ABSENT: u8 = 1;
+/// The streams were there.
+const READY: u8 = 2;
 
 /// The durable side of a queen.
 pub(super) struct Durable {
     pub streams: Streams,
     pub models: Models,
-    /// The streams were there at least once.
-    ready: AtomicBool,
+    state: AtomicU8,
+    /// A job of which nothing was heard for this long stands still.
+    still_after: Duration,
     /// Streams of events that may be open at one time.
     open_streams: Arc<Semaphore>,
 }
@@ -62,14 +78,20 @@ impl Durable {
         Self {
             streams,
             models: Models::new(&options.models),
-            ready: AtomicBool::new(false),
+            state: AtomicU8::new(UNKNOWN),
+            still_after: options.streams.ack_wait * STILL_AFTER_WAITS + STILL_AFTER,
             open_streams: Arc::new(Semaphore::new(options.max_streams)),
         }
     }
 
     /// Whether jobs are durable.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.state.load(Ordering::Relaxed) == READY
+    }
+
+    /// Whether jobs are to take the core path.
+    pub fn is_absent(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == ABSENT
     }
 
     /// Looks for JetStream, and makes the streams. If it is not there now it is looked for in the background.
@@ -77,34 +99,53 @@ impl Durable {
     /// # Errors
     /// [`BusError::Mismatch`]: the streams are others than ours, which only somebody can change.
     pub async fn start(self: &Arc<Self>) -> Result<(), BusError> {
-        match self.streams.ensure().await {
-            Ok(()) => self.is_there(),
+        let told = match self.streams.ensure().await {
+            Ok(()) => {
+                self.state.store(READY, Ordering::Relaxed);
+                None
+            }
             Err(error @ BusError::Mismatch { .. }) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "jobs are not durable until JetStream is there");
-                tokio::spawn(self.clone().look_for_it(error.to_string()));
+                self.note(&error);
+                Some(error.to_string())
             }
-        }
+        };
+        tokio::spawn(self.clone().look_after_it(told));
         Ok(())
     }
 
-    async fn look_for_it(self: Arc<Self>, mut told: String) {
-        loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            match self.streams.ensure().await {
-                Ok(()) => return self.is_there(),
-                Err(error) if error.to_string() == told => {}
-                Err(error) => {
-                    told = error.to_string();
-                    tracing::warn!(%error, "jobs are still not durable");
-                }
-            }
-        }
+    fn note(&self, error: &BusError) {
+        let state = if matches!(error, BusError::NoJetStream) { ABSENT } else { UNKNOWN };
+        self.state.store(state, Ordering::Relaxed);
     }
 
-    fn is_there(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// `told`: why it is not there.
+    async fn look_after_it(self: Arc<Self>, mut told: Option<String>) {
+        while let Some(reason) = &told {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            told = match self.streams.ensure().await {
+                Ok(()) => None,
+                Err(error) => {
+                    let again = error.to_string();
+                    if again != *reason {
+                        tracing::warn!(%error, "jobs are still not durable");
+                    }
+                    self.note(&error);
+                    Some(again)
+                }
+            };
+        }
+        self.state.store(READY, Ordering::Relaxed);
         tracing::info!("jobs are durable");
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            if self.streams.is_connected()
+                && let Err(error) = self.streams.sweep(self.still_after).await
+            {
+                tracing::debug!(%error, "the queue could not be swept");
+            }
+        }
     }
 
     /// What the streams say of a job; `None`: nothing.
@@ -115,6 +156,9 @@ impl Durable {
 
     /// What the streams say of a job, if only that they know nothing.
     async fn look(&self, id: &JobId) -> Result<Log, ApiError> {
+        if !self.is_ready() {
+            return Err(busy("JetStream does not answer at present"));
+        }
         if !self.streams.is_connected() {
             // Its requests would run into their time limit.
             return Err(busy("queen has no connection to NATS at present"));

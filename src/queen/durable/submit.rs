@@ -9,7 +9,7 @@ use crate::{
     bus::{SendError, Sending, Sent},
     contract::{ErrorCode, Job, JobId, Operation, Ticket},
     http::ApiError,
-    queen::{Queen, RETRY_AFTER, inputs, other_request},
+    queen::{Queen, RETRY_AFTER, busy, inputs, other_request},
     storage::Key,
 };
 
@@ -54,6 +54,9 @@ impl Queen {
             &self.shared.fleet.taking(),
             &self.shared.options.nats.nats_url,
         );
+        if !durable.is_ready() {
+            return Err(busy("JetStream does not answer at present"));
+        }
         let log = if named { durable.look(&id).await? } else { Log::nothing(&id) };
         let after = match self.decide(durable, &log, &operation, named).await? {
             Decision::Known => return Ok(id),
