@@ -1,0 +1,174 @@
+//! A run from its seed to its verdict.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use tokio::task::JoinSet;
+
+use super::{
+    evidence::{Evidence, View},
+    faults::Plan,
+    journal::{Journal, Standing},
+    load::{self, Front, Ledger},
+    memory::{GROWTH_KIB, Memory},
+    objects::objects,
+    report::Report,
+    settings::{QUEENS, Settings},
+    strike::Strikes,
+    verify::{Violation, verify},
+    world::{Shape, World},
+};
+
+/// A pool in which nothing has moved for so long has settled, one way or the other.
+const STILL: Duration = Duration::from_secs(45);
+/// What readers have for the rest of their streams when everything has ended.
+const LAST_LINES: Duration = Duration::from_secs(40);
+/// How often the evidence is read again while something is wrong with it: what is tidied up after the end of a job may
+/// take a moment.
+const LOOKS: u32 = 5;
+/// Questions to queens at one time.
+const QUESTIONS: usize = 16;
+/// Jobs of which everything known is told when they went wrong.
+const TOLD: usize = 6;
+/// Samples of a life that memory is judged by: half a minute.
+const JUDGED: usize = 60;
+
+/// A run with faults. It panics, with all that is known, when something does not hold.
+pub async fn storm(settings: &Settings) {
+    println!("{}", settings.line());
+    let begun = Instant::now();
+    let world = Arc::new(World::start(Shape::storm(settings.seed, QUEENS, settings.workers)).await);
+    let (front, ledger) = (world.front(), Arc::new(Ledger::default()));
+    let (mut readers, mut memory) = (JoinSet::new(), Memory::default());
+    let mut strikes = Strikes::new(world.clone());
+    let plan = Plan::new(settings.seed, settings.workers, settings.faults_per_second);
+    tokio::select! {
+        () = load::send_all(settings, &front, &ledger, &mut readers) => {}
+        () = strikes.go_on(plan) => unreachable!("there are always more faults"),
+        () = memory.watch(&world) => unreachable!("there is always one more sample"),
+    }
+    strikes.lift().await;
+    world.ready(settings.workers).await;
+    let (evidence, violations) = settled(&world, &front, &ledger, readers).await;
+
+    let lives = memory.lives(JUDGED);
+    let grown: Vec<_> = lives.iter().filter(|life| life.growth() > GROWTH_KIB).cloned().collect();
+    let report =
+        Report::new(&evidence, strikes.counts.clone(), &world.s3().struck(), &world.worker_logs(), lives);
+    println!("{report}\ntime: {} s", begun.elapsed().as_secs());
+    if violations.is_empty() && grown.is_empty() {
+        return;
+    }
+    tell(&world, &evidence, &violations);
+    for life in &grown {
+        println!("memory is not flat: {life}");
+    }
+    panic!(
+        "{} violations, {} lives that grow; again with {}",
+        violations.len(),
+        grown.len(),
+        settings.line()
+    );
+}
+
+/// Waits for the end of everything, and judges it.
+pub async fn settled(
+    world: &World,
+    front: &Front,
+    ledger: &Ledger,
+    mut readers: JoinSet<()>,
+) -> (Evidence, Vec<Violation>) {
+    let journal = world.journal().await;
+    still(&journal).await;
+    let finish = async { while readers.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_LINES, finish).await;
+    // Who still reads has not been told of the end, and that is in the ledger when he is dropped.
+    readers.shutdown().await;
+    let mut looks = 0;
+    loop {
+        let evidence = gather(world, &journal, front, ledger).await;
+        let violations = verify(&evidence);
+        looks += 1;
+        if violations.is_empty() || looks == LOOKS {
+            return (evidence, violations);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Waits until no job is left, or nothing moves any more.
+async fn still(journal: &Journal) {
+    let (mut last, mut since) = (Standing::default(), Instant::now());
+    loop {
+        let now = journal.standing().await;
+        if (now.jobs_left, now.ack_pending) == (0, 0) {
+            return;
+        }
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() > STILL {
+            println!("nothing moves any more: {now:?}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger) -> Evidence {
+    let (events, tickets, mut complaints) = journal.events().await;
+    complaints.extend(ledger.complaints.lock().expect("no panic").iter().cloned());
+    let standing = journal.standing().await;
+    let mut evidence = Evidence {
+        sent: ledger.sent(),
+        events,
+        tickets,
+        letters: journal.letters().await,
+        jobs_left: standing.jobs_left,
+        ack_pending: standing.ack_pending,
+        objects: objects(&world.store_folder()),
+        views: vec![],
+        read: ledger.read.lock().expect("no panic").clone(),
+        complaints,
+    };
+    let ended: Vec<String> =
+        evidence.sent.keys().filter(|job| evidence.end(job).is_some()).cloned().collect();
+    let questions =
+        ended.into_iter().flat_map(|job| (0..front.queens.len()).map(move |queen| (queen, job.clone())));
+    let views = stream::iter(questions).map(|(queen, job)| async move {
+        let (http, body) = front.get(queen, &format!("/v1/jobs/{job}")).await;
+        View { queen, job, http, body }
+    });
+    evidence.views = views.buffer_unordered(QUESTIONS).collect().await;
+    evidence
+}
+
+/// Prints what is known of what went wrong.
+pub fn tell(world: &World, evidence: &Evidence, violations: &[Violation]) {
+    for violation in violations.iter().take(100) {
+        println!("VIOLATION {violation}");
+    }
+    let mut jobs: Vec<&str> = violations.iter().filter_map(|violation| violation.job.as_deref()).collect();
+    jobs.dedup();
+    for job in jobs.into_iter().take(TOLD) {
+        println!("--- {job}");
+        if let Some(sent) = evidence.sent.get(job) {
+            println!(
+                "  sent {} times, {:?}, cancel {:?}: {}",
+                sent.posts, sent.answer, sent.cancel, sent.wish.body
+            );
+        }
+        println!("  ticket {:?}", evidence.tickets.get(job).map(ToString::to_string));
+        for event in evidence.events.get(job).into_iter().flatten() {
+            println!("  {}", event.value);
+        }
+        for key in evidence.objects.keys().filter(|key| key.contains(&format!("/{job}/"))) {
+            println!("  {key}");
+        }
+        print!("{}", world.log_lines(job));
+    }
+    println!("{}", world.last_lines());
+}
