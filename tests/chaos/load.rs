@@ -57,7 +57,7 @@ impl Front {
     }
 
     pub fn any(&self, random: &mut Random) -> &str {
-        random.pick(&self.queens)
+        random.pick::<String>(&self.queens)
     }
 
     /// Sends a job until it is accepted, refused for good, or too many attempts have failed.
@@ -124,9 +124,9 @@ pub async fn send_all(settings: &Settings, front: &Front, ledger: &Arc<Ledger>, 
         let own = Random::of(settings.seed, &wish.id);
         pace.tick().await;
         let permit = senders.clone().acquire_owned().await.expect("it is not closed");
-        let (front, ledger) = (front.clone(), ledger.clone());
+        let (to, noted) = (front.clone(), ledger.clone());
         sending.spawn(async move {
-            let accepted = send_one(wish, own.clone(), &front, &ledger).await;
+            let accepted = send_one(wish, own.clone(), &to, &noted).await;
             drop(permit);
             (accepted, own)
         });
@@ -149,7 +149,7 @@ pub async fn send_one(wish: Wish, mut random: Random, front: &Front, ledger: &Le
 }
 
 fn read_along(
-    (wish, mut random): (Option<Wish>, Random),
+    (wish, random): (Option<Wish>, Random),
     front: Front,
     ledger: Arc<Ledger>,
     readers: &mut JoinSet<()>,

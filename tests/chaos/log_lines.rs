@@ -8,8 +8,6 @@ pub const RESUMED: &str = "goes on from a checkpoint";
 pub const HAS_RESULT: &str = "the job has a result already";
 /// A run that was ended, or not begun, since another worker has the job.
 pub const ANOTHER_HAS_IT: &str = "another worker has the job";
-/// A worker takes jobs.
-pub const READY: &str = "ready";
 
 /// Lines of a log (JSON, one object a line) whose message has this text.
 pub fn count(log: &str, text: &str) -> u64 {

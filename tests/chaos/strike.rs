@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::{
     faults::{Action, Fault, Plan, Target},
     proxy::Mode,
-    supervised::{Supervised, send},
+    supervised::send,
     world::World,
 };
 
@@ -43,7 +43,9 @@ impl Strikes {
             Action::Stop(target) => match process(target).signal("-STOP") {
                 None => false,
                 // The process may be another by the time it ends.
-                Some(pid) => self.after(fault, move |_| drop(send("-CONT", pid))),
+                Some(pid) => self.after(fault, move |_| {
+                    send("-CONT", pid);
+                }),
             },
             Action::Line(target, mode) => {
                 world.line(target).set(mode);
@@ -78,7 +80,7 @@ impl Strikes {
         self.lasting.shutdown().await;
         for target in self.world.targets() {
             // A process that is not stopped does not mind.
-            let _: Option<u32> = Supervised::signal(self.world.process(target), "-CONT");
+            self.world.process(target).signal("-CONT");
             if target != Target::Nats {
                 self.world.line(target).set(Mode::Pass);
             }
