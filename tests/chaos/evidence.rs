@@ -16,8 +16,8 @@ pub struct Evidence {
     /// The newest ticket of each job that has one.
     pub tickets: BTreeMap<String, Value>,
     pub letters: Vec<Letter>,
-    /// Messages of the stream of jobs.
-    pub jobs_left: u64,
+    /// What the stream of jobs still has.
+    pub jobs_left: Vec<Left>,
     /// Jobs that a worker was given and has not acknowledged.
     pub ack_pending: u64,
     /// Objects by their key.
@@ -74,6 +74,13 @@ impl Stored {
     pub fn code(&self) -> &str {
         self.value["code"].as_str().unwrap_or_default()
     }
+}
+
+/// A message in the stream of jobs.
+#[derive(Debug, Clone)]
+pub struct Left {
+    pub job: String,
+    pub sequence: u64,
 }
 
 /// A dead letter.

@@ -23,7 +23,7 @@ const DURABLE_JOBS: usize = 60;
 /// Clients that send one core job after the other.
 const CLIENTS: usize = 4;
 /// The most jobs of one kind in a row while the other kind waits.
-const IN_A_ROW: usize = 20;
+const IN_A_ROW: usize = 10;
 
 /// Sends core jobs, each until a worker takes it.
 async fn send_on(client: async_nats::Client, subject: String, number: usize, stop: Arc<AtomicBool>) {

@@ -85,21 +85,31 @@ async fn connection(front: &Front, queen: &str, read: &mut Read, leave_after: us
     Ok(())
 }
 
-/// One block of a stream: an event with its id, the line at the end, or a comment.
+/// One block of a stream: an event with its id, a preview (which is not kept and has none), the line at the end, or a
+/// comment.
 fn take(block: &str, read: &mut Read) -> Result<(), String> {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
     let Some(data) = field("data:") else { return Ok(()) };
-    let Some(id) = field("id:") else {
+    if data.starts_with('[') {
         read.ended = Some(data.to_owned());
         return Ok(());
-    };
+    }
     let event: Value =
         serde_json::from_str(data).map_err(|e| format!("an event that is no JSON: {e}: {data}"))?;
-    if event["job_id"] != read.job.as_str() || event["seq"].to_string() != id {
-        return Err(format!("an event of id {id} on the stream of {}: {data}", read.job));
-    }
     let name = event["type"].as_str().unwrap_or_default().to_owned();
-    read.events.push((event["seq"].as_u64().unwrap_or_default(), name));
+    let id = field("id:");
+    let is_named = match id {
+        Some(id) => event["seq"].to_string() == id,
+        None => name == "preview",
+    };
+    if event["job_id"] != read.job.as_str() || !is_named {
+        return Err(format!("an event of id {id:?} on the stream of {}: {data}", read.job));
+    }
+    let entry = (event["seq"].as_u64().unwrap_or_default(), name);
+    // Whoever left between the last event and the line at the end is told of both when he comes again.
+    if id.is_some() && (read.connections < 2 || read.events.last() != Some(&entry)) {
+        read.events.push(entry);
+    }
     Ok(())
 }
 
@@ -140,6 +150,9 @@ fn a_stream_is_read_block_by_block() {
     assert_eq!((read.events.clone(), read.ended.clone()), (vec![(3, "progress".to_owned())], None));
     assert!(take("id: 4\ndata: {\"job_id\":\"k\",\"seq\":4,\"type\":\"progress\"}", &mut read).is_err());
     assert!(take("id: 4\ndata: {\"job_id\":\"j\",\"seq\":5,\"type\":\"progress\"}", &mut read).is_err());
+    assert!(take("data: {\"job_id\":\"j\",\"seq\":4,\"type\":\"progress\"}", &mut read).is_err());
+    take("data: {\"job_id\":\"j\",\"seq\":4,\"type\":\"preview\"}", &mut read).unwrap();
+    assert_eq!(read.events.len(), 1, "a preview has no place in the order");
     take("data: [DONE]", &mut read).unwrap();
     assert_eq!(read.ended.as_deref(), Some("[DONE]"));
 }

@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, Context, consumer::pull, stream::Stream};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
-use super::evidence::{Letter, Stored};
+use super::evidence::{Left, Letter, Stored};
 
 /// Longer than a reconnect after the last outage of a run.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,6 +75,25 @@ impl Journal {
         }
     }
 
+    /// How the consumers of jobs stand, one a line.
+    pub async fn consumers(&self) -> String {
+        let jobs = self.stream("JOBS").await;
+        let consumers: Vec<_> =
+            self.insist("consumers", async || jobs.consumers().try_collect::<Vec<_>>().await).await;
+        let line = |info: &async_nats::jetstream::consumer::Info| {
+            format!(
+                "  consumer {}: delivered up to {}, acknowledged up to {}, {} given out, {} waiting, {} pulls\n",
+                info.name,
+                info.delivered.stream_sequence,
+                info.ack_floor.stream_sequence,
+                info.num_ack_pending,
+                info.num_pending,
+                info.num_waiting
+            )
+        };
+        consumers.iter().map(line).collect()
+    }
+
     /// Every message of a stream, from the first to the one that is the last by now.
     async fn messages(&self, name: &str) -> Vec<Message> {
         let stream = self.stream(name).await;
@@ -119,6 +138,24 @@ impl Journal {
             }
         }
         (events, tickets, complaints)
+    }
+
+    /// The jobs that are still in their stream.
+    pub async fn jobs_left(&self) -> Vec<Left> {
+        // A work queue lets nobody read it but its consumers: message by message, those that are gone left out.
+        let stream = self.stream("JOBS").await;
+        let state = stream.cached_info().state.clone();
+        let mut left = vec![];
+        for sequence in state.first_sequence..=state.last_sequence {
+            if left.len() as u64 == state.messages {
+                break;
+            }
+            if let Ok(message) = stream.get_raw_message(sequence).await {
+                let job = message.headers.get("Job-Id").map(|value| value.as_str().to_owned());
+                left.push(Left { job: job.unwrap_or_default(), sequence });
+            }
+        }
+        left
     }
 
     pub async fn letters(&self) -> Vec<Letter> {

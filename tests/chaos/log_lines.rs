@@ -4,10 +4,14 @@ use serde_json::Value;
 
 /// A run that began at a checkpoint.
 pub const RESUMED: &str = "goes on from a checkpoint";
-/// A delivery of a job that had ended: nothing was computed.
-pub const HAS_RESULT: &str = "the job has a result already";
-/// A run that was ended, or not begun, since another worker has the job.
-pub const ANOTHER_HAS_IT: &str = "another worker has the job";
+/// A delivery of a job that had ended; a job whose result was found in the store and told again; a run whose job was ended
+/// by somebody else, and one whose job is somebody else's by now. No picture is stored for any of them.
+pub const DUPLICATES: [&str; 4] = [
+    "the job has ended already",
+    "the job has a result already",
+    "the job was ended elsewhere",
+    "another worker has the job",
+];
 
 /// Lines of a log (JSON, one object a line) whose message has this text.
 pub fn count(log: &str, text: &str) -> u64 {

@@ -62,7 +62,7 @@ impl Report {
             struck: struck.values().sum(),
             redeliveries: evidence.events.values().map(first_of_attempt).sum(),
             resumes: in_logs(log_lines::RESUMED),
-            duplicates: in_logs(log_lines::HAS_RESULT) + in_logs(log_lines::ANOTHER_HAS_IT),
+            duplicates: log_lines::DUPLICATES.into_iter().map(in_logs).sum(),
             letters: evidence.letters.len() as u64,
             read: (
                 evidence.read.iter().map(|read| read.events.len() as u64).sum(),

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use tokio::task::JoinSet;
 
 use super::{
-    evidence::{Evidence, View},
+    evidence::{Evidence, Left, View},
     faults::Plan,
     journal::{Journal, Standing},
     load::{self, Front, Ledger},
@@ -24,6 +24,8 @@ use super::{
 
 /// A pool in which nothing has moved for so long has settled, one way or the other.
 const STILL: Duration = Duration::from_secs(45);
+/// The same for a pool that has only jobs left which have ended: longer than it takes to deliver one again.
+const QUIET: Duration = Duration::from_secs(20);
 /// What readers have for the rest of their streams when everything has ended.
 const LAST_LINES: Duration = Duration::from_secs(40);
 /// How often the evidence is read again while something is wrong with it: what is tidied up after the end of a job may
@@ -110,12 +112,21 @@ async fn still(journal: &Journal) {
         if now != last {
             (last, since) = (now, Instant::now());
         }
-        if since.elapsed() > STILL {
-            println!("nothing moves any more: {now:?}");
+        if since.elapsed() > STILL
+            || (since.elapsed() > QUIET && have_ended(&journal.jobs_left().await, journal).await)
+        {
+            println!("nothing moves any more: {now:?}\n{}", journal.consumers().await);
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Whether these jobs have ended: nobody will do anything more for them.
+async fn have_ended(left: &[Left], journal: &Journal) -> bool {
+    let (events, tickets, _) = journal.events().await;
+    let evidence = Evidence { events, tickets, ..Evidence::default() };
+    left.iter().all(|left| evidence.end(&left.job).is_some())
 }
 
 async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger) -> Evidence {
@@ -127,7 +138,7 @@ async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger
         events,
         tickets,
         letters: journal.letters().await,
-        jobs_left: standing.jobs_left,
+        jobs_left: journal.jobs_left().await,
         ack_pending: standing.ack_pending,
         objects: objects(&world.store_folder()),
         views: vec![],

@@ -60,9 +60,13 @@ pub fn verify(evidence: &Evidence) -> Vec<Violation> {
     check_letters(evidence, &mut violations);
     verify_events::check_readers(evidence, &mut violations);
     verify_events::check_views(evidence, &mut violations);
-    if (evidence.jobs_left, evidence.ack_pending) != (0, 0) {
-        let (left, pending) = (evidence.jobs_left, evidence.ack_pending);
-        violations.all(format!("the stream of jobs has {left} messages, {pending} of them given out"));
+    for left in &evidence.jobs_left {
+        let how = evidence.end(&left.job).map_or("has not ended", |end| &end.name);
+        let what = format!("message {} of the stream of jobs is left, and the job: {how}", left.sequence);
+        violations.of(&left.job, what);
+    }
+    if evidence.ack_pending != 0 {
+        violations.all(format!("{} jobs are given out and not acknowledged", evidence.ack_pending));
     }
     violations.0
 }

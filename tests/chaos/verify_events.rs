@@ -76,7 +76,14 @@ pub fn check_readers(evidence: &Evidence, violations: &mut Violations) {
         if seen != there {
             let missed: Vec<_> = there.difference(&seen).collect();
             let made_up: Vec<_> = seen.difference(&there).collect();
-            violations.of(job, format!("a reader missed {missed:?} and has what is not stored: {made_up:?}"));
+            let (read, connections) = (&read.events, read.connections);
+            violations.of(
+                job,
+                format!(
+                    "a reader missed {missed:?} and has what is not stored: {made_up:?}; it read {read:?} over \
+                     {connections} connections"
+                ),
+            );
         }
         let end = stored.iter().find(|event| event.seq == *last);
         let line = end.map_or("", |end| match end.name.as_str() {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    evidence::{Answer, Evidence, Letter, Object, Read, Sent, Stored, View},
+    evidence::{Answer, Evidence, Left, Letter, Object, Read, Sent, Stored, View},
     verify::verify,
     wishes::{Follow, Kind, SIM, Wish},
 };
@@ -219,7 +219,9 @@ fn a_queen_that_says_otherwise_is_found() {
 
 #[test]
 fn jobs_that_are_left_and_complaints_are_found() {
-    finds("the stream of jobs has 1 messages", |e| e.jobs_left = 1);
-    finds("0 messages, 2 of them given out", |e| e.ack_pending = 2);
+    finds("done: message 7 of the stream of jobs is left, and the job: complete", |e| {
+        e.jobs_left.push(Left { job: "done".into(), sequence: 7 });
+    });
+    finds("2 jobs are given out", |e| e.ack_pending = 2);
     finds("a complaint", |e| e.complaints.push("a complaint".into()));
 }
