@@ -20,6 +20,9 @@ pub struct Evidence {
     pub jobs_left: Vec<Left>,
     /// Jobs that a worker was given and has not acknowledged.
     pub ack_pending: u64,
+    /// Whether nats-server was killed. A consumer may then wait for ever for the end of a delivery whose message is gone:
+    /// the server writes down both, and not both at the same time.
+    pub nats_was_killed: bool,
     /// Objects by their key.
     pub objects: BTreeMap<String, Object>,
     /// What queens say of the jobs.

@@ -99,7 +99,7 @@ fn take(block: &str, read: &mut Read) -> Result<(), String> {
     let name = event["type"].as_str().unwrap_or_default().to_owned();
     let id = field("id:");
     let is_named = match id {
-        Some(id) => event["seq"].to_string() == id,
+        Some(id) => id.parse().is_ok_and(|id: u64| event["seq"] == id),
         None => name == "preview",
     };
     if event["job_id"] != read.job.as_str() || !is_named {

@@ -73,7 +73,9 @@ async fn steps_lost(name: &str, model: &str, steps: u32, kill_at: u64) -> u64 {
     let sha256 = |event: &Value| event["images"][0]["sha256"].as_str().unwrap().to_owned();
     assert_eq!(sha256(&end), sha256(&whole), "the same request, with a break and without");
     assert_eq!(log_lines::count(&world.worker(second).log(), log_lines::RESUMED), 1);
-    last["step"].as_u64().unwrap().saturating_sub(first["step"].as_u64().unwrap() - 1)
+    let lost = last["step"].as_u64().unwrap().saturating_sub(first["step"].as_u64().unwrap() - 1);
+    println!("{name}: of {} steps {lost} were done twice", last["step"]);
+    lost
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{
     evidence::{Evidence, Left, View},
-    faults::Plan,
+    faults::{Plan, Target},
     journal::{Journal, Standing},
     load::{self, Front, Ledger},
     memory::{GROWTH_KIB, Memory},
@@ -140,6 +140,7 @@ async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger
         letters: journal.letters().await,
         jobs_left: journal.jobs_left().await,
         ack_pending: standing.ack_pending,
+        nats_was_killed: !world.process(Target::Nats).exits().is_empty(),
         objects: objects(&world.store_folder()),
         views: vec![],
         read: ledger.read.lock().expect("no panic").clone(),

@@ -128,7 +128,11 @@ fn a_second_end_is_found_unless_the_job_was_sent_again() {
 
 #[test]
 fn numbers_that_do_not_go_on_are_found() {
-    finds("done: event 3 is stored after event 1", |e| events(e, "done")[2].seq = 3);
+    finds("done: event 3 is stored after event 0", |e| {
+        events(e, "done")[1].seq = 3;
+        events(e, "done")[2].seq = 4;
+    });
+    finds("done: event 1 is stored after event 1", |e| events(e, "done")[2].seq = 1);
     finds("done: its first event is number 1", |e| {
         for event in events(e, "done") {
             event.seq += 1;
@@ -223,5 +227,7 @@ fn jobs_that_are_left_and_complaints_are_found() {
         e.jobs_left.push(Left { job: "done".into(), sequence: 7 });
     });
     finds("2 jobs are given out", |e| e.ack_pending = 2);
+    let after_a_kill = found(|e| (e.ack_pending, e.nats_was_killed) = (2, true));
+    assert_eq!(after_a_kill, Vec::<String>::new());
     finds("a complaint", |e| e.complaints.push("a complaint".into()));
 }

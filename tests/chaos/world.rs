@@ -154,7 +154,7 @@ impl World {
         }
         // Given twice, a flag would be refused.
         let given = |flag: &str| flags.contains(&flag) || self.shape.flags.iter().any(|given| given == flag);
-        for (flag, value) in [("--grace", "5s"), ("--checkpoint-every", "1s")] {
+        for (flag, value) in [("--grace", "5s"), ("--checkpoint-every", "100ms")] {
             if !given(flag) {
                 arguments.extend([flag.into(), value.into()]);
             }
