@@ -49,7 +49,7 @@ pub async fn storm(settings: &Settings) {
     let plan = Plan::new(settings.seed, settings.workers, settings.faults_per_second);
     tokio::select! {
         () = load::send_all(settings, &front, &ledger, &mut readers) => {}
-        () = strikes.go_on(plan) => unreachable!("there are always more faults"),
+        () = strikes.go_on(plan, &settings.without) => unreachable!("there are always more faults"),
         () = memory.watch(&world) => unreachable!("there is always one more sample"),
     }
     strikes.lift().await;

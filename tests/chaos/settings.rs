@@ -1,4 +1,5 @@
-//! How large a run is: `CHAOS_SEED`, `CHAOS_JOBS`, `CHAOS_SECONDS`, `CHAOS_WORKERS`, `CHAOS_FAULTS_PER_SECOND`.
+//! How large a run is: `CHAOS_SEED`, `CHAOS_JOBS`, `CHAOS_SECONDS`, `CHAOS_WORKERS`, `CHAOS_FAULTS_PER_SECOND`,
+//! `CHAOS_WITHOUT`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -17,6 +18,8 @@ pub struct Settings {
     pub workers: usize,
     /// Faults a second while jobs are sent.
     pub faults_per_second: f64,
+    /// Kinds of faults that are drawn and left out, to narrow a failure down.
+    pub without: Vec<String>,
     /// Jobs in a hundred that models/tiny-shapes draws, and not the simulation.
     pub shapes: u64,
 }
@@ -44,6 +47,9 @@ impl Settings {
             load: Duration::from_secs(read("CHAOS_SECONDS", Some(seconds)).expect("a default")),
             workers: read("CHAOS_WORKERS", Some(workers)).expect("a default"),
             faults_per_second: read("CHAOS_FAULTS_PER_SECOND", Some(faults)).expect("a default"),
+            without: read("CHAOS_WITHOUT", Some(String::new()))
+                .map(|kinds| kinds.split(',').map(|kind| kind.trim().to_owned()).collect())
+                .expect("a default"),
             shapes: 4,
         }
     }
@@ -51,12 +57,14 @@ impl Settings {
     /// The line that repeats a run.
     pub fn line(&self) -> String {
         format!(
-            "CHAOS_SEED={} CHAOS_JOBS={} CHAOS_SECONDS={} CHAOS_WORKERS={} CHAOS_FAULTS_PER_SECOND={}",
+            "CHAOS_SEED={} CHAOS_JOBS={} CHAOS_SECONDS={} CHAOS_WORKERS={} CHAOS_FAULTS_PER_SECOND={} \
+             CHAOS_WITHOUT='{}'",
             self.seed,
             self.jobs,
             self.load.as_secs(),
             self.workers,
-            self.faults_per_second
+            self.faults_per_second,
+            self.without.join(",")
         )
     }
 }

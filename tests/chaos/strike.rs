@@ -25,11 +25,13 @@ impl Strikes {
         Self { world, lasting: JoinSet::new(), counts: BTreeMap::new() }
     }
 
-    /// One after the other, until the future is dropped.
-    pub async fn go_on(&mut self, plan: Plan) {
+    /// One after the other but for those `without`, until the future is dropped.
+    pub async fn go_on(&mut self, plan: Plan, without: &[String]) {
         for fault in plan {
             tokio::time::sleep(fault.after).await;
-            self.strike(fault);
+            if !without.contains(&fault.action.kind()) {
+                self.strike(fault);
+            }
             while self.lasting.try_join_next().is_some() {}
         }
     }
