@@ -32,6 +32,7 @@ mod settings;
 mod storm;
 mod strike;
 mod supervised;
+mod tell;
 mod verify;
 mod verify_events;
 mod verify_tests;

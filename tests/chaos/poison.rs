@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 use super::{
     load::{self, Ledger},
     random::Random,
-    run::{settled, tell},
+    run::settled,
+    tell::tell,
     verify::FAILURES,
     wishes::{Kind, POISON, SIM, Wish},
     world::{Shape, World},

@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 use super::{
     load::{self, Ledger},
     random::Random,
-    run::{settled, tell},
+    run::settled,
+    tell::tell,
     wishes::{SIM, Wish},
     world::{Shape, World},
 };

@@ -18,6 +18,7 @@ use super::{
     report::Report,
     settings::{QUEENS, Settings},
     strike::Strikes,
+    tell::tell,
     verify::{Violation, verify},
     world::{Shape, World},
 };
@@ -33,8 +34,6 @@ const LAST_LINES: Duration = Duration::from_secs(40);
 const LOOKS: u32 = 5;
 /// Questions to queens at one time.
 const QUESTIONS: usize = 16;
-/// Jobs of which everything known is told when they went wrong.
-const TOLD: usize = 6;
 /// Samples of a life that memory is judged by: half a minute.
 const JUDGED: usize = 60;
 
@@ -156,31 +155,4 @@ async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger
     });
     evidence.views = views.buffer_unordered(QUESTIONS).collect().await;
     evidence
-}
-
-/// Prints what is known of what went wrong.
-pub fn tell(world: &World, evidence: &Evidence, violations: &[Violation]) {
-    for violation in violations.iter().take(100) {
-        println!("VIOLATION {violation}");
-    }
-    let mut jobs: Vec<&str> = violations.iter().filter_map(|violation| violation.job.as_deref()).collect();
-    jobs.dedup();
-    for job in jobs.into_iter().take(TOLD) {
-        println!("--- {job}");
-        if let Some(sent) = evidence.sent.get(job) {
-            println!(
-                "  sent {} times, {:?}, cancel {:?}: {}",
-                sent.posts, sent.answer, sent.cancel, sent.wish.body
-            );
-        }
-        println!("  ticket {:?}", evidence.tickets.get(job).map(ToString::to_string));
-        for event in evidence.events.get(job).into_iter().flatten() {
-            println!("  {}", event.value);
-        }
-        for key in evidence.objects.keys().filter(|key| key.contains(&format!("/{job}/"))) {
-            println!("  {key}");
-        }
-        print!("{}", world.log_lines(job));
-    }
-    println!("{}", world.last_lines());
 }

@@ -280,31 +280,6 @@ impl World {
     pub fn worker_logs(&self) -> Vec<String> {
         self.workers.iter().map(|(worker, _)| worker.log()).collect()
     }
-
-    /// What every log says of a job.
-    pub fn log_lines(&self, job: &str) -> String {
-        let mut text = String::new();
-        for target in self.targets() {
-            let process = self.process(target);
-            for line in super::log_lines::of_job(&process.log(), job) {
-                text.push_str(&format!("  {}: {line}\n", process.name));
-            }
-        }
-        text
-    }
-
-    /// The ends of all logs.
-    pub fn last_lines(&self) -> String {
-        let mut text = String::new();
-        for target in self.targets() {
-            let process = self.process(target);
-            let log = process.log();
-            let lines: Vec<_> = log.lines().rev().take(8).collect();
-            text.push_str(&format!("--- {} (exits {:?})\n", process.name, process.exits()));
-            text.extend(lines.iter().rev().map(|line| format!("{line}\n")));
-        }
-        text
-    }
 }
 
 /// nats-server on this port, with what it knows in this folder.
