@@ -1,6 +1,6 @@
 //! S3 servers over HTTP: s3s-fs, which checks signatures, and moto, which checks that a bucket exists.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use sd_worker_rbee::storage::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -56,9 +56,14 @@ impl S3Server {
         panic!("no S3 server could be started");
     }
 
+    /// Where s3s-fs keeps its buckets, each object a file.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Makes a bucket of s3s-fs.
     pub fn bucket(&self, name: &str) {
-        fs::create_dir_all(self.folder.path().join("data").join(name)).expect("a bucket");
+        fs::create_dir_all(self.data().join(name)).expect("a bucket");
     }
 
     pub fn endpoint(&self) -> String {

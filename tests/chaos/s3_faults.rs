@@ -1,0 +1,212 @@
+//! A server in front of the S3 server that answers wrong, late, in part or not at all.
+//!
+//! What it lets through is forwarded as it came, with the client's own `Host`, so that signatures stay good.
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, sync::Mutex, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, Request, State},
+    http::{
+        HeaderMap, Method, StatusCode,
+        header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
+    },
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use super::{
+    cuttable::{Cut, CuttableListener},
+    random::Random,
+};
+
+/// More than any object of a run.
+const MAX_BODY: usize = 64 << 20;
+
+/// What is done to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum S3Fault {
+    /// 500 InternalError; nothing was done.
+    InternalError,
+    /// 503 SlowDown; nothing was done.
+    SlowDown,
+    /// No answer as long as the fault lasts; then the request is served.
+    Hang,
+    /// It was served, and the connection is cut in the middle of the answer's body (before an answer without one).
+    CutBody,
+    /// It was served, and the connection is cut without an answer.
+    ServeAndDrop,
+    /// The connection is cut, and nothing was done.
+    Drop,
+}
+
+impl S3Fault {
+    pub const ALL: [Self; 6] =
+        [Self::InternalError, Self::SlowDown, Self::Hang, Self::CutBody, Self::ServeAndDrop, Self::Drop];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InternalError => "S3 500",
+            Self::SlowDown => "S3 503 SlowDown",
+            Self::Hang => "S3 hangs",
+            Self::CutBody => "S3 cuts a body",
+            Self::ServeAndDrop => "S3 serves and drops",
+            Self::Drop => "S3 drops",
+        }
+    }
+}
+
+/// The server. It ends when it is dropped.
+pub struct S3Faults {
+    pub port: u16,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    upstream: String,
+    client: reqwest::Client,
+    /// The fault of now, and how many requests in a hundred it strikes.
+    fault: watch::Sender<Option<(S3Fault, u64)>>,
+    struck: Mutex<BTreeMap<S3Fault, u64>>,
+    random: Mutex<Random>,
+}
+
+impl S3Faults {
+    /// Listens on a free port, in front of a server at `upstream` (`http://127.0.0.1:9000`).
+    pub async fn start(upstream: String, random: Random) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(60))
+            .build()
+            .expect("a client");
+        let shared = Arc::new(Shared {
+            upstream,
+            client,
+            fault: watch::channel(None).0,
+            struck: Mutex::default(),
+            random: Mutex::new(random),
+        });
+        let router = Router::new().fallback(serve).with_state(shared.clone());
+        let service = router.into_make_service_with_connect_info::<Cut>();
+        let task = tokio::spawn(async move {
+            axum::serve(CuttableListener(listener), service).await.expect("a server");
+        });
+        Self { port, shared, task }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on this fault strikes `percent` requests in a hundred; `None`: all is well.
+    pub fn set(&self, fault: Option<(S3Fault, u64)>) {
+        self.shared.fault.send_replace(fault);
+    }
+
+    /// Requests that were struck, by fault.
+    pub fn struck(&self) -> BTreeMap<S3Fault, u64> {
+        self.shared.struck.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for S3Faults {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn draw(&self) -> Option<S3Fault> {
+        let (fault, percent) = (*self.fault.borrow())?;
+        if !self.random.lock().expect("no panic").chance(percent) {
+            return None;
+        }
+        *self.struck.lock().expect("no panic").entry(fault).or_default() += 1;
+        Some(fault)
+    }
+
+    /// The S3 server's own answer; 502 when it has none.
+    async fn forward(&self, request: Request) -> (StatusCode, HeaderMap, Bytes) {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let answered = async {
+            // A client that is gone in the middle of its request has asked for nothing.
+            let body = to_bytes(body, MAX_BODY).await.ok()?;
+            let mut headers = parts.headers;
+            for hop in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
+                headers.remove(hop);
+            }
+            let url = format!("{}{path}", self.upstream);
+            let mut request = self.client.request(parts.method.clone(), url).headers(headers);
+            if !body.is_empty() || parts.method == Method::PUT || parts.method == Method::POST {
+                request = request.body(body);
+            }
+            let answer = request.send().await.ok()?;
+            let (status, mut headers) = (answer.status(), answer.headers().clone());
+            for hop in [CONNECTION, TRANSFER_ENCODING] {
+                headers.remove(hop);
+            }
+            Some((status, headers, answer.bytes().await.ok()?))
+        };
+        answered.await.unwrap_or((StatusCode::BAD_GATEWAY, HeaderMap::new(), Bytes::new()))
+    }
+}
+
+async fn serve(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(cut): ConnectInfo<Cut>,
+    request: Request,
+) -> Response {
+    match shared.draw() {
+        None => shared.forward(request).await.into_response(),
+        Some(S3Fault::InternalError) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        Some(S3Fault::SlowDown) => refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
+        Some(S3Fault::Hang) => {
+            let mut fault = shared.fault.subscribe();
+            let _ = fault.wait_for(|now| now.is_none_or(|(fault, _)| fault != S3Fault::Hang)).await;
+            shared.forward(request).await.into_response()
+        }
+        Some(S3Fault::CutBody) => {
+            let (status, headers, body) = shared.forward(request).await;
+            if body.is_empty() {
+                cut.now();
+            }
+            (status, headers, first_half(body, cut)).into_response()
+        }
+        Some(S3Fault::ServeAndDrop) => {
+            let answer = shared.forward(request).await;
+            cut.now();
+            answer.into_response()
+        }
+        Some(S3Fault::Drop) => {
+            cut.now();
+            StatusCode::OK.into_response()
+        }
+    }
+}
+
+fn refusal(status: StatusCode, code: &str) -> Response {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>no</Message></Error>"
+    );
+    (status, [(CONTENT_TYPE, "application/xml")], body).into_response()
+}
+
+/// Half of the bytes reach the client; the connection is cut in place of the others.
+fn first_half(body: Bytes, cut: Cut) -> Body {
+    let half = body.slice(..body.len() / 2);
+    let rest = stream::once(async move {
+        // The first half is written by now, or at least on its way.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        cut.now();
+        Ok::<_, Infallible>(body.slice(body.len() / 2..))
+    });
+    Body::from_stream(stream::iter([Ok(half)]).chain(rest))
+}
