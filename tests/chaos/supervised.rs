@@ -160,6 +160,8 @@ fn leashed(spec: &Spec, log: &Path, pid_file: &Path) -> tokio::process::Child {
         .args(["-c", LEASH, "leash", &spec.program])
         .args(&spec.arguments)
         .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+        // A panic that prints its stack keeps hundreds of megabytes of symbols in memory.
+        .env_remove("RUST_BACKTRACE")
         .env("LEASH_PID", pid_file)
         .stdin(Stdio::piped())
         .stdout(file.try_clone().expect("a second handle"))
