@@ -158,20 +158,8 @@ fn read(message: &Message, subjects: &Subjects) -> Result<WorkerInfo, String> {
 mod tests {
     use super::*;
 
-    pub(crate) fn info(id: &str) -> WorkerInfo {
-        WorkerInfo {
-            id: WorkerId::new(id).unwrap(),
-            hive_id: None,
-            model_id: "m".into(),
-            models: vec!["m".into()],
-            device: "cpu".into(),
-            status: WorkerStatus::Ready,
-            capabilities: vec![],
-            slots: 1,
-            free_slots: 1,
-            implementation: "test".into(),
-            version: "0".into(),
-        }
+    fn info(id: &str) -> WorkerInfo {
+        WorkerInfo::ready(id, &["m"])
     }
 
     #[test]

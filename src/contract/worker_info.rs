@@ -44,3 +44,23 @@ pub struct WorkerInfo {
     /// The version of the worker.
     pub version: String,
 }
+
+#[cfg(test)]
+impl WorkerInfo {
+    /// A worker that draws from text with these models and has its one slot free.
+    pub(crate) fn ready(id: &str, models: &[&str]) -> Self {
+        Self {
+            id: WorkerId::new(id).unwrap(),
+            hive_id: None,
+            model_id: models[0].into(),
+            models: models.iter().map(|&model| model.into()).collect(),
+            device: "cpu".into(),
+            status: WorkerStatus::Ready,
+            capabilities: vec![Capability::Generate],
+            slots: 1,
+            free_slots: 1,
+            implementation: "test".into(),
+            version: "0".into(),
+        }
+    }
+}

@@ -122,22 +122,9 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::WorkerStatus;
 
     fn worker(id: &str, models: &[&str], free_slots: u32) -> WorkerInfo {
-        WorkerInfo {
-            id: WorkerId::new(id).unwrap(),
-            hive_id: None,
-            model_id: models[0].into(),
-            models: models.iter().map(|&m| m.into()).collect(),
-            device: "cpu".into(),
-            status: WorkerStatus::Ready,
-            capabilities: vec![Capability::Generate],
-            slots: 4,
-            free_slots,
-            implementation: "test".into(),
-            version: "0".into(),
-        }
+        WorkerInfo { slots: 4, free_slots, ..WorkerInfo::ready(id, models) }
     }
 
     fn wish(model: Option<&str>) -> Wish {

@@ -49,24 +49,12 @@ pub fn judge(fleet: &Fleet, worker: &WorkerId, last_event: Instant) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{WorkerInfo, WorkerStatus};
+    use crate::contract::WorkerInfo;
 
     fn heard(fleet: &Fleet, free_slots: u32) -> WorkerId {
-        let id = WorkerId::new("w").unwrap();
-        fleet.heard(WorkerInfo {
-            id: id.clone(),
-            hive_id: None,
-            model_id: "m".into(),
-            models: vec!["m".into()],
-            device: "cpu".into(),
-            status: WorkerStatus::Ready,
-            capabilities: vec![],
-            slots: 1,
-            free_slots,
-            implementation: "test".into(),
-            version: "0".into(),
-        });
-        id
+        let info = WorkerInfo { free_slots, ..WorkerInfo::ready("w", &["m"]) };
+        fleet.heard(info.clone());
+        info.id
     }
 
     fn ago(duration: Duration) -> Instant {

@@ -15,7 +15,7 @@ use sd_worker_rbee::{
     bus::{AppendError, Entry, EventLog, StreamOptions, Streams},
     contract::{
         Capability, ErrorCode, Event, EventKind, JobId, Operation, OutputFormat, Subjects, WorkerId,
-        WorkerInfo, WorkerStatus, headers, model_token,
+        WorkerInfo, headers, model_token,
     },
     storage::{Key, Store, StoreOptions, StoredResult},
 };
@@ -83,19 +83,8 @@ impl DurablePool {
     /// One heartbeat of a worker with these models.
     pub async fn heartbeat(&self, id: &str, models: &[&str]) {
         let id = WorkerId::new(id).unwrap();
-        let info = WorkerInfo {
-            id: id.clone(),
-            hive_id: None,
-            model_id: models[0].into(),
-            models: models.iter().map(|&m| m.into()).collect(),
-            device: "cpu".into(),
-            status: WorkerStatus::Ready,
-            capabilities: vec![Capability::Generate],
-            slots: 1,
-            free_slots: 1,
-            implementation: "fake".into(),
-            version: "0".into(),
-        };
+        let capabilities = vec![Capability::Generate];
+        let info = WorkerInfo { capabilities, ..super::fake_worker::info(&id, models) };
         let body = serde_json::to_vec(&info).unwrap();
         self.client.publish(self.subjects.heartbeat(&id), body.into()).await.expect("a heartbeat");
         self.client.flush().await.expect("a flush");

@@ -173,7 +173,8 @@ pub fn complete(id: &JobId) -> EventKind {
     })
 }
 
-fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
+/// A worker that can do all with these models, and has its one slot free.
+pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
     WorkerInfo {
         id: id.clone(),
         hive_id: None,

@@ -94,22 +94,9 @@ impl Models {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{WorkerId, WorkerStatus};
 
     fn worker(models: &[&str]) -> WorkerInfo {
-        WorkerInfo {
-            id: WorkerId::new("w").unwrap(),
-            hive_id: None,
-            model_id: models[0].into(),
-            models: models.iter().map(|&m| m.into()).collect(),
-            device: "cpu".into(),
-            status: WorkerStatus::Ready,
-            capabilities: vec![Capability::Generate],
-            slots: 1,
-            free_slots: 1,
-            implementation: "test".into(),
-            version: "0".into(),
-        }
+        WorkerInfo::ready("w", models)
     }
 
     fn choose(models: &Models, named: Option<&str>, workers: &[WorkerInfo]) -> Result<String, ErrorCode> {
