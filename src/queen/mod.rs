@@ -132,11 +132,11 @@ impl Queen {
             (Ok(Some(log)), Some(record)) if log.ticket.is_none() => Ok(Known::Remembered(record)),
             (Ok(Some(log)), _) => Ok(Known::Logged(Box::new(log))),
             (Ok(None) | Err(_), Some(record)) => Ok(Known::Remembered(record)),
-            (unlogged, None) => match (self.stored(id).await?, unlogged) {
-                (Some(result), _) => Ok(Known::Stored(Box::new(result))),
-                (None, Ok(_)) => Err(ApiError::unknown_job(id)),
-                // Nobody can say at present that there is no such job.
-                (None, Err(error)) => Err(error),
+            // Nobody can say at present how it is, or that there is no such job.
+            (Err(error), None) => Err(error),
+            (Ok(None), None) => match self.stored(id).await? {
+                Some(result) => Ok(Known::Stored(Box::new(result))),
+                None => Err(ApiError::unknown_job(id)),
             },
         }
     }
@@ -279,15 +279,7 @@ impl Jobs for Queen {
                 self.durable_events(durable, *log, after).await?
             }
             Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
-            Known::Stored(result) => {
-                // The end alone is all that there is to tell only if the streams say so.
-                if let Some(durable) = self.durable()
-                    && let Some(log) = durable.find(id).await?
-                {
-                    return self.durable_events(durable, log, after).await;
-                }
-                stream::iter([result.event]).boxed()
-            }
+            Known::Stored(result) => stream::iter([result.event]).boxed(),
         })
     }
 
@@ -333,10 +325,12 @@ impl Jobs for Queen {
     }
 
     async fn image(&self, id: &JobId, index: u32) -> Result<(Bytes, &'static str), ApiError> {
-        let complete = match self.known(id).await? {
-            Known::Logged(log) => log.last.and_then(|last| complete_of(last.event)),
-            Known::Remembered(record) => record.complete(),
-            Known::Stored(result) => complete_of(result.event),
+        let complete = match self.known(id).await {
+            Ok(Known::Logged(log)) => log.last.and_then(|last| complete_of(last.event)),
+            Ok(Known::Remembered(record)) => record.complete(),
+            Ok(Known::Stored(result)) => complete_of(result.event),
+            // A picture that is stored can be had whether NATS is there or not.
+            Err(unknown) => complete_of(self.stored(id).await?.ok_or(unknown)?.event),
         };
         let missing = |message: String| ApiError::new(ErrorCode::InvalidRequest, message).with_status(404);
         let complete = complete.ok_or_else(|| missing(format!("job `{id}` has no pictures")))?;

@@ -86,14 +86,11 @@ impl Checkpoints {
         }
     }
 
-    /// Writes no more.
+    /// Begins no more; returns when the one that is being written is there. Given up in between, it might come to the
+    /// store after it was removed.
     pub async fn stop(&mut self) {
         self.waiting = None;
-        if let Some(writing) = self.writing.take() {
-            writing.abort();
-            // How it ended is all the same: what was written is removed, or is another worker's.
-            let _ = writing.await;
-        }
+        self.finish().await;
     }
 
     /// Removes what is there, if one was written here, or may have been elsewhere.

@@ -298,6 +298,8 @@ impl JobRun {
                     progress.goes_on_from(step);
                     stored.clone_from(&earlier);
                 }
+                // Of a job that ends here none is needed.
+                GenerationResponse::Checkpoint(_) if running.is_cancelled() => {}
                 GenerationResponse::Checkpoint(checkpoint) => self.checkpoints.put(checkpoint),
                 GenerationResponse::Image(picture) => {
                     let (context, job) = (self.context.clone(), self.job.clone());
@@ -354,7 +356,7 @@ impl JobRun {
         }
         // Seeds wrap, keys do not: `jobs/<id>/<index>.<ext>`, of one digit.
         images.sort_by(|a, b| a.key.cmp(&b.key));
-        if self.running.cancel.is_set() && !self.running.is_handed_back() {
+        if self.running.is_cancelled() {
             return Err(Failure::Cancelled { step: self.job.n * self.job.steps.unwrap_or(self.model.steps) });
         }
         let event = self.running.events.build(EventKind::Complete(CompleteEvent {

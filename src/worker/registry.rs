@@ -60,6 +60,11 @@ impl RunningJob {
         self.again.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
     }
 
+    /// Whether somebody wants it stopped for good, or another worker has it: it does not go on from here.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_set() && !self.is_handed_back()
+    }
+
     /// Whether it was stopped because the worker goes away.
     pub fn is_handed_back(&self) -> bool {
         self.handed_back.load(Ordering::Acquire)

@@ -13,7 +13,9 @@ use async_nats::{
 use futures::StreamExt;
 use sd_worker_rbee::{
     bus::{self, EventLog},
-    contract::{Capability, ErrorCode, Event, EventKind, JobId, Subjects, headers},
+    contract::{
+        Capability, CompleteEvent, ErrorCode, Event, EventKind, ImageResult, JobId, Subjects, headers,
+    },
 };
 
 use super::bad_input::{self, Bad};
@@ -204,6 +206,35 @@ async fn a_real_model_goes_on_bit_for_bit_too() {
     let pool = Pool::new().await;
     let (steps, _) = killed_at_40(&pool, "sim=models/tiny-shapes", 64).await;
     assert!((1..=10).contains(&steps), "{steps}");
+}
+
+#[tokio::test]
+async fn pictures_that_were_finished_before_the_kill_are_not_drawn_again() {
+    let pool = Pool::new().await;
+    let streams = Streams::of(&pool);
+    let flags = [&SOON[..], &["--checkpoint-every", "0s"]].concat();
+    let body = r#"{"prompt":"a","seed":7,"steps":20,"n":2}"#;
+    let first = pool.worker("a", SLOW, &flags).await;
+    streams.put(Capability::Generate, "undisturbed", body).await;
+    let EventKind::Complete(undisturbed) = last(&streams.to_the_end("undisturbed").await).clone() else {
+        panic!()
+    };
+    streams.put(Capability::Generate, "killed", body).await;
+    streams
+        .events_until("killed", |event| matches!(event.kind, EventKind::Progress { step: 28.., .. }))
+        .await;
+    first.kill();
+    let drawn = pool.job_folder("killed").join("0.png");
+    let written = std::fs::metadata(&drawn).unwrap().modified().unwrap();
+    let second = pool.worker("b", SLOW, &flags).await;
+    let EventKind::Complete(complete) = last(&streams.to_the_end("killed").await).clone() else { panic!() };
+    assert!(second.log().contains("goes on from a checkpoint"), "{}", second.log());
+    assert_eq!(std::fs::metadata(&drawn).unwrap().modified().unwrap(), written, "it was not written again");
+    let told = |complete: &CompleteEvent| -> Vec<_> {
+        let told = |image: &ImageResult| (image.sha256.clone(), image.bytes, image.width, image.seed);
+        complete.images.iter().map(told).collect()
+    };
+    assert_eq!(told(&complete), told(&undisturbed));
 }
 
 #[tokio::test]
