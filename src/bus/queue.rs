@@ -182,7 +182,8 @@ impl JobStreams {
                 return None;
             }
             Some(status) => {
-                model.asked = None;
+                // Asked again at once, the answer would be the same: the request counts until it would be lost.
+                model.asked = Some(Instant::now());
                 let description = message.description.as_deref().unwrap_or_default();
                 // Without a consumer there is none to ask; anything else passes by itself.
                 if status == StatusCode::NO_RESPONDERS || description.contains("Deleted") {
