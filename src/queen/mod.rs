@@ -10,6 +10,7 @@ mod auth;
 mod durable;
 mod follow;
 mod inputs;
+mod known;
 mod options;
 mod rate;
 mod record;
@@ -34,11 +35,12 @@ use crate::{
         Operation, Workers,
     },
     http::{ApiError, Jobs, MAX_IMAGE_BYTES},
-    storage::{Key, Store, StoredResult},
+    storage::{Key, Store},
 };
 
-use durable::{Durable, Log, Submission, uninterrupted};
+use durable::{Durable, Submission, uninterrupted};
 use follow::Follow;
+use known::Known;
 use record::Record;
 use route::Wish;
 use seek::Seek;
@@ -98,49 +100,6 @@ impl Queen {
         Workers { workers: self.shared.fleet.all() }
     }
 
-    /// Whether the job is done by what the store says.
-    async fn stored(&self, id: &JobId) -> Result<Option<StoredResult>, ApiError> {
-        let Some(mut result) = self.shared.store.find_result(id).await? else { return Ok(None) };
-        if let EventKind::Complete(complete) = &mut result.event.kind {
-            self.renew_urls(complete).await;
-        }
-        Ok(Some(result))
-    }
-
-    /// A presigned URL from a result that was stored a while ago may have run out.
-    async fn renew_urls(&self, complete: &mut CompleteEvent) {
-        for image in &mut complete.images {
-            let Ok(key) = Key::parse_reference(&image.key) else { continue };
-            match self.shared.store.url(&key).await {
-                Ok(url) => image.url = url,
-                Err(error) => {
-                    tracing::warn!(%key, %error, "the URL of a stored picture could not be renewed")
-                }
-            }
-        }
-    }
-
-    /// What is known of a job, by the streams, by memory, by the store.
-    async fn known(&self, id: &JobId) -> Result<Known, ApiError> {
-        let remembered = self.shared.table.get(id);
-        let logged = match self.durable() {
-            Some(durable) => durable.find(id).await,
-            None => Ok(None),
-        };
-        match (logged, remembered) {
-            // The events of a core job are in the stream too, but memory knows more: how it ended without a worker.
-            (Ok(Some(log)), Some(record)) if log.ticket.is_none() => Ok(Known::Remembered(record)),
-            (Ok(Some(log)), _) => Ok(Known::Logged(Box::new(log))),
-            (Ok(None) | Err(_), Some(record)) => Ok(Known::Remembered(record)),
-            // Nobody can say at present how it is, or that there is no such job.
-            (Err(error), None) => Err(error),
-            (Ok(None), None) => match self.stored(id).await? {
-                Some(result) => Ok(Known::Stored(Box::new(result))),
-                None => Err(ApiError::unknown_job(id)),
-            },
-        }
-    }
-
     /// The durable side, unless there is none.
     fn durable(&self) -> Option<&Arc<Durable>> {
         self.shared.durable.as_ref().filter(|durable| !durable.is_absent())
@@ -198,13 +157,6 @@ impl Queen {
         });
         Ok(())
     }
-}
-
-/// What is known of a job.
-enum Known {
-    Logged(Box<Log>),
-    Remembered(Arc<Record>),
-    Stored(Box<StoredResult>),
 }
 
 impl Jobs for Queen {
