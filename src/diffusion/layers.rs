@@ -8,7 +8,7 @@ use super::{
     DiffusionError,
     checkpoint::Scope,
     lora::{Delta, LayerMut, Visit},
-    ops,
+    ops::{self, Activation},
 };
 
 /// `torch.nn.Linear`.
@@ -112,7 +112,19 @@ impl Conv2d {
 
     /// `[batch, inputs, height, width]` to `[batch, outputs, ..]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = ops::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)?;
+        self.with_bias(x, self.bias.as_ref())
+    }
+
+    /// As [`Self::forward`], plus `shift` `[batch, outputs]`: a number for each sample and channel.
+    pub fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => self.with_bias(x, Some(&shift.broadcast_add(&bias.to_dtype(shift.dtype())?)?)),
+            None => self.with_bias(x, Some(shift)),
+        }
+    }
+
+    fn with_bias(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let mut y = ops::conv2d(x, &self.weight, bias, self.stride, self.padding)?;
         for delta in &self.deltas {
             y = (y + delta.of_conv2d(x, self.stride, self.padding)?)?;
         }
@@ -153,6 +165,14 @@ impl GroupNorm {
     /// The same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::group_norm(x, &self.weight, &self.bias, self.groups, self.eps)
+    }
+
+    /// As [`Self::forward`], with an activation after it.
+    pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match activation {
+            Activation::Silu => ops::group_norm_silu(x, &self.weight, &self.bias, self.groups, self.eps),
+            other => ops::activate(&self.forward(x)?, other),
+        }
     }
 }
 

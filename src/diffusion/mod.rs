@@ -16,7 +16,7 @@ mod inspect;
 mod layers;
 mod lora;
 mod noise;
-mod ops;
+pub mod ops;
 mod passes;
 mod picture;
 mod pipeline;

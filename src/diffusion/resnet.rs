@@ -65,17 +65,16 @@ impl ResnetBlock {
 
     /// `time` is the activated time embedding `[batch, time_embed_dim]`, for blocks that were loaded with one.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let h = ops::activate(&self.norm1.forward(x)?, self.activation)?;
-        let mut h = self.conv1.forward(&h)?;
-        if let (Some(projection), Some(time)) = (&self.time, time) {
-            let (batch, channels, _, _) = h.dims4()?;
-            h = h.broadcast_add(&projection.forward(time)?.reshape((batch, channels, 1, 1))?)?;
-        }
-        let h = ops::activate(&self.norm2.forward(&h)?, self.activation)?;
+        let h = self.norm1.forward_activated(x, self.activation)?;
+        let h = match (&self.time, time) {
+            (Some(projection), Some(time)) => self.conv1.forward_shifted(&h, &projection.forward(time)?)?,
+            _ => self.conv1.forward(&h)?,
+        };
+        let h = self.norm2.forward_activated(&h, self.activation)?;
         let h = self.conv2.forward(&h)?;
         match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)? + h,
-            None => x + h,
+            Some(shortcut) => ops::add(&shortcut.forward(x)?, &h),
+            None => ops::add(x, &h),
         }
     }
 

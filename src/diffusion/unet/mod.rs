@@ -19,7 +19,6 @@ use super::{
     config::UNetConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
     lora::Visit,
-    ops,
 };
 
 /// The network.
@@ -85,8 +84,7 @@ impl UNet {
         for block in &self.up {
             x = block.forward(&x, &time, text, &mut skips)?;
         }
-        let x = ops::activate(&self.norm_out.forward(&x)?, self.config.activation)?;
-        self.conv_out.forward(&x)
+        self.conv_out.forward(&self.norm_out.forward_activated(&x, self.config.activation)?)
     }
 
     /// Shows every layer with a weight that a LoRA can change to `visit`.

@@ -70,9 +70,9 @@ impl SpatialTransformer {
     /// `x` `[batch, channels, height, width]`, `text` `[batch, tokens, width]`; the same shape as `x`.
     pub fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = x.dims4()?;
-        let to_tokens = |h: &Tensor| h.flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let to_tokens = |h: &Tensor| ops::swap_tokens_and_channels(&h.flatten_from(2)?);
         let to_pixels =
-            |h: &Tensor| h.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width));
+            |h: &Tensor| ops::swap_tokens_and_channels(h)?.reshape((batch, channels, height, width));
         let h = self.norm.forward(x)?;
         let mut h = match &self.proj_in {
             Projection::Linear(linear) => linear.forward(&to_tokens(&h)?)?,
@@ -85,7 +85,7 @@ impl SpatialTransformer {
             Projection::Linear(linear) => to_pixels(&linear.forward(&h)?)?,
             Projection::Conv(conv) => conv.forward(&to_pixels(&h)?)?,
         };
-        h + x
+        ops::add(&h, x)
     }
 
     /// Shows every layer with a weight that a LoRA can change to `visit`.
@@ -132,10 +132,10 @@ impl TransformerLayer {
 
     fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = (self.self_attention.forward(&h, &h)? + x)?;
-        let x = (self.cross_attention.forward(&self.norm2.forward(&x)?, text)? + x)?;
+        let x = ops::add(&self.self_attention.forward(&h, &h)?, x)?;
+        let x = ops::add(&self.cross_attention.forward(&self.norm2.forward(&x)?, text)?, &x)?;
         let h = ops::geglu(&self.feed_in.forward(&self.norm3.forward(&x)?)?)?;
-        self.feed_out.forward(&h)? + x
+        ops::add(&self.feed_out.forward(&h)?, &x)
     }
 
     fn visit(&mut self, visit: &mut Visit<'_>) {

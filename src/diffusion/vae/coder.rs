@@ -7,7 +7,7 @@ use crate::diffusion::{
     checkpoint::Scope,
     config::VaeConfig,
     layers::{Conv2d, GroupNorm, Linear},
-    ops::{self, AttentionOptions},
+    ops::{self, Activation, AttentionOptions},
     resnet::{Downsample, ResnetBlock, ResnetOptions, Upsample},
 };
 
@@ -74,7 +74,7 @@ impl Encoder {
             }
         }
         let x = self.mid.forward(&x)?;
-        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+        self.conv_out.forward(&self.norm_out.forward_activated(&x, Activation::Silu)?)
     }
 }
 
@@ -123,7 +123,7 @@ impl Decoder {
                 x = upsample.forward(&x, None)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+        self.conv_out.forward(&self.norm_out.forward_activated(&x, Activation::Silu)?)
     }
 }
 
@@ -200,10 +200,10 @@ impl MidAttention {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = x.dims4()?;
-        let h = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let h = ops::swap_tokens_and_channels(&self.norm.forward(x)?.flatten_from(2)?)?;
         let options = AttentionOptions { heads: 1, causal: false, upcast: true };
         let h = ops::attention(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?, options)?;
-        let h = self.out.forward(&h)?.transpose(1, 2)?.contiguous()?;
-        h.reshape((batch, channels, height, width))? + x
+        let h = ops::swap_tokens_and_channels(&self.out.forward(&h)?)?;
+        ops::add(&h.reshape((batch, channels, height, width))?, x)
     }
 }

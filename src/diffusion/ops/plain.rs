@@ -1,16 +1,14 @@
-//! The arithmetic of the networks, in one place: whatever is made faster is made faster here.
-//!
-//! Tensors are `[batch, channels, height, width]` or `[batch, tokens, width]`. Weights may be kept in another type than
-//! the activations: they are widened or narrowed when they are used, and what comes out has the activations' type.
+//! Every operation on candle's primitives: for devices and types that have no kernels here, and what kernels are
+//! measured against. Weights have the type of the activations.
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::config::Activation;
+use super::{Activation, AttentionOptions};
 
 /// Attention scores kept at once, in elements (256 MiB in f32); more heads are done one after the other.
 const MAX_SCORES: usize = 1 << 26;
 
-/// A convolution with square strides and padding. `weight` is `[out, in, kernel, kernel]`.
+/// See [`super::conv2d`].
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -18,27 +16,27 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let y = x.conv2d(&as_type_of(weight, x)?, padding, stride, 1, 1)?;
+    let y = x.conv2d(weight, padding, stride, 1, 1)?;
     match bias {
-        Some(bias) => y.broadcast_add(&as_type_of(bias, x)?.reshape((1, (), 1, 1))?),
+        Some(bias) => y.broadcast_add(&bias.reshape(((), y.dim(1)?, 1, 1))?),
         None => Ok(y),
     }
 }
 
-/// `x W^T + b` over the last dimension. `weight` is `[out, in]`.
+/// See [`super::linear`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let inputs = dims.pop().unwrap_or(1);
-    let y = x.reshape(((), inputs))?.matmul(&as_type_of(weight, x)?.t()?)?;
+    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
     let y = match bias {
-        Some(bias) => y.broadcast_add(&as_type_of(bias, x)?)?,
+        Some(bias) => y.broadcast_add(bias)?,
         None => y,
     };
     dims.push(weight.dim(0)?);
     y.reshape(dims)
 }
 
-/// Normalises each sample over groups of channels, with a weight and a bias per channel.
+/// See [`super::group_norm`].
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
     let dims = x.dims().to_vec();
     let (batch, channels) = (dims[0], dims[1]);
@@ -47,27 +45,17 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
     let scale = (values.sqr()?.mean_keepdim(2)? + eps)?.sqrt()?;
     let values = values.broadcast_div(&scale)?.to_dtype(x.dtype())?.reshape((batch, channels, ()))?;
     values
-        .broadcast_mul(&as_type_of(weight, x)?.reshape((1, channels, 1))?)?
-        .broadcast_add(&as_type_of(bias, x)?.reshape((1, channels, 1))?)?
+        .broadcast_mul(&weight.reshape((1, channels, 1))?)?
+        .broadcast_add(&bias.reshape((1, channels, 1))?)?
         .reshape(dims)
 }
 
-/// Normalises over the last dimension.
+/// See [`super::layer_norm`].
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    candle_nn::ops::layer_norm(&x.contiguous()?, &as_type_of(weight, x)?, &as_type_of(bias, x)?, eps as f32)
+    candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32)
 }
 
-/// Rows of `table` `[known, width]` by their numbers `ids` `[n]`, as `dtype`: `[n, width]`. Only those rows are widened.
-pub fn embedding(table: &Tensor, ids: &Tensor, dtype: DType) -> Result<Tensor> {
-    table.embedding(ids)?.to_dtype(dtype)
-}
-
-/// A weight in the type of the activations; no copy where it is that already.
-fn as_type_of(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
-    weight.to_dtype(x.dtype())
-}
-
-/// An activation function, element by element.
+/// See [`super::activate`].
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
         Activation::Silu => x.silu(),
@@ -77,25 +65,14 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// Gated GELU: the first half of the last dimension times the GELU (with the error function) of the second.
+/// See [`super::geglu`].
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let gate = x.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?;
     x.narrow(D::Minus1, 0, half)?.contiguous()? * gate
 }
 
-/// How attention is done.
-#[derive(Debug, Clone, Copy)]
-pub struct AttentionOptions {
-    /// Heads; the last dimension is divided among them.
-    pub heads: usize,
-    /// A token sees itself and those before it only.
-    pub causal: bool,
-    /// Scores in f32 whatever the compute type.
-    pub upcast: bool,
-}
-
-/// Scaled dot product attention of `q` `[batch, n, width]` over `k` and `v` `[batch, m, width]`.
+/// See [`super::attention`].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Tensor> {
     let (batch, n, width) = q.dims3()?;
     let m = k.dim(1)?;
@@ -137,7 +114,7 @@ fn causal_mask(n: usize, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, (1, n, n), like.device())?.to_dtype(like.dtype())
 }
 
-/// Nearest neighbour up to a given height and width.
+/// See [`super::upsample_nearest`].
 pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     x.contiguous()?.upsample_nearest2d(height, width)
 }

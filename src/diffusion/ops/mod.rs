@@ -1,0 +1,157 @@
+//! The arithmetic of the networks, in one place: whatever is made faster is made faster here.
+//!
+//! Tensors are `[batch, channels, height, width]` or `[batch, tokens, width]`. Weights may be kept in another type than
+//! the activations: they are widened or narrowed when they are used, and what comes out has the activations' type.
+//!
+//! In f32 on the CPU the kernels of this folder compute; everything else goes through [`plain`]. Kernels cut their work
+//! into pieces that depend on the shape of one sample only, so a sample's bits depend neither on what else is in the
+//! batch nor on the number of threads.
+
+mod attention;
+mod conv;
+mod elementwise;
+mod floats;
+mod linear;
+mod norm;
+pub mod plain;
+mod simd;
+
+use candle_core::{D, DType, Result, Tensor};
+
+pub use super::config::Activation;
+
+/// Whether the kernels of this folder compute with `x`.
+fn has_kernels(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0
+}
+
+/// A weight in the type of the activations; no copy where it is that already.
+fn as_type_of(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+    weight.to_dtype(x.dtype())
+}
+
+/// A convolution with square strides and padding. `weight` is `[out, in, kernel, kernel]`, `bias` `[out]` or, with one
+/// for each sample, `[batch, out]`.
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let weight = as_type_of(weight, x)?;
+    let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
+    let (_, inputs, height, width) = x.dims4()?;
+    let (_, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
+    let fits = kernel_height <= height + 2 * padding && kernel_width <= width + 2 * padding;
+    if has_kernels(x) && has_kernels(&weight) && inputs == weight_inputs && fits {
+        conv::conv2d(x, &weight, bias.as_ref(), stride, padding)
+    } else {
+        plain::conv2d(x, &weight, bias.as_ref(), stride, padding)
+    }
+}
+
+/// `x W^T + b` over the last dimension. `weight` is `[out, in]`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let weight = as_type_of(weight, x)?;
+    let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
+    let fits = x.rank() > 1 && x.dim(D::Minus1)? == weight.dim(D::Minus1)?;
+    if has_kernels(x) && has_kernels(&weight) && fits {
+        linear::linear(x, &weight, bias.as_ref())
+    } else {
+        plain::linear(x, &weight, bias.as_ref())
+    }
+}
+
+/// Normalises each sample over groups of channels, with a weight and a bias per channel.
+pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    let (weight, bias) = (as_type_of(weight, x)?, as_type_of(bias, x)?);
+    if has_kernels(x) {
+        norm::group_norm(x, &weight, &bias, groups, eps, false)
+    } else {
+        plain::group_norm(x, &weight, &bias, groups, eps)
+    }
+}
+
+/// [`group_norm`], and SiLU after it.
+pub fn group_norm_silu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+) -> Result<Tensor> {
+    let (weight, bias) = (as_type_of(weight, x)?, as_type_of(bias, x)?);
+    if has_kernels(x) {
+        norm::group_norm(x, &weight, &bias, groups, eps, true)
+    } else {
+        plain::group_norm(x, &weight, &bias, groups, eps)?.silu()
+    }
+}
+
+/// Normalises over the last dimension.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let (weight, bias) = (as_type_of(weight, x)?, as_type_of(bias, x)?);
+    if has_kernels(x) && weight.dims() == [x.dim(D::Minus1)?] {
+        norm::layer_norm(x, &weight, &bias, eps)
+    } else {
+        plain::layer_norm(x, &weight, &bias, eps)
+    }
+}
+
+/// Rows of `table` `[known, width]` by their numbers `ids` `[n]`, as `dtype`: `[n, width]`. Only those rows are widened.
+pub fn embedding(table: &Tensor, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+    table.embedding(ids)?.to_dtype(dtype)
+}
+
+/// An activation function, element by element.
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if has_kernels(x) { elementwise::activate(x, activation) } else { plain::activate(x, activation) }
+}
+
+/// Gated GELU: the first half of the last dimension times the GELU (with the error function) of the second.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    if has_kernels(x) && x.dim(D::Minus1)? % 2 == 0 { elementwise::geglu(x) } else { plain::geglu(x) }
+}
+
+/// The sum of two tensors of one shape.
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if has_kernels(x) && has_kernels(y) && x.dims() == y.dims() { elementwise::add(x, y) } else { x + y }
+}
+
+/// How attention is done.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionOptions {
+    /// Heads; the last dimension is divided among them.
+    pub heads: usize,
+    /// A token sees itself and those before it only.
+    pub causal: bool,
+    /// Scores in f32 whatever the compute type.
+    pub upcast: bool,
+}
+
+/// Scaled dot product attention of `q` `[batch, n, width]` over `k` and `v` `[batch, m, width]`.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Tensor> {
+    let (batch, n, width) = q.dims3()?;
+    let context = (batch, k.dim(1)?, width);
+    let fits = k.dims3()? == context && v.dims3()? == context && (!options.causal || n == context.1);
+    if [q, k, v].into_iter().all(has_kernels) && fits && width % options.heads == 0 {
+        attention::attention(q, k, v, options)
+    } else {
+        plain::attention(q, k, v, options)
+    }
+}
+
+/// Nearest neighbour up to a given height and width.
+pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    if has_kernels(x) && height * width > 0 {
+        elementwise::upsample_nearest(x, height, width)
+    } else {
+        plain::upsample_nearest(x, height, width)
+    }
+}
+
+/// `[batch, a, b]` to `[batch, b, a]`, with neighbouring values next to each other in memory.
+pub fn swap_tokens_and_channels(x: &Tensor) -> Result<Tensor> {
+    if has_kernels(x) { elementwise::swap_tokens_and_channels(x) } else { x.transpose(1, 2)?.contiguous() }
+}
