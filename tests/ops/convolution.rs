@@ -53,7 +53,9 @@ proptest! {
 }
 
 /// Channels in and out, height, width, kernel, stride, padding: more pixels, channels or columns than a tile has.
-const LARGE: [[usize; 7]; 5] = [
+const LARGE: [[usize; 7]; 7] = [
+    [24, 40, 33, 70, 3, 1, 1],
+    [130, 17, 20, 9, 3, 1, 1],
     [3, 5, 70, 50, 3, 1, 1],
     [40, 700, 9, 11, 3, 1, 1],
     [40, 8, 33, 65, 3, 2, 0],

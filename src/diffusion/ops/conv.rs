@@ -1,20 +1,36 @@
-//! Convolution on the CPU: what a tile of output pixels sees is laid out as columns, some channels at a time, so that
-//! they stay in the cache, and multiplied with the weights into the output.
+//! Convolution on the CPU: what some output pixels see is laid out as columns, some channels at a time, so that they
+//! stay in the cache, and the weights pass by. Most 3x3 convolutions go another way, [`winograd`].
+
+use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::floats::{Floats, Matrix, Output};
+use super::{
+    floats::Floats,
+    kept::{Kept, Weight},
+    lanes::Level,
+    parts::Parts,
+    scratch::Scratch,
+    tile::{Product, Start},
+    winograd,
+};
 
-/// Pixels and channels of the output in a tile, and values of columns at once (512 KiB). Fixed, and each sample has
-/// tiles of its own: bits depend on neither threads nor batch.
-const PIXELS: usize = 1024;
-const CHANNELS: usize = 640;
+/// Values of columns at once (512 KiB).
 const COLUMNS: usize = 1 << 17;
+/// Pieces of work for each thread, so that none waits long for another.
+const PIECES: usize = 4;
+/// Output channels below which laying out columns does not pay.
+const FEW_CHANNELS: usize = 48;
+/// Values between copied rows of weights: without them, rows of some lengths fall on the same places of the cache.
+const PAD: usize = 16;
 
 /// Sides of what a convolution reads and writes.
 #[derive(Debug, Clone, Copy)]
 struct Geometry {
+    samples: usize,
+    inputs: usize,
+    outputs: usize,
     height: usize,
     width: usize,
     kernel: (usize, usize),
@@ -24,8 +40,8 @@ struct Geometry {
     out_width: usize,
 }
 
-/// As [`super::conv2d`], with `bias` `[samples or 1, outputs]`; all are f32 on the CPU and have values, and the kernel
-/// is not larger than the padded input.
+/// As [`super::conv2d`], with `bias` `[samples or 1, outputs]`; all are f32 on the CPU and have values, but the weight
+/// may be of half precision, and the kernel is not larger than the padded input.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -37,6 +53,9 @@ pub fn conv2d(
     let (outputs, _, kernel_height, kernel_width) = weight.dims4()?;
     let side = |length: usize, kernel: usize| (length + 2 * padding - kernel) / stride + 1;
     let geometry = Geometry {
+        samples,
+        inputs,
+        outputs,
         height,
         width,
         kernel: (kernel_height, kernel_width),
@@ -46,92 +65,136 @@ pub fn conv2d(
         out_width: side(width, kernel_width),
     };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let bias = bias.map(|bias| bias.broadcast_as((samples, outputs))?.contiguous()).transpose()?;
-    let (x, weight, bias) = (Floats::of(&x), Floats::of(&weight), bias.as_ref().map(Floats::of));
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let (x, weight) = (x.values()?, weight.values()?);
     let bias = bias.as_ref().map(Floats::values).transpose()?;
-    let pixels = geometry.out_height * geometry.out_width;
-    let mut out = vec![0.0; samples * outputs * pixels];
-    let output = Output::new(&mut out);
-    // Whole rows of pixels.
-    let lines = (PIXELS / geometry.out_width).clamp(1, geometry.out_height);
-    let (down, across) = (geometry.out_height.div_ceil(lines), outputs.div_ceil(CHANNELS));
-    (0..samples * down * across).into_par_iter().for_each_init(Vec::new, |columns, task| {
-        let (sample, line, channel) =
-            (task / across / down, task / across % down * lines, task % across * CHANNELS);
-        let lines = line..(line + lines).min(geometry.out_height);
-        let (first, count) = (line * geometry.out_width, lines.len() * geometry.out_width);
-        let channels = CHANNELS.min(outputs - channel);
-        let start = (sample * outputs + channel) * pixels + first;
-        // SAFETY: tasks have tiles that do not overlap.
-        let mut out = unsafe { output.matrix(start, (channels, count), pixels) };
-        if let Some(bias) = bias {
-            let bias = &bias[sample * outputs + channel..];
-            (0..channels).for_each(|channel| out.row(channel).fill(bias[channel]));
-        }
-        let area = kernel_height * kernel_width;
-        let depth = inputs * area;
-        let weight = &weight[channel * depth..];
-        let picture = &x[sample * inputs * height * width..][..inputs * height * width];
-        if area == 1 && stride == 1 && padding == 0 {
-            let weight = Matrix::new(weight, (channels, inputs), (inputs, 1));
-            let seen = Matrix::new(&picture[first..], (inputs, count), (pixels, 1));
-            return out.product(weight, seen, 1.0, true);
-        }
-        let at_once = (COLUMNS / (count * area)).clamp(1, inputs);
-        columns.resize(at_once * area * count, 0.0);
-        for input in (0..inputs).step_by(at_once) {
-            let taken = at_once.min(inputs - input);
-            let rows = taken * area;
-            geometry.fill(&picture[input * height * width..], lines.clone(), &mut columns[..rows * count]);
-            let weight = Matrix::new(&weight[input * area..], (channels, rows), (depth, 1));
-            out.product(weight, Matrix::new(columns, (rows, count), (count, 1)), 1.0, true);
-        }
-    });
-    let dims = (samples, outputs, geometry.out_height, geometry.out_width);
-    Tensor::from_vec(out, dims, &Device::Cpu)
+    let mut out = vec![0.0; samples * outputs * geometry.pixels()];
+    let shape = winograd::Shape { samples, inputs, outputs, height, width };
+    if geometry.kernel == (3, 3) && stride == 1 && padding == 1 && shape.pays() {
+        winograd::convolution(Level::best(), shape, x, weight, bias, &mut out);
+    } else {
+        geometry.convolution(Level::best(), x, weight, bias, &mut out);
+    }
+    Tensor::from_vec(out, (samples, outputs, geometry.out_height, geometry.out_width), &Device::Cpu)
 }
 
 impl Geometry {
-    /// Lays out what `lines` of output see of the channels from the first of `picture` on: a row of `columns` for each
-    /// channel and place in the kernel.
-    fn fill(&self, picture: &[f32], lines: std::ops::Range<usize>, columns: &mut [f32]) {
-        let count = lines.len() * self.out_width;
+    /// Pixels of an output channel.
+    fn pixels(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
+    /// `bias` has a value for each channel, or for each sample and channel.
+    fn convolution(&self, level: Level, x: &[f32], weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+        let Self { samples, inputs, outputs, .. } = *self;
+        let (area, pixels, columns) = (self.kernel.0 * self.kernel.1, self.pixels(), level.columns());
+        let depth = inputs * area;
+        let panels = pixels.div_ceil(columns);
+        let at_once = (COLUMNS / (columns * depth)).clamp(1, panels);
+        let wanted = (PIECES * rayon::current_num_threads()).div_ceil(samples);
+        let at_once = panels.div_ceil(panels.div_ceil(at_once).max(wanted.min(panels)));
+        let across = panels.div_ceil(at_once);
+        let down = wanted.div_ceil(across).clamp(1, outputs.div_ceil(FEW_CHANNELS));
+        let channels = outputs.div_ceil(down);
+        // So many inputs that their columns stay in the cache.
+        let inputs_at_once = (COLUMNS / (at_once * columns * area)).clamp(1, inputs);
+        let parts = Parts::of(out);
+        (0..samples * across * down).into_par_iter().for_each(|task| {
+            let (sample, panel, first) =
+                (task / down / across, task / down % across * at_once, task % down * channels);
+            if first >= outputs {
+                return;
+            }
+            let (last, pixel) = (outputs.min(first + channels), panel * columns);
+            let count = (at_once * columns).min(pixels - pixel);
+            let most = inputs_at_once * area;
+            let mut seen = Scratch::of(at_once * columns * most);
+            let mut copied = Scratch::of(level.rows() * (most + PAD));
+            let bias = bias.map(|bias| &bias[if bias.len() > outputs { sample * outputs } else { 0 }..]);
+            for input in (0..inputs).step_by(inputs_at_once) {
+                let taken = inputs_at_once.min(inputs - input);
+                let rows = taken * area;
+                let picture = &x[(sample * inputs + input) * self.height * self.width..];
+                for (from, seen) in (0..count).step_by(columns).zip(seen.chunks_exact_mut(columns * rows)) {
+                    let range = pixel + from..pixel + (from + columns).min(count);
+                    self.lay_out(picture, range, columns, seen);
+                }
+                for channel in (first..last).step_by(level.rows()) {
+                    let channels = channel..(channel + level.rows()).min(last);
+                    for (channel, copied) in channels.clone().zip(copied.chunks_exact_mut(rows + PAD)) {
+                        weight.read(channel * depth + input * area, &mut copied[..rows]);
+                    }
+                    for (from, seen) in (0..count).step_by(columns).zip(seen.chunks_exact(columns * rows)) {
+                        let columns_there = columns.min(count - from);
+                        let start = (sample * outputs + channel) * pixels + pixel + from;
+                        level.run(&Product {
+                            depth: rows,
+                            a: seen.as_ptr(),
+                            a_step: columns,
+                            b: copied.as_ptr(),
+                            b_row: rows + PAD,
+                            rows: channels.len(),
+                            c: parts.at(start, (channels.len() - 1) * pixels + columns_there),
+                            c_row: pixels,
+                            columns: columns_there,
+                            start: match bias {
+                                _ if input > 0 => Start::Add,
+                                Some(bias) => Start::Rows(bias[channels.clone()].as_ptr()),
+                                None => Start::Zero,
+                            },
+                        });
+                    }
+                }
+            }
+        });
+    }
+
+    /// Lays out what some output pixels see of the channels from the first of `picture` on: a row of `columns` for each
+    /// channel and place in the kernel, with zeros after the last pixel.
+    fn lay_out(&self, picture: &[f32], pixels: Range<usize>, columns: usize, seen: &mut [f32]) {
         let (kernel_height, kernel_width) = self.kernel;
-        for (row, columns) in columns.chunks_mut(count).enumerate() {
+        for (row, seen) in seen.chunks_exact_mut(columns).enumerate() {
             let (channel, place) =
                 (row / (kernel_height * kernel_width), row % (kernel_height * kernel_width));
             let (down, right) = (place / kernel_width, place % kernel_width);
             let channel = &picture[channel * self.height * self.width..][..self.height * self.width];
-            for (line, columns) in lines.clone().zip(columns.chunks_mut(self.out_width)) {
+            let mut pixel = pixels.start;
+            while pixel < pixels.end {
+                let (line, column) = (pixel / self.out_width, pixel % self.out_width);
+                let count = (self.out_width - column).min(pixels.end - pixel);
+                let seen = &mut seen[pixel - pixels.start..][..count];
                 match (line * self.stride + down).checked_sub(self.padding) {
                     Some(y) if y < self.height => {
-                        self.fill_line(&channel[y * self.width..][..self.width], right, columns);
+                        self.lay_out_line(&channel[y * self.width..][..self.width], column, right, seen);
                     }
-                    _ => columns.fill(0.0),
+                    _ => seen.fill(0.0),
                 }
+                pixel += count;
             }
+            seen[pixels.len()..].fill(0.0);
         }
     }
 
-    /// One line: pixel `i` sees `line[i * stride + right - padding]`, or zero beyond either end.
-    fn fill_line(&self, line: &[f32], right: usize, columns: &mut [f32]) {
+    /// A part of a line: pixel `first + i` sees `line[(first + i) * stride + right - padding]`, or zero beyond either end.
+    fn lay_out_line(&self, line: &[f32], first: usize, right: usize, seen: &mut [f32]) {
         let Self { stride, padding, width, .. } = *self;
-        let before = padding.saturating_sub(right).div_ceil(stride).min(columns.len());
+        let end = first + seen.len();
+        let before = padding.saturating_sub(right).div_ceil(stride).clamp(first, end);
         // The first pixel that sees beyond the end.
-        let after = (width + padding).saturating_sub(right).div_ceil(stride).clamp(before, columns.len());
-        columns[..before].fill(0.0);
-        columns[after..].fill(0.0);
+        let after = (width + padding).saturating_sub(right).div_ceil(stride).clamp(before, end);
+        seen[..before - first].fill(0.0);
+        seen[after - first..].fill(0.0);
         if before == after {
             return;
         }
-        let seen = &line[before * stride + right - padding..];
-        let columns = &mut columns[before..after];
+        let from = &line[before * stride + right - padding..];
+        let seen = &mut seen[before - first..after - first];
         if stride == 1 {
-            columns.copy_from_slice(&seen[..columns.len()]);
+            seen.copy_from_slice(&from[..seen.len()]);
         } else {
-            for (column, x) in columns.iter_mut().zip(seen.iter().step_by(stride)) {
-                *column = *x;
+            for (seen, x) in seen.iter_mut().zip(from.iter().step_by(stride)) {
+                *seen = *x;
             }
         }
     }

@@ -3,11 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    Activation,
-    floats::Floats,
-    simd::{self, Level},
-};
+use super::{Activation, floats::Floats, lanes::Level, simd};
 
 /// Values that a thread does in a row.
 const CHUNK: usize = 1 << 14;

@@ -1,45 +1,192 @@
-//! Linear layers on the CPU: the bias is written first, and the product is added to it.
+//! Products with a weight `[outputs, inputs]`: some of its rows are packed, and all rows of the input pass by.
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::floats::{Floats, Matrix, Output};
+use super::{
+    floats::Floats,
+    kept::{Kept, Weight},
+    lanes::{Lanes, Level, Work},
+    parts::Parts,
+    scratch::Scratch,
+    simd,
+    tile::{Product, Start},
+};
 
-/// Rows and columns of the output in a tile. Fixed, and each sample has tiles of its own: bits depend on neither
-/// threads nor batch.
-const ROWS: usize = 512;
-const COLUMNS: usize = 320;
+/// Values of packed weights that stay in a core's cache (512 KiB).
+const PACKED: usize = 1 << 17;
+/// Products that are summed in a go.
+const DEPTH: usize = 2048;
+/// Pieces of work for each thread, so that none waits long for another.
+const PIECES: usize = 4;
+/// Rows below which packing does not pay.
+const FEW_ROWS: usize = 96;
+/// Values between copied rows: without them, rows of some lengths fall on the same places of the cache.
+const PAD: usize = 16;
 
-/// As [`super::linear`]; all are f32 on the CPU and have values, `x` has two dimensions or more.
+/// Rows of a sample below which each output is a dot product of its own; what is around does not matter, so that a
+/// sample's bits do not depend on the others.
+const FEWEST_ROWS: usize = 6;
+
+/// As [`super::linear`]; `x` is f32 on the CPU, and has values and two dimensions or more.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let (samples, inputs) = (dims[0], dims[dims.len() - 1]);
-    let rows = x.elem_count() / samples / inputs;
+    let rows = x.elem_count() / inputs;
     let outputs = weight.dim(0)?;
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let bias = bias.map(Tensor::contiguous).transpose()?;
-    let (x, weight, bias) = (Floats::of(&x), Floats::of(&weight), bias.as_ref().map(Floats::of));
-    let (x, weight) = (x.values()?, weight.values()?);
+    let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let bias = bias.as_ref().map(Floats::values).transpose()?;
-    let mut out = vec![0.0; samples * rows * outputs];
-    let output = Output::new(&mut out);
-    let (down, across) = (rows.div_ceil(ROWS), outputs.div_ceil(COLUMNS));
-    (0..samples * down * across).into_par_iter().for_each(|task| {
-        let (sample, row, column) =
-            (task / across / down, task / across % down * ROWS, task % across * COLUMNS);
-        let (count, columns) = (ROWS.min(rows - row), COLUMNS.min(outputs - column));
-        let first = sample * rows + row;
-        // SAFETY: tasks have tiles that do not overlap.
-        let mut out = unsafe { output.matrix(first * outputs + column, (count, columns), outputs) };
-        if let Some(bias) = bias {
-            (0..count).for_each(|row| out.row(row).copy_from_slice(&bias[column..column + columns]));
-        }
-        let x = Matrix::new(&x[first * inputs..], (count, inputs), (inputs, 1));
-        let weight = Matrix::new(&weight[column * inputs..], (columns, inputs), (inputs, 1));
-        out.product(x, weight.transposed(), 1.0, bias.is_some());
-    });
+    let mut out = vec![0.0; rows * outputs];
+    let product = if rows / samples < FEWEST_ROWS { dots } else { products };
+    product(Level::best(), x.values()?, inputs, weight.values()?, bias, &mut out);
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
     Tensor::from_vec(out, dims, &Device::Cpu)
+}
+
+/// [`products`] for few rows: the weights pass by once, unpacked.
+fn dots(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    let outputs = weight.len() / inputs;
+    let parts = Parts::of(out);
+    (0..outputs).into_par_iter().with_min_len(DOTS).for_each_init(
+        || Scratch::of(inputs),
+        |widened, output| {
+            weight.read(output * inputs, widened);
+            for (row, x) in x.chunks_exact(inputs).enumerate() {
+                let sum = simd::dot(level, x, widened) + bias.map_or(0.0, |bias| bias[output]);
+                // SAFETY: the place is valid, and no other task has this output.
+                unsafe { *parts.at(row * outputs + output, 1) = sum };
+            }
+        },
+    );
+}
+
+/// Outputs that a thread does in a row, of few rows.
+const DOTS: usize = 64;
+
+/// `out[r] = W x[r] + bias` for rows of `inputs` values.
+fn products(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
+    let width = level.columns();
+    let panels = outputs.div_ceil(width);
+    let depth = inputs.min(DEPTH);
+    let at_once = (PACKED / (depth * width)).clamp(1, panels);
+    let across = panels.div_ceil(at_once);
+    let wanted = PIECES * rayon::current_num_threads();
+    let down = wanted.div_ceil(across).clamp(1, rows.div_ceil(FEW_ROWS));
+    let (at_once, lines) = (panels.div_ceil(across), rows.div_ceil(down));
+    let parts = Parts::of(out);
+    (0..across * down).into_par_iter().for_each(|task| {
+        let (first, line) = (task % across * at_once * width, task / across * lines);
+        if first >= outputs || line >= rows {
+            return;
+        }
+        let (columns, lines) = ((at_once * width).min(outputs - first), lines.min(rows - line));
+        let mut packed = Scratch::of(at_once * width * depth);
+        let mut copied = Scratch::of(level.rows() * (depth + PAD));
+        for start in (0..inputs).step_by(DEPTH) {
+            let depth = DEPTH.min(inputs - start);
+            pack(level, weight, inputs, first..first + columns, start..start + depth, &mut packed);
+            for line in
+                (line..line + lines).step_by(level.rows()).map(|l| l..(l + level.rows()).min(line + lines))
+            {
+                for (line, copied) in line.clone().zip(copied.chunks_exact_mut(depth + PAD)) {
+                    copied[..depth].copy_from_slice(&x[line * inputs + start..][..depth]);
+                }
+                for (column, packed) in (0..columns).step_by(width).zip(packed.chunks_exact(width * depth)) {
+                    let columns = width.min(columns - column);
+                    let at = line.start * outputs + first + column;
+                    level.run(&Product {
+                        depth,
+                        a: packed.as_ptr(),
+                        a_step: width,
+                        b: copied.as_ptr(),
+                        b_row: depth + PAD,
+                        rows: line.len(),
+                        c: parts.at(at, (line.len() - 1) * outputs + columns),
+                        c_row: outputs,
+                        columns,
+                        start: match bias {
+                            _ if start > 0 => Start::Add,
+                            Some(bias) => Start::Columns(bias[first + column..][..columns].as_ptr()),
+                            None => Start::Zero,
+                        },
+                    });
+                }
+            }
+        }
+    });
+}
+
+/// Packs `depth` of the `rows` of a weight: a panel `[depth][columns]` for as many rows as two vectors hold.
+pub fn pack(
+    level: Level,
+    weight: Kept<'_>,
+    inputs: usize,
+    rows: std::ops::Range<usize>,
+    depth: std::ops::Range<usize>,
+    packed: &mut [f32],
+) {
+    let (width, count) = (level.columns(), depth.len());
+    let mut widened = Vec::new();
+    for (first, packed) in rows.clone().step_by(width).zip(packed.chunks_exact_mut(width * count)) {
+        let rows = first..rows.end.min(first + width);
+        let (values, step) = match weight {
+            Kept::F32(values) => (&values[rows.start * inputs + depth.start..], inputs),
+            _ => {
+                widened.resize(width * count, 0.0);
+                for (row, widened) in rows.clone().zip(widened.chunks_exact_mut(count)) {
+                    weight.read(row * inputs + depth.start, widened);
+                }
+                (widened.as_slice(), count)
+            }
+        };
+        level.run(Mirror { from: values, step, rows: rows.len(), columns: count, to: packed, width });
+    }
+}
+
+/// `to[column][row] = from[row][column]`; what is beyond the last row up to `width` is zero.
+pub struct Mirror<'a> {
+    /// `[rows][columns]`, `step` apart.
+    pub from: &'a [f32],
+    /// Values from one row to the next.
+    pub step: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// `[columns][width]`.
+    pub to: &'a mut [f32],
+    /// Values of a column, and zeros after them.
+    pub width: usize,
+}
+
+impl Work for Mirror<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self { from, step, rows, columns, to, width } = self;
+        assert!(rows <= width && rows > 0 && to.len() >= columns * width);
+        assert!(from.len() >= (rows - 1) * step + columns);
+        let (whole_rows, whole_columns) = (rows / S::COUNT * S::COUNT, columns / S::COUNT * S::COUNT);
+        for row in (0..whole_rows).step_by(S::COUNT) {
+            for column in (0..whole_columns).step_by(S::COUNT) {
+                // SAFETY: whole squares lie within both.
+                unsafe {
+                    let from = from.as_ptr().add(row * step + column);
+                    S::transpose(from, step, to.as_mut_ptr().add(column * width + row), width);
+                }
+            }
+        }
+        for row in 0..width {
+            let first = if row < whole_rows { whole_columns } else { 0 };
+            for column in first..columns {
+                to[column * width + row] = if row < rows { from[row * step + column] } else { 0.0 };
+            }
+        }
+    }
 }

@@ -11,10 +11,16 @@ mod attention;
 mod conv;
 mod elementwise;
 mod floats;
+mod kept;
+mod lanes;
 mod linear;
 mod norm;
+mod parts;
 pub mod plain;
+mod scratch;
 mod simd;
+mod tile;
+mod winograd;
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -23,6 +29,12 @@ pub use super::config::Activation;
 /// Whether the kernels of this folder compute with `x`.
 fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0
+}
+
+/// Whether they read `weight`.
+fn is_read_by_kernels(weight: &Tensor) -> bool {
+    let dtype = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    weight.device().is_cpu() && dtype && weight.elem_count() > 0
 }
 
 /// A weight in the type of the activations; no copy where it is that already.
@@ -39,27 +51,25 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let weight = as_type_of(weight, x)?;
     let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
     let (_, inputs, height, width) = x.dims4()?;
     let (_, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
     let fits = kernel_height <= height + 2 * padding && kernel_width <= width + 2 * padding;
-    if has_kernels(x) && has_kernels(&weight) && inputs == weight_inputs && fits {
-        conv::conv2d(x, &weight, bias.as_ref(), stride, padding)
+    if has_kernels(x) && is_read_by_kernels(weight) && inputs == weight_inputs && fits {
+        conv::conv2d(x, weight, bias.as_ref(), stride, padding)
     } else {
-        plain::conv2d(x, &weight, bias.as_ref(), stride, padding)
+        plain::conv2d(x, &as_type_of(weight, x)?, bias.as_ref(), stride, padding)
     }
 }
 
 /// `x W^T + b` over the last dimension. `weight` is `[out, in]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let weight = as_type_of(weight, x)?;
     let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
     let fits = x.rank() > 1 && x.dim(D::Minus1)? == weight.dim(D::Minus1)?;
-    if has_kernels(x) && has_kernels(&weight) && fits {
-        linear::linear(x, &weight, bias.as_ref())
+    if has_kernels(x) && is_read_by_kernels(weight) && fits {
+        linear::linear(x, weight, bias.as_ref())
     } else {
-        plain::linear(x, &weight, bias.as_ref())
+        plain::linear(x, &as_type_of(weight, x)?, bias.as_ref())
     }
 }
 

@@ -3,10 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    floats::Floats,
-    simd::{self, Level},
-};
+use super::{floats::Floats, lanes::Level, simd};
 
 /// Rows of a layer norm that a thread does in a row.
 const ROWS: usize = 64;

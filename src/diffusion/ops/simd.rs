@@ -3,39 +3,12 @@
 //! A product and a sum are fused where the processor does that, and never elsewhere: the last bits of a result depend
 //! on the processor, and on nothing else.
 
+use super::lanes::{Kind, Level};
+
 /// Values that are summed side by side: a sum's order is the same whatever the processor's vectors hold.
 const LANES: usize = 16;
 /// Values that are summed in f32 before the sum goes into an f64.
 const BLOCK: usize = 4096;
-
-/// What this processor can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level(Kind);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// The best there is.
-    pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-                return Self(Kind::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Self(Kind::Avx2);
-            }
-        }
-        Self(Kind::Portable)
-    }
-}
 
 /// A function that runs the named generic body compiled for a [`Level`].
 macro_rules! for_each_level {
@@ -52,7 +25,7 @@ macro_rules! for_each_level {
             fn avx2($($arg: $type),*) $(-> $result)? {
                 $body::<true>($($arg),*)
             }
-            match level.0 {
+            match level.kind() {
                 Kind::Portable => $body::<false>($($arg),*),
                 // SAFETY: there is no such level but on a processor that has these features.
                 #[cfg(target_arch = "x86_64")]
@@ -220,6 +193,25 @@ fn exp_body<const FMA: bool>(x: &mut [f32], less: f32) -> f32 {
     lanes(x, 0.0, |sum, x| sum + x, |a, b| a + b)
 }
 
+/// Products that are summed side by side, in as many vectors as hide how long an addition takes.
+const CHAINS: usize = 4 * LANES;
+
+#[inline(always)]
+fn dot_body<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
+    let mut sums = [0.0; CHAINS];
+    let (x_chunks, y_chunks) = (x.chunks_exact(CHAINS), y.chunks_exact(CHAINS));
+    let rest = x_chunks.remainder().iter().zip(y_chunks.remainder());
+    for (x, y) in x_chunks.zip(y_chunks) {
+        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+            *sum = fused::<FMA>(*x, *y, *sum);
+        }
+    }
+    for (sum, (x, y)) in sums.iter_mut().zip(rest) {
+        *sum = fused::<FMA>(*x, *y, *sum);
+    }
+    lanes(&sums, 0.0, |sum, x| sum + x, |a, b| a + b)
+}
+
 #[inline(always)]
 fn normalise_body<const FMA: bool>(x: &[f32], out: &mut [f32], mean: f32, scale: f32, shift: f32) {
     map(x, out, |x| fused::<FMA>(x - mean, scale, shift));
@@ -281,6 +273,10 @@ for_each_level! {
 for_each_level! {
     /// Puts e^(x - less) in the place of each x. Returns their sum.
     exp_of_difference = exp_body(x: &mut [f32], less: f32) -> f32
+}
+for_each_level! {
+    /// The sum of the products of values with the same place.
+    dot = dot_body(x: &[f32], y: &[f32]) -> f32
 }
 for_each_level! {
     /// `(x - mean) * scale + shift`.

@@ -3,18 +3,8 @@
 use super::*;
 
 /// Every level that this processor has.
-fn levels() -> Vec<Level> {
-    let mut levels = vec![Level(Kind::Portable)];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            levels.push(Level(Kind::Avx2));
-        }
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-            levels.push(Level(Kind::Avx512));
-        }
-    }
-    levels
+fn levels() -> impl Iterator<Item = Level> {
+    Level::all()
 }
 
 /// Numbers from `from` to `to`, about as many as 16 bits count, and not a multiple of any vector.
@@ -156,5 +146,17 @@ fn a_value_that_is_normalised_does_not_depend_on_its_place() {
         let mut sum = vec![0.0; 39];
         add(level, &x, &row, &mut sum);
         assert!(sum.iter().all(|y| *y == 0.37 + row[0]));
+    }
+}
+
+#[test]
+fn a_dot_product_of_any_length_is_that_of_f64() {
+    for level in levels() {
+        for length in [0, 1, 15, 64, 65, 1000] {
+            let (x, y) = (numbers(-1.0, 1.0), numbers(0.3, -2.0));
+            let (x, y) = (&x[..length], &y[..length]);
+            let exact: f64 = x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            assert!((f64::from(dot(level, x, y)) - exact).abs() < 1e-5 * (1.0 + exact.abs()), "{level:?}");
+        }
     }
 }

@@ -1,0 +1,109 @@
+//! Winograd's way beside sums in f64, at every level that this processor has.
+
+use half::f16;
+
+use super::*;
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 10_007) as f32 / 5003.5 - 1.0).collect()
+}
+
+/// The convolution in f64.
+fn exact(shape: Shape, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
+    let Shape { samples, inputs, outputs, height, width } = shape;
+    let mut out = vec![];
+    for place in 0..samples * outputs * height * width {
+        let (sample, output) = (place / (outputs * height * width), place / (height * width) % outputs);
+        let (y, x_at) = (place / width % height, place % width);
+        let mut sum = f64::from(bias[if bias.len() > outputs { sample * outputs + output } else { output }]);
+        for input in 0..inputs {
+            for tap in 0..9 {
+                let (line, column) = (y + tap / 3, x_at + tap % 3);
+                if (1..=height).contains(&line) && (1..=width).contains(&column) {
+                    let at = ((sample * inputs + input) * height + line - 1) * width + column - 1;
+                    sum += f64::from(x[at]) * f64::from(weight[(output * inputs + input) * 9 + tap]);
+                }
+            }
+        }
+        out.push(sum);
+    }
+    out
+}
+
+/// Sums of 9 * 40 products of numbers in -1..1 are around 10, and off by some 10 * 2e-6.
+const TOLERANCE: f64 = 5e-5;
+
+const SHAPES: [(usize, usize, usize, usize, usize); 6] = [
+    (1, 17, 35, 5, 7),
+    (3, 16, 16, 9, 33),
+    (1, 3, 4, 1, 1),
+    (2, 40, 33, 12, 4),
+    (1, 8, 70, 6, 300),
+    (5, 1, 1, 2, 3),
+];
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    SHAPES.into_iter().map(|(samples, inputs, outputs, height, width)| Shape {
+        samples,
+        inputs,
+        outputs,
+        height,
+        width,
+    })
+}
+
+#[test]
+fn sums_are_those_of_f64_over_shapes_that_fit_no_tile() {
+    for shape in shapes() {
+        let x = numbers(shape.samples * shape.inputs * shape.height * shape.width, 1);
+        let weight = numbers(shape.outputs * shape.inputs * 9, 2);
+        for bias in [numbers(shape.outputs, 3), numbers(shape.samples * shape.outputs, 4)] {
+            let exact = exact(shape, &x, &weight, &bias);
+            for level in Level::all() {
+                let mut out = vec![f32::NAN; exact.len()];
+                convolution(level, shape, &x, Kept::F32(&weight), Some(&bias), &mut out);
+                for (out, exact) in out.iter().zip(&exact) {
+                    assert!(
+                        (f64::from(*out) - exact).abs() < TOLERANCE,
+                        "{level:?} {shape:?}: {out} for {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_of_half_precision_are_widened() {
+    for shape in shapes() {
+        let x = numbers(shape.samples * shape.inputs * shape.height * shape.width, 1);
+        let halves: Vec<f16> =
+            numbers(shape.outputs * shape.inputs * 9, 2).into_iter().map(f16::from_f32).collect();
+        let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+        for level in Level::all() {
+            let of = |weight: Kept<'_>| {
+                let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
+                convolution(level, shape, &x, weight, None, &mut out);
+                out
+            };
+            assert_eq!(of(Kept::F16(&halves)), of(Kept::F32(&widened)));
+        }
+    }
+}
+
+#[test]
+fn a_sample_has_the_bits_that_it_has_alone() {
+    let shape = Shape { samples: 3, inputs: 20, outputs: 40, height: 11, width: 14 };
+    let alone = Shape { samples: 1, ..shape };
+    let size = shape.inputs * shape.height * shape.width;
+    let (x, weight) = (numbers(3 * size, 1), numbers(shape.outputs * shape.inputs * 9, 2));
+    for level in Level::all() {
+        let of = |shape: Shape, x: &[f32]| {
+            let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
+            convolution(level, shape, x, Kept::F32(&weight), None, &mut out);
+            out
+        };
+        let each: Vec<f32> = x.chunks_exact(size).flat_map(|x| of(alone, x)).collect();
+        assert!(of(shape, &x).iter().zip(&each).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
