@@ -1,10 +1,11 @@
-//! The parts of one picture with the shipped checkpoint: prompt and first latents, one step, decode.
+//! The parts of one picture with the shipped checkpoint: prompt and first latents, one step, decode; the text
+//! encoder and the VAE decode alone too. Those of a checkpoint of real size are in `parts`.
 //!
 //! `cargo bench --bench denoise`
 
 use std::{hint::black_box, path::Path};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sd_worker_rbee::{
     contract::PromptSyntax,
@@ -49,6 +50,13 @@ fn denoise(criterion: &mut Criterion) {
     });
     let job = drawn(&model);
     group.bench_function("finish", |bench| bench.iter(|| model.finish(black_box(&job))));
+    let ids = model.tokenizer().encode(&spec().prompt).expect("a prompt").ids;
+    let encoder = model.prompts().encoders().next().expect("a text encoder");
+    let prompts = [ids.clone(), ids];
+    group.bench_function("text encoder", |bench| bench.iter(|| encoder.forward(black_box(&prompts), 0)));
+    let shape = (1, model.vae().latent_channels(), 16, 16);
+    let latents = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).expect("values for a benchmark");
+    group.bench_function("VAE decode", |bench| bench.iter(|| model.vae().decode(black_box(&latents))));
     group.bench_function("preview", |bench| bench.iter(|| model.preview(black_box(&job))));
     group.finish();
 }

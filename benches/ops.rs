@@ -1,13 +1,16 @@
-//! Operations at the shapes of Stable Diffusion 1.5 (512x512, guidance on: two samples), the kernels beside candle's
-//! own form of the same.
+//! Operations at the shapes of Stable Diffusion 1.5 at 512x512 and SDXL at 1024x1024 (guidance on: two samples), the
+//! kernels beside candle's own form of the same.
 //!
-//! `cargo bench --bench ops`, or with a part of a name behind it: `cargo bench --bench ops -- attention`
+//! `cargo bench --bench ops`, or with a part of a name behind it: `cargo bench --bench ops -- "SDXL attention"`
 
 use std::{hint::black_box, time::Duration};
 
 use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sd_worker_rbee::diffusion::ops::{self, Activation, AttentionOptions, plain};
+
+const SD15: &str = "SD 1.5";
+const SDXL: &str = "SDXL";
 
 fn random(dims: &[usize]) -> Tensor {
     Tensor::randn(0f32, 1.0, dims, &Device::Cpu).expect("values for a benchmark")
@@ -28,41 +31,62 @@ fn compare(
     group.finish();
 }
 
+/// Samples, queries, keys, width, heads.
+const ATTENTIONS: [(&str, [usize; 5]); 9] = [
+    (SD15, [2, 4096, 4096, 320, 8]),
+    (SD15, [2, 1024, 1024, 640, 8]),
+    (SD15, [2, 256, 256, 1280, 8]),
+    (SD15, [2, 4096, 77, 320, 8]),
+    (SD15, [1, 4096, 4096, 512, 1]),
+    (SDXL, [2, 4096, 4096, 640, 10]),
+    (SDXL, [2, 1024, 1024, 1280, 20]),
+    (SDXL, [2, 4096, 77, 640, 10]),
+    (SDXL, [2, 1024, 77, 1280, 20]),
+];
+
 fn attention(criterion: &mut Criterion) {
-    let cases = [(4096, 4096, 320), (1024, 1024, 640), (256, 256, 1280), (4096, 77, 320)];
-    for (n, m, width) in cases {
-        let (q, k, v) = (random(&[2, n, width]), random(&[2, m, width]), random(&[2, m, width]));
-        let options = AttentionOptions { heads: 8, causal: false, upcast: false };
+    for (model, [samples, n, m, width, heads]) in ATTENTIONS {
+        let q = random(&[samples, n, width]);
+        let (k, v) = (random(&[samples, m, width]), random(&[samples, m, width]));
+        let options = AttentionOptions { heads, causal: false, upcast: false };
         compare(
             criterion,
-            &format!("attention {n} x {m}, 8 heads of {}", width / 8),
+            &format!("{model} attention {samples} x {n} x {m}, {heads} heads of {}", width / heads),
             || ops::attention(&q, &k, &v, options),
             || plain::attention(&q, &k, &v, options),
         );
     }
 }
 
-/// Samples, channels in and out, side, kernel, stride.
-const CONVOLUTIONS: [[usize; 6]; 9] = [
-    [2, 320, 320, 64, 3, 1],
-    [2, 640, 640, 32, 3, 1],
-    [2, 1280, 1280, 16, 3, 1],
-    [2, 1280, 1280, 8, 3, 1],
-    [2, 320, 320, 64, 3, 2],
-    [2, 320, 320, 64, 1, 1],
-    [2, 1280, 1280, 16, 1, 1],
-    [1, 512, 512, 64, 3, 1],
-    [1, 256, 256, 256, 3, 1],
+/// Samples, channels in and out, side, kernel, stride. Those with one sample are the autoencoder's; its last at
+/// 1024x1024 are left out, for which candle needs 5 GB.
+const CONVOLUTIONS: [(&str, [usize; 6]); 16] = [
+    (SD15, [2, 320, 320, 64, 3, 1]),
+    (SD15, [2, 640, 640, 32, 3, 1]),
+    (SD15, [2, 1280, 1280, 16, 3, 1]),
+    (SD15, [2, 1280, 1280, 8, 3, 1]),
+    (SD15, [2, 320, 320, 64, 3, 2]),
+    (SD15, [2, 320, 320, 64, 1, 1]),
+    (SD15, [2, 1280, 1280, 16, 1, 1]),
+    (SD15, [1, 512, 512, 64, 3, 1]),
+    (SD15, [1, 256, 256, 256, 3, 1]),
+    (SDXL, [2, 320, 320, 128, 3, 1]),
+    (SDXL, [2, 640, 640, 64, 3, 1]),
+    (SDXL, [2, 1280, 1280, 32, 3, 1]),
+    (SDXL, [2, 2560, 1280, 32, 3, 1]),
+    (SDXL, [2, 640, 640, 64, 3, 2]),
+    (SDXL, [2, 960, 320, 128, 1, 1]),
+    (SDXL, [1, 512, 512, 128, 3, 1]),
 ];
 
 fn convolution(criterion: &mut Criterion) {
-    for [samples, inputs, outputs, side, kernel, stride] in CONVOLUTIONS {
+    for (model, [samples, inputs, outputs, side, kernel, stride]) in CONVOLUTIONS {
         let x = random(&[samples, inputs, side, side]);
         let (weight, bias) = (random(&[outputs, inputs, kernel, kernel]), random(&[outputs]));
         compare(
             criterion,
             &format!(
-                "convolution {kernel}x{kernel}/{stride} {samples} x {inputs} to {outputs}, {side}x{side}"
+                "{model} convolution {kernel}x{kernel}/{stride} {samples} x {inputs} to {outputs}, {side}x{side}"
             ),
             || ops::conv2d(&x, &weight, Some(&bias), stride, kernel / 2),
             || plain::conv2d(&x, &weight, Some(&bias), stride, kernel / 2),
@@ -70,65 +94,93 @@ fn convolution(criterion: &mut Criterion) {
     }
 }
 
+/// Tokens of one sample, width in and out.
+const LINEARS: [(&str, [usize; 3]); 12] = [
+    (SD15, [4096, 320, 320]),
+    (SD15, [4096, 320, 2560]),
+    (SD15, [4096, 1280, 320]),
+    (SD15, [1024, 640, 5120]),
+    (SD15, [256, 1280, 10240]),
+    (SD15, [77, 768, 320]),
+    (SDXL, [4096, 640, 640]),
+    (SDXL, [4096, 640, 5120]),
+    (SDXL, [1024, 1280, 1280]),
+    (SDXL, [1024, 1280, 10240]),
+    (SDXL, [1024, 5120, 1280]),
+    (SDXL, [77, 2048, 1280]),
+];
+
 fn linear(criterion: &mut Criterion) {
-    let cases = [
-        (4096, 320, 320),
-        (4096, 320, 2560),
-        (4096, 1280, 320),
-        (1024, 640, 5120),
-        (256, 1280, 10240),
-        (77, 768, 320),
-    ];
-    for (tokens, inputs, outputs) in cases {
+    for (model, [tokens, inputs, outputs]) in LINEARS {
         let x = random(&[2, tokens, inputs]);
         let (weight, bias) = (random(&[outputs, inputs]), random(&[outputs]));
         compare(
             criterion,
-            &format!("linear {tokens} x {inputs} to {outputs}"),
+            &format!("{model} linear {tokens} x {inputs} to {outputs}"),
             || ops::linear(&x, &weight, Some(&bias)),
             || plain::linear(&x, &weight, Some(&bias)),
         );
     }
 }
 
+/// What is bound by memory: a model, and the shape of its largest pictures and of its largest texts.
+const OTHERS: [(&str, [usize; 2], [usize; 2]); 2] =
+    [(SD15, [320, 64], [4096, 320]), (SDXL, [320, 128], [4096, 640])];
+
 fn others(criterion: &mut Criterion) {
-    let x = random(&[2, 320, 64, 64]);
-    let (weight, bias) = (random(&[320]), random(&[320]));
+    for (model, [channels, side], [tokens, width]) in OTHERS {
+        pictures(criterion, model, channels, side);
+        texts(criterion, model, tokens, width);
+    }
+}
+
+fn pictures(criterion: &mut Criterion, model: &str, channels: usize, side: usize) {
+    let x = random(&[2, channels, side, side]);
+    let (weight, bias) = (random(&[channels]), random(&[channels]));
     compare(
         criterion,
-        "group norm and SiLU 320 x 64x64",
+        &format!("{model} group norm and SiLU {channels} x {side}x{side}"),
         || ops::group_norm_silu(&x, &weight, &bias, 32, 1e-5),
         || plain::group_norm(&x, &weight, &bias, 32, 1e-5)?.silu(),
     );
     compare(
         criterion,
-        "upsample 320 x 64x64",
-        || ops::upsample_nearest(&x, 128, 128),
-        || plain::upsample_nearest(&x, 128, 128),
+        &format!("{model} upsample {channels} x {side}x{side}"),
+        || ops::upsample_nearest(&x, 2 * side, 2 * side),
+        || plain::upsample_nearest(&x, 2 * side, 2 * side),
     );
-    compare(criterion, "add 320 x 64x64", || ops::add(&x, &x), || &x + &x);
+    compare(criterion, &format!("{model} add {channels} x {side}x{side}"), || ops::add(&x, &x), || &x + &x);
     let flat = x.flatten_from(2).expect("a view");
     compare(
         criterion,
-        "swap 320 x 4096",
+        &format!("{model} swap {channels} x {}", side * side),
         || ops::swap_tokens_and_channels(&flat),
         || flat.transpose(1, 2)?.contiguous(),
     );
-    let tokens = random(&[2, 4096, 320]);
+}
+
+fn texts(criterion: &mut Criterion, model: &str, tokens: usize, width: usize) {
+    let x = random(&[2, tokens, width]);
+    let (weight, bias) = (random(&[width]), random(&[width]));
     compare(
         criterion,
-        "layer norm 4096 x 320",
-        || ops::layer_norm(&tokens, &weight, &bias, 1e-5),
-        || plain::layer_norm(&tokens, &weight, &bias, 1e-5),
+        &format!("{model} layer norm {tokens} x {width}"),
+        || ops::layer_norm(&x, &weight, &bias, 1e-5),
+        || plain::layer_norm(&x, &weight, &bias, 1e-5),
     );
-    let wide = random(&[2, 4096, 2560]);
-    compare(criterion, "GEGLU 4096 x 1280", || ops::geglu(&wide), || plain::geglu(&wide));
+    let wide = random(&[2, tokens, 8 * width]);
+    compare(
+        criterion,
+        &format!("{model} GEGLU {tokens} x {}", 4 * width),
+        || ops::geglu(&wide),
+        || plain::geglu(&wide),
+    );
     for activation in [Activation::Silu, Activation::QuickGelu, Activation::GeluErf, Activation::GeluTanh] {
         compare(
             criterion,
-            &format!("{activation:?} 4096 x 320"),
-            || ops::activate(&tokens, activation),
-            || plain::activate(&tokens, activation),
+            &format!("{model} {activation:?} {tokens} x {width}"),
+            || ops::activate(&x, activation),
+            || plain::activate(&x, activation),
         );
     }
 }

@@ -5,7 +5,8 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::{Activation, AttentionOptions};
 
-/// Attention scores kept at once, in elements (256 MiB in f32); more heads are done one after the other.
+/// Attention scores kept at once, in elements (256 MiB in f32); more heads, or more queries of a head, are done one
+/// part after the other.
 const MAX_SCORES: usize = 1 << 26;
 
 /// See [`super::conv2d`].
@@ -72,8 +73,18 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     x.narrow(D::Minus1, 0, half)?.contiguous()? * gate
 }
 
-/// See [`super::attention`].
+/// See [`super::attention`]. Scores have the compute type unless `upcast` asks for f32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) -> Result<Tensor> {
+    attention_in_parts(q, k, v, options, MAX_SCORES)
+}
+
+fn attention_in_parts(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    options: AttentionOptions,
+    max_scores: usize,
+) -> Result<Tensor> {
     let (batch, n, width) = q.dims3()?;
     let m = k.dim(1)?;
     let head_width = width / options.heads;
@@ -86,24 +97,41 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) 
     let q = (split(q, n)? * (head_width as f64).powf(-0.5))?;
     let (k, v) = (split(k, m)?, split(v, m)?);
     let mask = if options.causal { Some(causal_mask(n, &q)?) } else { None };
-    let rows = batch * options.heads;
-    let at_once = (MAX_SCORES / (n * m).max(1)).clamp(1, rows);
-    let mut parts = Vec::with_capacity(rows.div_ceil(at_once));
-    for start in (0..rows).step_by(at_once) {
-        let count = at_once.min(rows - start);
-        let part = |x: &Tensor| x.narrow(0, start, count);
-        let scores = part(&q)?.matmul(&part(&k)?.transpose(1, 2)?)?;
-        let scores = match &mask {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
-        };
-        parts.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(&v)?)?);
+    let heads = batch * options.heads;
+    let (heads_at_once, queries_at_once) = parts(heads, n, m, max_scores);
+    let mut rows = Vec::with_capacity(heads.div_ceil(heads_at_once));
+    for head in (0..heads).step_by(heads_at_once) {
+        let count = heads_at_once.min(heads - head);
+        let (k, v) = (k.narrow(0, head, count)?.transpose(1, 2)?, v.narrow(0, head, count)?);
+        let mut columns = Vec::with_capacity(n.div_ceil(queries_at_once));
+        for query in (0..n).step_by(queries_at_once) {
+            let queries = queries_at_once.min(n - query);
+            let scores = q.narrow(0, head, count)?.narrow(1, query, queries)?.contiguous()?.matmul(&k)?;
+            let scores = match &mask {
+                Some(mask) => scores.broadcast_add(&mask.narrow(1, query, queries)?)?,
+                None => scores,
+            };
+            columns.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?);
+        }
+        rows.push(joined(columns, 1)?);
     }
-    let out = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0)? };
-    out.to_dtype(dtype)?
+    joined(rows, 0)?
+        .to_dtype(dtype)?
         .reshape((batch, options.heads, n, head_width))?
         .transpose(1, 2)?
         .reshape((batch, n, width))
+}
+
+/// Heads and queries to compute at once, so that with `m` keys there are at most `max_scores` scores: all queries of
+/// several heads, or where one head has too many, some queries of one. One query of one head is the least.
+fn parts(heads: usize, n: usize, m: usize, max_scores: usize) -> (usize, usize) {
+    let queries = (max_scores / m.max(1)).clamp(1, n.max(1));
+    ((max_scores / (queries * m).max(1)).clamp(1, heads), queries)
+}
+
+/// Parts side by side; no copy of a single one.
+fn joined(mut parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
+    if parts.len() == 1 { Ok(parts.remove(0)) } else { Tensor::cat(&parts, dim) }
 }
 
 /// `[1, n, n]`: 0 where a token may look, minus infinity where not.
@@ -117,4 +145,55 @@ fn causal_mask(n: usize, like: &Tensor) -> Result<Tensor> {
 /// See [`super::upsample_nearest`].
 pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     x.contiguous()?.upsample_nearest2d(height, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The largest difference between attention in parts of `max_scores` and attention at once.
+    fn difference(dtype: DType, options: AttentionOptions, max_scores: usize) -> f32 {
+        let random = |tokens| {
+            let values = Tensor::randn(0f32, 1.0, (2, tokens, 24), &Device::Cpu).expect("values");
+            values.to_dtype(dtype).expect("a float type")
+        };
+        let tokens = if options.causal { 13 } else { 9 };
+        let (q, k, v) = (random(13), random(tokens), random(tokens));
+        let of = |max| {
+            let out = attention_in_parts(&q, &k, &v, options, max).expect("attention");
+            assert_eq!((out.dims(), out.dtype()), ([2, 13, 24].as_slice(), dtype));
+            out.to_dtype(DType::F32).expect("a float type")
+        };
+        let apart = (of(max_scores) - of(usize::MAX)).expect("one shape").abs().expect("floats");
+        apart.max_all().expect("values").to_scalar().expect("a number")
+    }
+
+    #[test]
+    fn attention_in_parts_is_attention() {
+        for causal in [false, true] {
+            for max_scores in [1, 30, 40, 13 * 13, 300] {
+                let options = AttentionOptions { heads: 3, causal, upcast: false };
+                let apart = difference(DType::F32, options, max_scores);
+                assert!(apart < 1e-6, "causal {causal}, {max_scores} scores at once: {apart}");
+                // The last of f16's 11 bits, for values up to 4.
+                let apart = difference(DType::F16, AttentionOptions { upcast: true, ..options }, max_scores);
+                assert!(apart <= 4.0 / 2048.0, "causal {causal}, {max_scores} scores at once, f16: {apart}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_part_has_more_scores_than_are_allowed(
+            heads in 1usize..64, n in 1usize..20_000, m in 1usize..20_000, max in 1usize..1 << 27,
+        ) {
+            let (heads_at_once, queries) = parts(heads, n, m, max);
+            prop_assert!((1..=heads).contains(&heads_at_once) && (1..=n).contains(&queries));
+            prop_assert!(heads_at_once * queries * m <= max || (heads_at_once, queries) == (1, 1));
+            prop_assert!(queries == n || heads_at_once == 1);
+        }
+    }
 }

@@ -1,0 +1,247 @@
+//! The parts of a picture with a checkpoint of any size: one pass of the UNet, VAE decode, text encoder, whole pictures.
+//!
+//! `cargo bench --bench parts -- --model FOLDER` prints a table. With `--serve` it measures what a line on its input asks
+//! for and answers with a line of JSON; `tools/compare` does so, and says in its README what may be asked for.
+
+use std::{
+    io::{BufRead, Write},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor, safetensors};
+use clap::Parser;
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{Added, Conditioning, Denoising, ImageSpec, Source, StableDiffusion},
+    worker::DtypeOption,
+};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+struct Arguments {
+    /// A checkpoint.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-shapes"))]
+    model: PathBuf,
+    /// Inputs in a safetensors file: unet.latents, unet.timesteps, unet.text, vae.latents, text.ids, and of SDXL
+    /// unet.pooled, unet.time_ids; random ones of the checkpoint's own size without it.
+    #[arg(long)]
+    inputs: Option<PathBuf>,
+    /// `cpu`, or `cuda` in a build with that feature.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// As the worker's.
+    #[arg(long, default_value = "")]
+    dtype: String,
+    /// Measurements of each part, after one that does not count.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Reads what to measure from the standard input.
+    #[arg(long)]
+    serve: bool,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What the parts are computed from, on the device and in its type.
+struct Inputs {
+    latents: Tensor,
+    timesteps: Vec<f32>,
+    conditioning: Conditioning,
+    vae_latents: Tensor,
+    ids: Vec<Vec<u32>>,
+}
+
+impl Inputs {
+    fn read(path: &Path, model: &Bench) -> Result<Self> {
+        let mut tensors = safetensors::load(path, &Device::Cpu).with_context(|| format!("{path:?}"))?;
+        let mut take = |name: &str| tensors.remove(name);
+        let has = |tensor: Option<Tensor>, name| tensor.with_context(|| format!("{name} is not in {path:?}"));
+        let floats = |tensor: Tensor| tensor.to_dtype(model.dtype)?.to_device(&model.device);
+        let mut conditioning = Conditioning::of_text(floats(has(take("unet.text"), "unet.text")?)?);
+        if let Some((pooled, time_ids)) = take("unet.pooled").zip(take("unet.time_ids")) {
+            let time_ids = time_ids.to_device(&model.device)?;
+            conditioning.added = Some(Added { pooled: floats(pooled)?, time_ids });
+        }
+        Ok(Self {
+            latents: floats(has(take("unet.latents"), "unet.latents")?)?,
+            timesteps: has(take("unet.timesteps"), "unet.timesteps")?.to_dtype(DType::F32)?.to_vec1()?,
+            conditioning,
+            vae_latents: has(take("vae.latents"), "vae.latents")?
+                .to_dtype(model.model.vae().dtype())?
+                .to_device(&model.device)?,
+            ids: has(take("text.ids"), "text.ids")?.to_dtype(DType::U32)?.to_vec2()?,
+        })
+    }
+
+    /// Two samples, as guidance has them, and one picture.
+    fn random(model: &Bench) -> Result<Self> {
+        let unet = model.model.unet().config();
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &model.device);
+        let (height, width) = unet.sample_size;
+        let (tokens, prompts) = (model.model.tokenizer(), model.model.prompts());
+        let ids = tokens.encode("a lighthouse at dusk")?.ids;
+        let mut conditioning =
+            Conditioning::of_text(random(&[2, ids.len(), prompts.width()])?.to_dtype(model.dtype)?);
+        if let Some(addition) = unet.addition {
+            let sizes = (addition.inputs - prompts.pooled_width()) / addition.time_embed_dim;
+            conditioning.added = Some(Added {
+                pooled: random(&[2, prompts.pooled_width()])?.to_dtype(model.dtype)?,
+                time_ids: (Tensor::ones((2, sizes), DType::F32, &model.device)? * 512.0)?,
+            });
+        }
+        let vae = model.model.vae();
+        Ok(Self {
+            latents: random(&[2, unet.in_channels, height, width])?.to_dtype(model.dtype)?,
+            timesteps: vec![500.0; 2],
+            conditioning,
+            vae_latents: random(&[1, vae.latent_channels(), height, width])?.to_dtype(vae.dtype())?,
+            ids: vec![ids; 2],
+        })
+    }
+}
+
+/// A checkpoint on its device.
+struct Bench {
+    model: StableDiffusion,
+    device: Device,
+    /// What the UNet computes in.
+    dtype: DType,
+}
+
+impl Bench {
+    fn load(arguments: &Arguments) -> Result<Self> {
+        let device = match arguments.device.as_str() {
+            "cpu" => Device::Cpu,
+            "cuda" => Device::new_cuda(0)?,
+            other => bail!("--device {other}: there are cpu and cuda"),
+        };
+        let option: DtypeOption = match arguments.dtype.as_str() {
+            "" => DtypeOption::default(),
+            said => said.parse().map_err(anyhow::Error::msg)?,
+        };
+        let precision = option.on(&device);
+        let dtype = if device.is_cpu() { DType::F32 } else { precision.denoiser };
+        Ok(Self { model: StableDiffusion::load(&arguments.model, &device, precision)?, device, dtype })
+    }
+
+    /// One of the parts; the device is done when it returns.
+    fn part(&self, part: &str, inputs: &Inputs) -> Result<Tensor> {
+        let out = match part {
+            "unet" => self.model.unet().forward(&inputs.latents, &inputs.timesteps, &inputs.conditioning)?,
+            "vae" => self.model.vae().decode(&inputs.vae_latents)?,
+            "text" => {
+                let encoder = self.model.prompts().encoders().next().context("a text encoder")?;
+                encoder.forward(&inputs.ids, 0)?
+            }
+            other => bail!("`{other}` is no part; there are unet, vae, text and draw"),
+        };
+        self.device.synchronize()?;
+        Ok(out)
+    }
+
+    /// Measures a part, and keeps what it made in a file.
+    fn timed(&self, part: &str, inputs: &Inputs, path: Option<&str>) -> Result<Value> {
+        let begun = Instant::now();
+        let out = self.part(part, inputs)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        if let Some(path) = path {
+            out.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.save_safetensors("output", path)?;
+        }
+        Ok(json!({ "seconds": seconds }))
+    }
+
+    /// Pictures with the seeds from 0 on that go through the network together.
+    fn draw(&self, pictures: u64, steps: u32, side: u32, path: Option<&str>) -> Result<Value> {
+        let begun = Instant::now();
+        let mut jobs = (0..pictures)
+            .map(|seed| Ok(self.model.begin(&spec(seed, steps, side))?))
+            .collect::<Result<Vec<Denoising>>>()?;
+        let encoded = Instant::now();
+        while jobs.iter().any(|job| !job.is_done()) {
+            self.model.advance(&mut jobs.iter_mut().collect::<Vec<_>>())?;
+        }
+        let denoised = Instant::now();
+        let images = jobs.iter().map(|job| Ok(self.model.finish(job)?)).collect::<Result<Vec<_>>>()?;
+        let finished = Instant::now();
+        if let Some(path) = path {
+            let pixels: Vec<u8> = images.into_iter().flat_map(image::RgbImage::into_raw).collect();
+            let side = side as usize;
+            Tensor::from_vec(pixels, (jobs.len(), side, side, 3), &Device::Cpu)?
+                .save_safetensors("output", path)?;
+        }
+        Ok(json!({
+            "begin": (encoded - begun).as_secs_f64(),
+            "steps": (denoised - encoded).as_secs_f64(),
+            "finish": (finished - denoised).as_secs_f64(),
+        }))
+    }
+
+    /// `unet [FILE]`, `vae [FILE]`, `text [FILE]`, `draw PICTURES STEPS SIDE [FILE]`.
+    fn answer(&self, line: &str, inputs: &Inputs) -> Result<Value> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["draw", pictures, steps, side, path @ ..] => {
+                self.draw(pictures.parse()?, steps.parse()?, side.parse()?, path.first().copied())
+            }
+            [part, path @ ..] => self.timed(part, inputs, path.first().copied()),
+            [] => bail!("an empty line"),
+        }
+    }
+
+    fn serve(&self, inputs: &Inputs) -> Result<()> {
+        let mut out = std::io::stdout();
+        writeln!(out, "{}", json!({ "ready": true }))?;
+        for line in std::io::stdin().lock().lines() {
+            let answer =
+                self.answer(&line?, inputs).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+            writeln!(out, "{answer}")?;
+        }
+        Ok(())
+    }
+
+    fn table(&self, inputs: &Inputs, rounds: usize) -> Result<()> {
+        println!("{:<6}{:>10}{:>10}{:>10}  s, of {rounds}", "part", "median", "least", "most");
+        for part in ["unet", "vae", "text"] {
+            self.part(part, inputs)?;
+            let mut seconds = Vec::new();
+            for _ in 0..rounds.max(1) {
+                let begun = Instant::now();
+                self.part(part, inputs)?;
+                seconds.push(begun.elapsed().as_secs_f64());
+            }
+            seconds.sort_by(f64::total_cmp);
+            let (median, least, most) = (seconds[seconds.len() / 2], seconds[0], seconds[seconds.len() - 1]);
+            println!("{part:<6}{median:>10.4}{least:>10.4}{most:>10.4}");
+        }
+        Ok(())
+    }
+}
+
+/// What `tools/compare` asks diffusers for, too.
+fn spec(seed: u64, steps: u32, side: u32) -> ImageSpec {
+    ImageSpec {
+        prompt: "a red circle on the blue".into(),
+        negative_prompt: Some("the circle".into()),
+        prompt_syntax: PromptSyntax::Plain,
+        clip_skip: 0,
+        steps,
+        guidance_scale: 7.5,
+        seed,
+        scheduler: None,
+        loras: Vec::new(),
+        source: Source::Text { width: side, height: side },
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let bench = Bench::load(&arguments)?;
+    let inputs = match &arguments.inputs {
+        Some(path) => Inputs::read(path, &bench)?,
+        None => Inputs::random(&bench)?,
+    };
+    if arguments.serve { bench.serve(&inputs) } else { bench.table(&inputs, arguments.rounds) }
+}
