@@ -30,7 +30,6 @@ mod uploads;
 
 pub use context::{Context, Identity};
 pub use dtype::DtypeOption;
-pub use encode::{EncodeError, Encoded, encode};
 pub use http::WorkerJobs;
 pub use job_router::{JobRouter, Refusal, Routed};
 pub use options::{OptionsError, WorkerOptions};

@@ -72,13 +72,13 @@ def sdxl():
 
 
 @torch.no_grad()
-def save(make, folder: Path):
+def save(make, folder: Path, dtype=torch.float16):
     torch.manual_seed(7)
     pipe = make()
     # Fresh weights predict almost nothing; a network that matters is one whose output has the size of noise.
     pipe.unet.conv_out.weight *= 40
     pipe.vae.decoder.conv_out.weight *= 4
-    pipe.to(torch.float16).save_pretrained(folder)
+    pipe.to(dtype).save_pretrained(folder)
 
 
 @torch.no_grad()
