@@ -26,7 +26,7 @@ class UNet(torch.nn.Module):
         from diffusers import UNet2DConditionModel
 
         super().__init__()
-        self.network = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        self.network = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
 
     def forward(self, latents, timesteps, text):
         return self.network(latents, timesteps, text, return_dict=False)[0]
@@ -37,7 +37,7 @@ class Decoder(torch.nn.Module):
         from diffusers import AutoencoderKL
 
         super().__init__()
-        self.network = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        self.network = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
         del self.network.encoder
 
     def forward(self, latents):

@@ -26,6 +26,11 @@ RUN = dict(prompt="a red circle on the blue", negative_prompt="the circle", guid
 DTYPES = dict(f16=torch.float16, bf16=torch.bfloat16, f32=torch.float32)
 
 
+def write(output: numpy.ndarray, path: str) -> None:
+    # Of an array in another order than C's save_file would write the numbers as they lie.
+    save_file({"output": numpy.ascontiguousarray(output)}, path)
+
+
 class Torch:
     """The networks of a checkpoint in f32 on the CPU, as diffusers loads them."""
 
@@ -74,7 +79,7 @@ class Pictures:
         from diffusers import DiffusionPipeline
 
         self.device = args.device
-        self.pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=DTYPES[args.dtype]).to(self.device)
+        self.pipe = DiffusionPipeline.from_pretrained(args.model, dtype=DTYPES[args.dtype]).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         # One picture after the other, as ours does it: the decoder's activations of many do not fit.
         self.pipe.vae.enable_slicing()
@@ -107,7 +112,7 @@ class Pictures:
             height=side, output_type="np", generator=generators, callback_on_step_end=keep_time).images
         finished = self.now()
         if path:
-            save_file({"output": (images * 255).round().astype(numpy.uint8)}, path)
+            write((images * 255).round().astype(numpy.uint8), path)
         if self.device == "cuda":
             # What is kept for the next call would be missing for the other processes on the GPU.
             torch.cuda.empty_cache()
@@ -124,7 +129,7 @@ def answer(server: Torch | OpenVino | Pictures, line: str) -> dict[str, float]:
     output = run()
     seconds = time.perf_counter() - begun
     if words:
-        save_file({"output": numpy.ascontiguousarray(output)}, words[0])
+        write(output, words[0])
     return dict(seconds=seconds)
 
 
