@@ -39,7 +39,23 @@ impl Linear {
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = ops::linear(x, &self.weight, self.bias.as_ref())?;
+        self.with_deltas(ops::linear(x, &self.weight, self.bias.as_ref())?, x)
+    }
+
+    /// As [`Self::forward`], plus `more` of the shape that comes out.
+    pub fn forward_plus(&self, x: &Tensor, more: &Tensor) -> Result<Tensor> {
+        self.with_deltas(ops::linear_plus(x, &self.weight, self.bias.as_ref(), more)?, x)
+    }
+
+    /// `[.., inputs]` to `[.., outputs / 2]`: the first half of the outputs, gated by the GELU of the second.
+    pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        match self.deltas.is_empty() {
+            true => ops::linear_geglu(x, &self.weight, self.bias.as_ref()),
+            false => ops::geglu(&self.forward(x)?),
+        }
+    }
+
+    fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         for delta in &self.deltas {
             y = (y + delta.of_linear(x)?)?;
         }
@@ -115,6 +131,13 @@ impl Conv2d {
         self.with_bias(x, self.bias.as_ref())
     }
 
+    /// As [`Self::forward`], plus `more` of the shape that comes out.
+    pub fn forward_plus(&self, x: &Tensor, more: &Tensor) -> Result<Tensor> {
+        let (stride, padding) = (self.stride, self.padding);
+        let y = ops::conv2d_plus(x, &self.weight, self.bias.as_ref(), more, stride, padding)?;
+        self.with_deltas(y, x)
+    }
+
     /// As [`Self::forward`], plus `shift` `[batch, outputs]`: a number for each sample and channel.
     pub fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
         match &self.bias {
@@ -124,7 +147,10 @@ impl Conv2d {
     }
 
     fn with_bias(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let mut y = ops::conv2d(x, &self.weight, bias, self.stride, self.padding)?;
+        self.with_deltas(ops::conv2d(x, &self.weight, bias, self.stride, self.padding)?, x)
+    }
+
+    fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         for delta in &self.deltas {
             y = (y + delta.of_conv2d(x, self.stride, self.padding)?)?;
         }

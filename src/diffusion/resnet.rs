@@ -71,10 +71,9 @@ impl ResnetBlock {
             _ => self.conv1.forward(&h)?,
         };
         let h = self.norm2.forward_activated(&h, self.activation)?;
-        let h = self.conv2.forward(&h)?;
         match &self.shortcut {
-            Some(shortcut) => ops::add(&shortcut.forward(x)?, &h),
-            None => ops::add(x, &h),
+            Some(shortcut) => self.conv2.forward_plus(&h, &shortcut.forward(x)?),
+            None => self.conv2.forward_plus(&h, x),
         }
     }
 

@@ -114,6 +114,49 @@ fn weights_of_half_the_size_are_widened() {
 }
 
 #[test]
+fn what_is_added_to_a_convolution_is_added_on_every_way_through_it() {
+    for (inputs, outputs, kernel, stride, padding) in
+        [(20, 24, 3, 1, 1), (20, 24, 3, 2, 1), (5, 3, 3, 1, 1), (20, 24, 1, 1, 0)]
+    {
+        let x = numbers(1, &[2, inputs, 13, 18]);
+        let (weight, bias) = (numbers(2, &[outputs, inputs, kernel, kernel]), numbers(3, &[outputs]));
+        let alone = ops::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap();
+        let more = numbers(4, alone.dims());
+        for more in [more.clone(), scattered(&more)] {
+            for bias in [Some(&bias), None] {
+                let sum = ops::conv2d_plus(&x, &weight, bias, &more, stride, padding).unwrap();
+                let plain = (plain::conv2d(&x, &weight, bias, stride, padding).unwrap() + &more).unwrap();
+                close(&sum, &plain, TOLERANCE);
+            }
+        }
+        assert!(ops::conv2d_plus(&x, &weight, None, &numbers(4, &[2, outputs, 2, 2]), stride, padding).is_err());
+    }
+}
+
+#[test]
+fn what_is_added_to_a_linear_layer_and_what_gates_it_is_as_if_done_after_it() {
+    for (tokens, inputs, outputs) in [(1, 30, 12), (9, 70, 66), (130, 2100, 98)] {
+        let x = numbers(1, &[2, tokens, inputs]);
+        let (weight, bias) = (numbers(2, &[outputs, inputs]), numbers(3, &[outputs]));
+        let more = numbers(4, &[2, tokens, outputs]);
+        for bias in [Some(&bias), None] {
+            let plain = plain::linear(&x, &weight, bias).unwrap();
+            for more in [more.clone(), scattered(&more)] {
+                let sum = ops::linear_plus(&x, &weight, bias, &more).unwrap();
+                // The deepest of them sum 2,100 products.
+                close(&sum, &(&plain + &more).unwrap(), 3.0 * TOLERANCE);
+            }
+            // A gate multiplies two such sums, each of up to some ten.
+            let gated = |x: &Tensor| ops::linear_geglu(x, &weight, bias).unwrap();
+            close(&gated(&x), &plain::geglu(&plain).unwrap(), 30.0 * TOLERANCE);
+            samples_have_their_own_bits(&gated(&x), |i| gated(&sample(&x, i)));
+            threads_change_no_bit(|| gated(&x));
+        }
+        assert!(ops::linear_plus(&x, &weight, None, &numbers(4, &[2, tokens, outputs + 1])).is_err());
+    }
+}
+
+#[test]
 fn a_kernel_that_does_not_fit_is_an_error() {
     let (x, weight) = (numbers(1, &[1, 4, 2, 2]), numbers(2, &[5, 3, 1, 1]));
     assert!(ops::conv2d(&x, &weight, None, 1, 0).is_err());

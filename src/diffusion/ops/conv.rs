@@ -1,7 +1,7 @@
 //! Convolution on the CPU: what some output pixels see is laid out as columns, some channels at a time, so that they
 //! stay in the cache, and the weights pass by. Most 3x3 convolutions go another way, [`winograd`].
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
@@ -40,12 +40,14 @@ struct Geometry {
     out_width: usize,
 }
 
-/// As [`super::conv2d`], with `bias` `[samples or 1, outputs]`; all are f32 on the CPU and have values, but the weight
-/// may be of half precision, and the kernel is not larger than the padded input.
+/// As [`super::conv2d`], with `bias` `[samples or 1, outputs]`, and `more` added, which is contiguous and has the output's
+/// shape. All are f32 on the CPU and have values, but the weight may be of half precision, and the kernel is not larger
+/// than the padded input.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
+    more: Option<&Tensor>,
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
@@ -69,12 +71,14 @@ pub fn conv2d(
     let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let (x, weight) = (x.values()?, weight.values()?);
     let bias = bias.as_ref().map(Floats::values).transpose()?;
+    let more = more.map(Floats::of);
+    let more = more.as_ref().map(Floats::values).transpose()?;
     let mut out = vec![0.0; samples * outputs * geometry.pixels()];
     let shape = winograd::Shape { samples, inputs, outputs, height, width };
     if geometry.kernel == (3, 3) && stride == 1 && padding == 1 && shape.pays() {
-        winograd::convolution(Level::best(), shape, x, weight, bias, &mut out);
+        winograd::convolution(Level::best(), shape, x, weight, bias, more, &mut out);
     } else {
-        geometry.convolution(Level::best(), x, weight, bias, &mut out);
+        geometry.convolution(Level::best(), x, weight, bias, more, &mut out);
     }
     Tensor::from_vec(out, (samples, outputs, geometry.out_height, geometry.out_width), &Device::Cpu)
 }
@@ -85,8 +89,16 @@ impl Geometry {
         self.out_height * self.out_width
     }
 
-    /// `bias` has a value for each channel, or for each sample and channel.
-    fn convolution(&self, level: Level, x: &[f32], weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    /// `bias` has a value for each channel, or for each sample and channel; `more` is added, in the output's shape.
+    fn convolution(
+        &self,
+        level: Level,
+        x: &[f32],
+        weight: Kept<'_>,
+        bias: Option<&[f32]>,
+        more: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
         let Self { samples, inputs, outputs, .. } = *self;
         let (area, pixels, columns) = (self.kernel.0 * self.kernel.1, self.pixels(), level.columns());
         let depth = inputs * area;
@@ -125,6 +137,14 @@ impl Geometry {
                     for (channel, copied) in channels.clone().zip(copied.chunks_exact_mut(rows + PAD)) {
                         weight.read(channel * depth + input * area, &mut copied[..rows]);
                     }
+                    for channel in channels.clone() {
+                        let (Some(more), 0) = (more, input) else { break };
+                        let start = (sample * outputs + channel) * pixels + pixel;
+                        // SAFETY: the place is valid, and no other task has these pixels of this channel.
+                        let out = unsafe { slice::from_raw_parts_mut(parts.at(start, count), count) };
+                        let shift = bias.map_or(0.0, |bias| bias[channel]);
+                        out.iter_mut().zip(&more[start..]).for_each(|(out, more)| *out = more + shift);
+                    }
                     for (from, seen) in (0..count).step_by(columns).zip(seen.chunks_exact(columns * rows)) {
                         let columns_there = columns.min(count - from);
                         let start = (sample * outputs + channel) * pixels + pixel + from;
@@ -139,7 +159,7 @@ impl Geometry {
                             c_row: pixels,
                             columns: columns_there,
                             start: match bias {
-                                _ if input > 0 => Start::Add,
+                                _ if input > 0 || more.is_some() => Start::Add,
                                 Some(bias) => Start::Rows(bias[channels.clone()].as_ptr()),
                                 None => Start::Zero,
                             },

@@ -45,15 +45,6 @@ pub enum Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
     /// Values from `start` on, as many as `out` holds.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         let range = start..start + out.len();

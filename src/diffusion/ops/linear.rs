@@ -1,5 +1,7 @@
 //! Products with a weight `[outputs, inputs]`: some of its rows are packed, and all rows of the input pass by.
 
+use std::slice;
+
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
@@ -28,19 +30,47 @@ const PAD: usize = 16;
 /// sample's bits do not depend on the others.
 const FEWEST_ROWS: usize = 6;
 
+/// What becomes of the sums.
+#[derive(Clone, Copy)]
+enum Then<'a> {
+    /// They are the output.
+    Nothing,
+    /// These are added, in the output's shape.
+    Plus(&'a [f32]),
+    /// The first half of the outputs, each times the GELU of its fellow in the second half.
+    Gate,
+}
+
 /// As [`super::linear`]; `x` is f32 on the CPU, and has values and two dimensions or more.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    compute(x, weight, bias, Then::Nothing)
+}
+
+/// As [`super::linear_plus`]; as [`linear`], and `more` is contiguous.
+pub fn linear_plus(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, more: &Tensor) -> Result<Tensor> {
+    compute(x, weight, bias, Then::Plus(Floats::of(more).values()?))
+}
+
+/// As [`super::linear_geglu`]; as [`linear`].
+pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    compute(x, weight, bias, Then::Gate)
+}
+
+fn compute(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let (samples, inputs) = (dims[0], dims[dims.len() - 1]);
     let rows = x.elem_count() / inputs;
-    let outputs = weight.dim(0)?;
+    let outputs = match then {
+        Then::Gate => weight.dim(0)? / 2,
+        _ => weight.dim(0)?,
+    };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let bias = bias.map(Tensor::contiguous).transpose()?;
     let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let bias = bias.as_ref().map(Floats::values).transpose()?;
     let mut out = vec![0.0; rows * outputs];
     let product = if rows / samples < FEWEST_ROWS { dots } else { products };
-    product(Level::best(), x.values()?, inputs, weight.values()?, bias, &mut out);
+    product(Level::best(), x.values()?, inputs, weight.values()?, bias, then, &mut out);
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
@@ -48,17 +78,39 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 }
 
 /// [`products`] for few rows: the weights pass by once, unpacked.
-fn dots(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let outputs = weight.len() / inputs;
+fn dots(
+    level: Level,
+    x: &[f32],
+    inputs: usize,
+    weight: Kept<'_>,
+    bias: Option<&[f32]>,
+    then: Then<'_>,
+    out: &mut [f32],
+) {
+    let rows = x.len() / inputs;
+    let outputs = out.len() / rows;
     let parts = Parts::of(out);
     (0..outputs).into_par_iter().with_min_len(DOTS).for_each_init(
-        || Scratch::of(inputs),
+        || Scratch::of(2 * inputs),
         |widened, output| {
+            let (widened, gate) = widened.split_at_mut(inputs);
+            let bias_of = |output: usize| bias.map_or(0.0, |bias| bias[output]);
             weight.read(output * inputs, widened);
+            if let Then::Gate = then {
+                weight.read((outputs + output) * inputs, gate);
+            }
             for (row, x) in x.chunks_exact(inputs).enumerate() {
-                let sum = simd::dot(level, x, widened) + bias.map_or(0.0, |bias| bias[output]);
+                let mut sum = [simd::dot(level, x, widened) + bias_of(output)];
+                match then {
+                    Then::Nothing => {}
+                    Then::Plus(more) => sum[0] += more[row * outputs + output],
+                    Then::Gate => {
+                        let gate = simd::dot(level, x, gate) + bias_of(outputs + output);
+                        simd::gated(level, &sum.clone(), &[gate], &mut sum);
+                    }
+                }
                 // SAFETY: the place is valid, and no other task has this output.
-                unsafe { *parts.at(row * outputs + output, 1) = sum };
+                unsafe { *parts.at(row * outputs + output, 1) = sum[0] };
             }
         },
     );
@@ -67,13 +119,23 @@ fn dots(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Option<&
 /// Outputs that a thread does in a row, of few rows.
 const DOTS: usize = 64;
 
-/// `out[r] = W x[r] + bias` for rows of `inputs` values.
-fn products(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
+/// `out[r] = W x[r] + bias`, and what `then` says, for rows of `inputs` values.
+fn products(
+    level: Level,
+    x: &[f32],
+    inputs: usize,
+    weight: Kept<'_>,
+    bias: Option<&[f32]>,
+    then: Then<'_>,
+    out: &mut [f32],
+) {
+    let rows = x.len() / inputs;
+    let outputs = out.len() / rows;
     let width = level.columns();
     let panels = outputs.div_ceil(width);
-    let depth = inputs.min(DEPTH);
-    let at_once = (PACKED / (depth * width)).clamp(1, panels);
+    // A gate needs whole sums at once.
+    let most = if let Then::Gate = then { inputs } else { inputs.min(DEPTH) };
+    let at_once = (PACKED / (most * width)).clamp(1, panels);
     let across = panels.div_ceil(at_once);
     let wanted = PIECES * rayon::current_num_threads();
     let down = wanted.div_ceil(across).clamp(1, rows.div_ceil(FEW_ROWS));
@@ -84,37 +146,77 @@ fn products(level: Level, x: &[f32], inputs: usize, weight: Kept<'_>, bias: Opti
         if first >= outputs || line >= rows {
             return;
         }
-        let (columns, lines) = ((at_once * width).min(outputs - first), lines.min(rows - line));
-        let mut packed = Scratch::of(at_once * width * depth);
-        let mut copied = Scratch::of(level.rows() * (depth + PAD));
-        for start in (0..inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(inputs - start);
-            pack(level, weight, inputs, first..first + columns, start..start + depth, &mut packed);
-            for line in
-                (line..line + lines).step_by(level.rows()).map(|l| l..(l + level.rows()).min(line + lines))
-            {
+        let columns = (at_once * width).min(outputs - first);
+        let halves = if let Then::Gate = then { 2 } else { 1 };
+        let mut packed = Scratch::of(halves * at_once * width * most);
+        let mut copied = Scratch::of(level.rows() * (most + PAD));
+        let mut gates = Scratch::of(if halves == 2 { 2 * level.rows() * columns } else { 0 });
+        for start in (0..inputs).step_by(most) {
+            let depth = most.min(inputs - start);
+            for (half, packed) in packed.chunks_exact_mut(at_once * width * most).enumerate() {
+                let first = half * outputs + first;
+                pack(level, weight, inputs, first..first + columns, start..start + depth, packed);
+            }
+            let end = rows.min(line + lines);
+            for line in (line..end).step_by(level.rows()).map(|line| line..end.min(line + level.rows())) {
                 for (line, copied) in line.clone().zip(copied.chunks_exact_mut(depth + PAD)) {
                     copied[..depth].copy_from_slice(&x[line * inputs + start..][..depth]);
                 }
-                for (column, packed) in (0..columns).step_by(width).zip(packed.chunks_exact(width * depth)) {
-                    let columns = width.min(columns - column);
-                    let at = line.start * outputs + first + column;
-                    level.run(&Product {
-                        depth,
-                        a: packed.as_ptr(),
-                        a_step: width,
-                        b: copied.as_ptr(),
-                        b_row: depth + PAD,
-                        rows: line.len(),
-                        c: parts.at(at, (line.len() - 1) * outputs + columns),
-                        c_row: outputs,
-                        columns,
-                        start: match bias {
-                            _ if start > 0 => Start::Add,
-                            Some(bias) => Start::Columns(bias[first + column..][..columns].as_ptr()),
-                            None => Start::Zero,
-                        },
-                    });
+                let at = |line: usize| line * outputs + first;
+                let there = |line: usize| {
+                    // SAFETY: the place is valid, and no other task has these outputs of this line.
+                    unsafe { slice::from_raw_parts_mut(parts.at(at(line), columns), columns) }
+                };
+                if let (Then::Plus(more), 0) = (then, start) {
+                    for line in line.clone() {
+                        let out = there(line);
+                        out.copy_from_slice(&more[at(line)..][..columns]);
+                        if let Some(bias) = bias {
+                            out.iter_mut().zip(&bias[first..]).for_each(|(out, bias)| *out += bias);
+                        }
+                    }
+                }
+                let (c, c_row) = match then {
+                    Then::Gate => (Parts::of(&mut gates), columns),
+                    _ => (parts, outputs),
+                };
+                for (half, packed) in packed.chunks_exact(at_once * width * most).enumerate() {
+                    let place = match then {
+                        Then::Gate => half * level.rows() * columns,
+                        _ => at(line.start),
+                    };
+                    for (column, packed) in
+                        (0..columns).step_by(width).zip(packed.chunks_exact(width * depth))
+                    {
+                        let columns = width.min(columns - column);
+                        level.run(&Product {
+                            depth,
+                            a: packed.as_ptr(),
+                            a_step: width,
+                            b: copied.as_ptr(),
+                            b_row: depth + PAD,
+                            rows: line.len(),
+                            c: c.at(place + column, (line.len() - 1) * c_row + columns),
+                            c_row,
+                            columns,
+                            start: match (then, bias) {
+                                (Then::Plus(_), _) => Start::Add,
+                                _ if start > 0 => Start::Add,
+                                (_, Some(bias)) => Start::Columns(
+                                    bias[half * outputs + first + column..][..columns].as_ptr(),
+                                ),
+                                (_, None) => Start::Zero,
+                            },
+                        });
+                    }
+                }
+                if let Then::Gate = then {
+                    let (values, gates) = gates.split_at(level.rows() * columns);
+                    for (line, (x, gate)) in
+                        line.zip(values.chunks_exact(columns).zip(gates.chunks_exact(columns)))
+                    {
+                        simd::gated(level, x, gate, there(line));
+                    }
                 }
             }
         }

@@ -51,25 +51,85 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
+    convolution(x, weight, bias, None, stride, padding)
+}
+
+/// [`conv2d`], plus `more` of the shape that comes out.
+pub fn conv2d_plus(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    more: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    convolution(x, weight, bias, Some(&more.contiguous()?), stride, padding)
+}
+
+fn convolution(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    more: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
     let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
-    let (_, inputs, height, width) = x.dims4()?;
-    let (_, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
+    let (samples, inputs, height, width) = x.dims4()?;
+    let (outputs, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
     let fits = kernel_height <= height + 2 * padding && kernel_width <= width + 2 * padding;
+    let side = |length: usize, kernel: usize| (length + 2 * padding).saturating_sub(kernel) / stride + 1;
+    let out_dims = [samples, outputs, side(height, kernel_height), side(width, kernel_width)];
     if has_kernels(x) && is_read_by_kernels(weight) && inputs == weight_inputs && fits {
-        conv::conv2d(x, weight, bias.as_ref(), stride, padding)
+        match more {
+            Some(more) if !has_kernels(more) || more.dims() != out_dims => {
+                conv::conv2d(x, weight, bias.as_ref(), None, stride, padding)? + more
+            }
+            more => conv::conv2d(x, weight, bias.as_ref(), more, stride, padding),
+        }
     } else {
-        plain::conv2d(x, &as_type_of(weight, x)?, bias.as_ref(), stride, padding)
+        let y = plain::conv2d(x, &as_type_of(weight, x)?, bias.as_ref(), stride, padding)?;
+        more.map_or(Ok(y.clone()), |more| y + more)
     }
+}
+
+/// Whether there are kernels for the linear layer `weight` of `x`.
+fn has_linear_kernels(x: &Tensor, weight: &Tensor) -> Result<bool> {
+    let fits = x.rank() > 1 && x.dim(D::Minus1)? == weight.dim(D::Minus1)?;
+    Ok(has_kernels(x) && is_read_by_kernels(weight) && fits)
 }
 
 /// `x W^T + b` over the last dimension. `weight` is `[out, in]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
-    let fits = x.rank() > 1 && x.dim(D::Minus1)? == weight.dim(D::Minus1)?;
-    if has_kernels(x) && is_read_by_kernels(weight) && fits {
+    if has_linear_kernels(x, weight)? {
         linear::linear(x, weight, bias.as_ref())
     } else {
         plain::linear(x, &as_type_of(weight, x)?, bias.as_ref())
+    }
+}
+
+/// [`linear`], plus `more` of the shape that comes out.
+pub fn linear_plus(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, more: &Tensor) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = weight.dim(0)?;
+    }
+    if has_linear_kernels(x, weight)? && has_kernels(more) && more.dims() == dims {
+        let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
+        linear::linear_plus(x, weight, bias.as_ref(), &more.contiguous()?)
+    } else {
+        linear(x, weight, bias)? + more
+    }
+}
+
+/// [`geglu`] of [`linear`].
+pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    if has_linear_kernels(x, weight)? && weight.dim(0)? % 2 == 0 {
+        let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
+        linear::linear_geglu(x, weight, bias.as_ref())
+    } else {
+        geglu(&linear(x, weight, bias)?)
     }
 }
 

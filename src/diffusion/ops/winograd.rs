@@ -4,6 +4,8 @@
 //! A tile of 4x4 pixels of the output sees 6x6 of the input. Both are transformed so that a convolution is a product for
 //! each of 36 places.
 
+use std::slice;
+
 use rayon::prelude::*;
 
 use super::{
@@ -102,13 +104,14 @@ fn tiles(runs: &[Run]) -> usize {
 }
 
 /// A 3x3 convolution of stride 1 with a border of one zero. `weight` is `[outputs, inputs, 3, 3]`, `bias` has a value
-/// for each channel, or for each sample and channel.
+/// for each channel, or for each sample and channel; `more` is added, in the output's shape.
 pub fn convolution(
     level: Level,
     shape: Shape,
     x: &[f32],
     weight: Kept<'_>,
     bias: Option<&[f32]>,
+    more: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let Shape { inputs, outputs, .. } = shape;
@@ -200,6 +203,7 @@ pub fn convolution(
                 let mut tile = 0;
                 for run in *set {
                     let mut strip = Scratch::of(TILE * TILE * run.count * width);
+                    let planes = (run.sample * outputs + first) * shape.height * shape.width;
                     let bias = bias.map(|bias| {
                         let from = if bias.len() > outputs { run.sample * outputs } else { 0 };
                         &bias[from + first..][..columns]
@@ -211,11 +215,9 @@ pub fn convolution(
                         products: &products[tile * width..],
                         place_step: rows * width,
                         bias,
+                        more: more.map(|more| &more[planes..]),
                         strip: &mut strip,
-                        out: parts.at(
-                            (run.sample * outputs + first) * shape.height * shape.width,
-                            columns * shape.height * shape.width,
-                        ),
+                        out: parts.at(planes, columns * shape.height * shape.width),
                     });
                     tile += run.count;
                 }
@@ -431,8 +433,8 @@ impl Work for Weights<'_> {
                                 down[row][column] = g[row];
                             }
                         }
-                        for (row, down) in down.into_iter().enumerate() {
-                            let g = weighed::<S>(down);
+                        for row in 0..SEEN {
+                            let g = weighed::<S>(down[row]);
                             for column in 0..SEEN {
                                 S::store(to.add((row * SEEN + column) * inputs * width), g[column]);
                             }
@@ -454,6 +456,8 @@ struct Output<'a> {
     products: &'a [f32],
     place_step: usize,
     bias: Option<&'a [f32]>,
+    /// What is added, from the planes of these outputs on.
+    more: Option<&'a [f32]>,
     /// Four rows of pixels, outputs last.
     strip: &'a mut [f32],
     /// The planes of these outputs.
@@ -465,7 +469,7 @@ impl Work for Output<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) {
-        let Self { shape, run, columns, products, place_step, bias, strip, out } = self;
+        let Self { shape, run, columns, products, place_step, bias, more, strip, out } = self;
         let (width, across) = (2 * S::COUNT, TILE * run.count);
         assert!(products.len() >= (PLACES - 1) * place_step + run.count * width);
         assert!(strip.len() >= TILE * across * width);
@@ -491,8 +495,8 @@ impl Work for Output<'_> {
                             down[row][column] = m[row];
                         }
                     }
-                    for (row, down) in down.into_iter().enumerate() {
-                        let m = pixels::<S>(down);
+                    for row in 0..TILE {
+                        let m = pixels::<S>(down[row]);
                         let to = half * half_of_strip + (row * across + tile * TILE) * S::COUNT;
                         for column in 0..TILE {
                             S::store(
@@ -511,8 +515,15 @@ impl Work for Output<'_> {
                 let at = (half * S::COUNT) * shape.height * shape.width
                     + (TILE * run.top + row) * shape.width
                     + left;
+                let plane = shape.height * shape.width;
                 // SAFETY: the planes of `columns` outputs are valid and nobody else writes these rows of them.
-                unsafe { turn::<S>(from, pixels, outputs, out.add(at), shape.height * shape.width) };
+                unsafe { turn::<S>(from, pixels, outputs, out.add(at), plane) };
+                for output in 0..if more.is_some() { outputs } else { 0 } {
+                    // SAFETY: as above.
+                    let out = unsafe { slice::from_raw_parts_mut(out.add(at + output * plane), pixels) };
+                    let more = more.map_or(&[][..], |more| &more[at + output * plane..]);
+                    out.iter_mut().zip(more).for_each(|(out, more)| *out += more);
+                }
             }
         }
     }

@@ -61,7 +61,7 @@ fn sums_are_those_of_f64_over_shapes_that_fit_no_tile() {
             let exact = exact(shape, &x, &weight, &bias);
             for level in Level::all() {
                 let mut out = vec![f32::NAN; exact.len()];
-                convolution(level, shape, &x, Kept::F32(&weight), Some(&bias), &mut out);
+                convolution(level, shape, &x, Kept::F32(&weight), Some(&bias), None, &mut out);
                 for (out, exact) in out.iter().zip(&exact) {
                     assert!(
                         (f64::from(*out) - exact).abs() < TOLERANCE,
@@ -83,7 +83,7 @@ fn weights_of_half_precision_are_widened() {
         for level in Level::all() {
             let of = |weight: Kept<'_>| {
                 let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
-                convolution(level, shape, &x, weight, None, &mut out);
+                convolution(level, shape, &x, weight, None, None, &mut out);
                 out
             };
             assert_eq!(of(Kept::F16(&halves)), of(Kept::F32(&widened)));
@@ -100,10 +100,27 @@ fn a_sample_has_the_bits_that_it_has_alone() {
     for level in Level::all() {
         let of = |shape: Shape, x: &[f32]| {
             let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
-            convolution(level, shape, x, Kept::F32(&weight), None, &mut out);
+            convolution(level, shape, x, Kept::F32(&weight), None, None, &mut out);
             out
         };
         let each: Vec<f32> = x.chunks_exact(size).flat_map(|x| of(alone, x)).collect();
         assert!(of(shape, &x).iter().zip(&each).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+#[test]
+fn what_is_to_be_added_is_added_last() {
+    let shape = Shape { samples: 2, inputs: 18, outputs: 37, height: 9, width: 70 };
+    let size = shape.samples * shape.height * shape.width;
+    let (x, more) = (numbers(size * shape.inputs, 1), numbers(size * shape.outputs, 5));
+    let (weight, bias) = (numbers(shape.outputs * shape.inputs * 9, 2), numbers(shape.outputs, 3));
+    for level in Level::all() {
+        let of = |more: Option<&[f32]>| {
+            let mut out = vec![f32::NAN; size * shape.outputs];
+            convolution(level, shape, &x, Kept::F32(&weight), Some(&bias), more, &mut out);
+            out
+        };
+        let sums: Vec<f32> = of(None).iter().zip(&more).map(|(x, more)| x + more).collect();
+        assert_eq!(of(Some(&more)), sums);
     }
 }

@@ -81,11 +81,10 @@ impl SpatialTransformer {
         for layer in &self.layers {
             h = layer.forward(&h, text)?;
         }
-        let h = match &self.proj_out {
-            Projection::Linear(linear) => to_pixels(&linear.forward(&h)?)?,
-            Projection::Conv(conv) => conv.forward(&to_pixels(&h)?)?,
-        };
-        ops::add(&h, x)
+        match &self.proj_out {
+            Projection::Linear(linear) => ops::add(&to_pixels(&linear.forward(&h)?)?, x),
+            Projection::Conv(conv) => conv.forward_plus(&to_pixels(&h)?, x),
+        }
     }
 
     /// Shows every layer with a weight that a LoRA can change to `visit`.
@@ -132,10 +131,10 @@ impl TransformerLayer {
 
     fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = ops::add(&self.self_attention.forward(&h, &h)?, x)?;
-        let x = ops::add(&self.cross_attention.forward(&self.norm2.forward(&x)?, text)?, &x)?;
-        let h = ops::geglu(&self.feed_in.forward(&self.norm3.forward(&x)?)?)?;
-        ops::add(&self.feed_out.forward(&h)?, &x)
+        let x = self.self_attention.forward(&h, &h, x)?;
+        let x = self.cross_attention.forward(&self.norm2.forward(&x)?, text, &x)?;
+        let h = self.feed_in.forward_geglu(&self.norm3.forward(&x)?)?;
+        self.feed_out.forward_plus(&h, &x)
     }
 
     fn visit(&mut self, visit: &mut Visit<'_>) {
@@ -172,11 +171,12 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// Of `x` over `context`, plus `more`.
+    fn forward(&self, x: &Tensor, context: &Tensor, more: &Tensor) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
         let k = self.to_k.forward(context)?;
         let v = self.to_v.forward(context)?;
-        self.to_out.forward(&ops::attention(&q, &k, &v, self.options)?)
+        self.to_out.forward_plus(&ops::attention(&q, &k, &v, self.options)?, more)
     }
 
     fn visit(&mut self, visit: &mut Visit<'_>) {
