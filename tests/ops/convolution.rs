@@ -129,7 +129,9 @@ fn what_is_added_to_a_convolution_is_added_on_every_way_through_it() {
                 close(&sum, &plain, TOLERANCE);
             }
         }
-        assert!(ops::conv2d_plus(&x, &weight, None, &numbers(4, &[2, outputs, 2, 2]), stride, padding).is_err());
+        assert!(
+            ops::conv2d_plus(&x, &weight, None, &numbers(4, &[2, outputs, 2, 2]), stride, padding).is_err()
+        );
     }
 }
 

@@ -21,8 +21,9 @@ const PACKED: usize = 1 << 17;
 const DEPTH: usize = 2048;
 /// Pieces of work for each thread, so that none waits long for another.
 const PIECES: usize = 4;
-/// Rows below which packing does not pay.
+/// Rows that packing weights pays for, and rows that pay for packing them once more for each piece.
 const FEW_ROWS: usize = 96;
+const MANY_ROWS: usize = 1024;
 /// Values between copied rows: without them, rows of some lengths fall on the same places of the cache.
 const PAD: usize = 16;
 
@@ -135,9 +136,10 @@ fn products(
     let panels = outputs.div_ceil(width);
     // A gate needs whole sums at once.
     let most = if let Then::Gate = then { inputs } else { inputs.min(DEPTH) };
-    let at_once = (PACKED / (most * width)).clamp(1, panels);
-    let across = panels.div_ceil(at_once);
+    let fit = panels.div_ceil((PACKED / (most * width)).clamp(1, panels));
     let wanted = PIECES * rayon::current_num_threads();
+    // Few rows are not worth packing the same weights twice.
+    let across = if rows < MANY_ROWS { fit.max(wanted.min(panels)) } else { fit };
     let down = wanted.div_ceil(across).clamp(1, rows.div_ceil(FEW_ROWS));
     let (at_once, lines) = (panels.div_ceil(across), rows.div_ceil(down));
     let parts = Parts::of(out);
