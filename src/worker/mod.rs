@@ -8,7 +8,7 @@ mod checkpoints;
 mod context;
 mod dtype;
 mod durable;
-mod encode;
+pub mod encode;
 mod http;
 mod infotext;
 pub mod inputs;
