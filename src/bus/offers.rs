@@ -3,7 +3,7 @@
 //! "No responders" reaches only the connection that published, so it comes to an inbox of ours, and we tell the requester.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,7 +31,22 @@ pub(super) struct Offers {
 #[derive(Default)]
 struct Pending {
     next: u64,
-    offers: HashMap<u64, Offer>,
+    /// By number, which is by age.
+    offers: BTreeMap<u64, Offer>,
+}
+
+impl Pending {
+    /// Takes note of an offer, under a number of its own, and forgets those that were taken.
+    fn add(&mut self, offer: Offer) -> u64 {
+        while let Some(oldest) = self.offers.first_entry()
+            && oldest.get().at.elapsed() >= TAKEN_AFTER
+        {
+            oldest.remove();
+        }
+        self.next += 1;
+        self.offers.insert(self.next, offer);
+        self.next
+    }
 }
 
 struct Offer {
@@ -110,14 +125,7 @@ impl Offers {
         if let Some(trace) = &message.traceparent {
             map.insert(headers::TRACEPARENT, trace.as_str());
         }
-        let number = {
-            let mut pending = self.lock();
-            pending.offers.retain(|_, offer| offer.at.elapsed() < TAKEN_AFTER);
-            pending.next += 1;
-            let number = pending.next;
-            pending.offers.insert(number, offer);
-            number
-        };
+        let number = self.lock().add(offer);
         let reply = format!("{}.{number}", self.inbox);
         let sent =
             self.link.client.publish_with_reply_and_headers(subject.clone(), reply, map, message.body).await;
@@ -150,5 +158,26 @@ impl Offers {
         let messages = [message(Some(Arc::new(event))), message(None)];
         let sink = self.sink.clone();
         tokio::spawn(async move { sink.deliver(&messages).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_is_forgotten_once_it_must_have_been_taken() {
+        let offer = |at| Offer {
+            at,
+            job_id: JobId::generate(),
+            reply: None,
+            traceparent: None,
+            refusal: String::new(),
+        };
+        let mut pending = Pending::default();
+        let long_ago = Instant::now().checked_sub(TAKEN_AFTER).unwrap();
+        assert_eq!((pending.add(offer(long_ago)), pending.add(offer(long_ago))), (1, 2));
+        assert_eq!((pending.add(offer(Instant::now())), pending.add(offer(Instant::now()))), (3, 4));
+        assert_eq!(pending.offers.keys().collect::<Vec<_>>(), [&3, &4]);
     }
 }
