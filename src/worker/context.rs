@@ -2,12 +2,15 @@
 //! The queue is here, the engine is not.
 
 use std::{
+    num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+use tokio::sync::Semaphore;
 
 use super::{metrics::Metrics, registry::Registry, slots::Slots};
 use crate::{
@@ -52,6 +55,9 @@ pub struct Context {
     pub registry: Registry,
     /// Where pictures go.
     pub store: Store,
+    /// One permit for each core: jobs that end together do not all encode their pictures at the same time, beside the
+    /// engine that computes the next.
+    pub encoders: Arc<Semaphore>,
     /// Where events go.
     pub sink: Arc<dyn EventSink>,
     /// Where the events of durable jobs go.
@@ -77,6 +83,7 @@ impl Context {
             slots,
             registry: Registry::new(),
             store,
+            encoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             sink,
             log,
             metrics: Metrics::default(),

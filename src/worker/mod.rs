@@ -23,6 +23,8 @@ mod registry;
 mod run;
 mod shutdown;
 mod slots;
+#[cfg(test)]
+mod standstill_tests;
 mod start;
 #[cfg(test)]
 mod testing;

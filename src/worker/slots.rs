@@ -1,5 +1,6 @@
 //! How many jobs a worker holds. A slot is held from receipt to the end of compute; a finish permit from receipt until
-//! the end was published, so that uploads are bounded and the device waits for none of them.
+//! the end was published, so that uploads are bounded and the device waits for none of them. Jobs that run together may
+//! end together: each slot may be computed in while what it had before is on its way into the store.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -30,12 +31,12 @@ pub struct Permits {
 }
 
 impl Slots {
-    /// `slots` jobs run together and `prefetch` more wait; one more may be on its way into the store.
+    /// `slots` jobs run together and `prefetch` more wait; `slots` more may be on their way into the store.
     pub fn new(slots: usize, prefetch: usize) -> Self {
         let capacity = slots + prefetch;
         Self {
             slot: Arc::new(Semaphore::new(capacity)),
-            finish: Arc::new(Semaphore::new(capacity + 1)),
+            finish: Arc::new(Semaphore::new(capacity + slots)),
             slots,
             capacity,
             changes: Arc::new(watch::Sender::new(0)),
@@ -122,16 +123,26 @@ mod tests {
 
     #[test]
     fn uploads_that_pile_up_stop_new_jobs() {
-        let slots = Slots::new(1, 0);
-        let mut uploading: Vec<_> = (0..2)
-            .map(|_| {
-                let mut permits = slots.try_take().unwrap();
-                drop(permits.take_slot());
-                permits
-            })
-            .collect();
-        assert!(slots.try_take().is_none());
-        uploading.pop();
-        assert!(slots.try_take().is_some());
+        for (slots, prefetch, held) in [(1, 0, 2), (1, 1, 3), (8, 0, 16)] {
+            let slots = Slots::new(slots, prefetch);
+            let mut uploading: Vec<_> = (0..held)
+                .map(|_| {
+                    let mut permits = slots.try_take().unwrap();
+                    drop(permits.take_slot());
+                    permits
+                })
+                .collect();
+            assert!(slots.try_take().is_none());
+            uploading.pop();
+            assert!(slots.try_take().is_some());
+        }
+    }
+
+    #[test]
+    fn jobs_that_end_together_leave_room_for_as_many() {
+        let slots = Slots::new(4, 0);
+        let mut uploading: Vec<_> = (0..4).map(|_| slots.try_take().unwrap()).collect();
+        uploading.iter_mut().for_each(|permits| drop(permits.take_slot()));
+        assert_eq!(slots.free(), 4);
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Outgoing,
+        EventSink, Outgoing,
         memory::{
             MemoryLog, MemoryPublisher, MemoryQueue, MemoryRequester, MemorySink, MemorySource, Settled,
         },
@@ -37,6 +37,13 @@ pub(super) struct Worker {
 
 /// A worker with this simulation, that takes jobs.
 pub(super) fn worker(model: &str, slots: usize) -> Worker {
+    let (sink, out) = MemorySink::new();
+    let store = Store::open(&StoreOptions::new("memory://")).unwrap();
+    Worker { out, ..worker_between(model, slots, store, Arc::new(sink)) }
+}
+
+/// A worker with this simulation between a store and a sink of the test's own; nothing comes `out`.
+pub(super) fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<dyn EventSink>) -> Worker {
     let source = format!("sim={model}").parse().unwrap();
     let pipeline = InferencePipeline::load(&[source], &candle_core::Device::Cpu).unwrap();
     let identity = Identity {
@@ -52,12 +59,10 @@ pub(super) fn worker(model: &str, slots: usize) -> Worker {
     };
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(slots).start());
-    let (sink, out) = MemorySink::new();
-    let store = Store::open(&StoreOptions::new("memory://")).unwrap();
     let log = MemoryLog::default();
     let slots = Slots::new(slots, 0);
-    let context =
-        Arc::new(Context::new(identity, slots, store, Arc::new(sink), Arc::new(log.clone()), queue));
+    let context = Arc::new(Context::new(identity, slots, store, sink, Arc::new(log.clone()), queue));
+    let (_, out) = MemorySink::new();
     let (source, requester) = MemorySource::new();
     let (durable, publisher, settled) = MemoryQueue::new();
     let closed = Arc::new(Notify::new());

@@ -23,7 +23,13 @@ pub(super) async fn upload(
     let (index, seed) = (picture.index, picture.seed);
     let key = Key::Image { job: job.id.clone(), index, format: job.format };
     let format = job.format;
-    let encoded = tokio::task::spawn_blocking(move || encode(&job, &spec, &model, &picture))
+    let turn = context.encoders.clone().acquire_owned().await.map_err(|error| defect(error.to_string()))?;
+    let encoding = tokio::task::spawn_blocking(move || {
+        let encoded = encode(&job, &spec, &model, &picture);
+        drop(turn);
+        encoded
+    });
+    let encoded = encoding
         .await
         .map_err(|error| defect(format!("encoding did not end: {error}")))?
         .map_err(|error| defect(error.to_string()))?;
