@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `requests` | jobs per second on `image.generate` with `stream: false`, through 64 slots with 64 requests under way |
 //! | `durable` | jobs per second from a full queue (`JOBS`), each with its events stored and its message settled |
-//! | `latency` | milliseconds from a request to its last reply, one job at a time, beside the time that its PNG takes |
+//! | `latency` | milliseconds of a job from its sending to its end, one at a time: as a request and through the queue, with a store in memory and one over S3 (s3s-fs); beside them the time that its PNG takes |
 //! | `gap` | milliseconds between two jobs in which the device of a worker with one slot has nothing to do |
 //!
 //! `SD_WORKER` names another worker to measure: a build to compare with.
@@ -31,7 +31,7 @@ use sd_worker_rbee::{
     engine::Generated,
     worker::encode::encode,
 };
-use support::{nats::NatsServer, process::Leashed, worker::Pool};
+use support::{nats::NatsServer, process::Leashed, s3::S3Server, worker::Pool};
 use tempfile::TempDir;
 
 const ROUNDS: usize = 5;
@@ -44,6 +44,7 @@ const REQUEST_OF_20_STEPS: &str = r#"{"prompt":"a","stream":false}"#;
 const GAP_STEPS: u64 = 5;
 const GAP_STEP_MS: u64 = 20;
 const GAP_JOBS: usize = 30;
+const LATENCY_JOBS: usize = 500;
 
 /// What the streams of a pool may grow to: a server sets it aside for each.
 fn streams() -> StreamOptions {
@@ -55,14 +56,27 @@ fn streams() -> StreamOptions {
     }
 }
 
-/// A worker that takes jobs of this simulation.
+/// A worker that takes jobs of this simulation and keeps pictures in memory.
 fn worker(pool: &Pool, folder: &TempDir, model: &str, slots: usize, prefetch: usize) -> Leashed {
+    worker_at(pool, folder, model, slots, prefetch, "memory://", &[])
+}
+
+/// A worker that takes jobs of this simulation and keeps pictures in this store.
+fn worker_at(
+    pool: &Pool,
+    folder: &TempDir,
+    model: &str,
+    slots: usize,
+    prefetch: usize,
+    store: &str,
+    environment: &[String],
+) -> Leashed {
     let (slots, prefetch) = (slots.to_string(), prefetch.to_string());
     let arguments = [
         ["--model", model],
         ["--nats-url", &pool.url],
         ["--subject-prefix", &pool.prefix],
-        ["--store-url", "memory://"],
+        ["--store-url", store],
         ["--slots", &slots],
         ["--prefetch", &prefetch],
         ["--jobs-max-bytes", "64MiB"],
@@ -71,7 +85,9 @@ fn worker(pool: &Pool, folder: &TempDir, model: &str, slots: usize, prefetch: us
     ];
     let program = std::env::var("SD_WORKER");
     let program = program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_sd-worker-cpu"));
-    Leashed::start(program, &arguments.concat(), &folder.path().join("worker.log"))
+    let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
+    let command = [environment, vec![program], arguments.concat()].concat();
+    Leashed::start("env", &command, &folder.path().join("worker.log"))
 }
 
 async fn ready(worker: &Leashed) {
@@ -127,7 +143,7 @@ async fn durable() {
     let mut rates = vec![];
     for _ in 0..ROUNDS {
         let pool = Pool::on(&NatsServer::shared().url()).await;
-        queue::fill(&pool, streams(), REQUEST, jobs).await;
+        queue::fill(&queue::open(&pool, streams()).await, REQUEST, jobs).await;
         let folder = TempDir::new().expect("a temporary folder");
         let mut ends = queue::ends(&pool).await;
         let _worker = worker(&pool, &folder, "sim=sim://?step_ms=0&size=64", SLOTS, 0);
@@ -140,22 +156,44 @@ async fn durable() {
 
 async fn latency() {
     for size in [64, 512] {
-        let pool = Pool::on(&NatsServer::shared().url()).await;
-        let folder = TempDir::new().expect("a temporary folder");
-        // A second slot: the next door is open before the job before has ended.
-        let worker = worker(&pool, &folder, &format!("sim=sim://?step_ms=0&size={size}"), 2, 0);
-        ready(&worker).await;
-        let subject = pool.subjects.image(Capability::Generate);
-        requests::run(&pool.client, &subject, REQUEST, 1, 100).await;
-        let run = requests::run(&pool.client, &subject, REQUEST, 1, 1_000).await;
-        let spread = Spread::of(run.each.iter().map(|took| took.as_secs_f64() * 1e3).collect());
-        println!(
-            "latency, {size}x{size}: {:.2} ms (99 %: {:.2} ms); its PNG takes {:.2} ms of that",
-            spread.at(0.5),
-            spread.at(0.99),
-            png_ms(size)
-        );
+        println!("latency, {size}x{size}: a PNG takes {:.2} ms of each", png_ms(size));
+        latency_of(size, "memory://", &[]).await;
     }
+    let server = S3Server::s3s();
+    server.bucket("pool");
+    let environment = server.environment().into_iter().map(|(name, value)| format!("{name}={value}"));
+    latency_of(512, "s3://pool", &environment.collect::<Vec<_>>()).await;
+}
+
+/// One job at a time, as a request and through the queue.
+async fn latency_of(size: u32, store: &str, environment: &[String]) {
+    let pool = Pool::on(&NatsServer::shared().url()).await;
+    let folder = TempDir::new().expect("a temporary folder");
+    let jobs = queue::open(&pool, streams()).await;
+    let mut ends = queue::ends(&pool).await;
+    // A second slot: the next door is open before the job before has ended.
+    let model = format!("sim=sim://?step_ms=0&size={size}");
+    let worker = worker_at(&pool, &folder, &model, 2, 0, store, environment);
+    ready(&worker).await;
+    let subject = pool.subjects.image(Capability::Generate);
+    requests::run(&pool.client, &subject, REQUEST, 1, 100).await;
+    queue::times(&mut ends, 100).await;
+    let run = requests::run(&pool.client, &subject, REQUEST, 1, LATENCY_JOBS).await;
+    queue::times(&mut ends, LATENCY_JOBS).await;
+    tell_latency(store, "a request", run.each);
+    let mut each = vec![];
+    for _ in 0..LATENCY_JOBS {
+        let begun = Instant::now();
+        queue::fill(&jobs, REQUEST, 1).await;
+        queue::times(&mut ends, 1).await;
+        each.push(begun.elapsed());
+    }
+    tell_latency(store, "a job of the queue", each);
+}
+
+fn tell_latency(store: &str, what: &str, each: Vec<Duration>) {
+    let spread = Spread::of(each.iter().map(|took| took.as_secs_f64() * 1e3).collect());
+    println!("  {store}, {what}: {:.2} ms (99 %: {:.2} ms)", spread.at(0.5), spread.at(0.99));
 }
 
 /// Milliseconds to encode the picture of the simulation.
@@ -190,7 +228,7 @@ async fn gap() {
     let on_device = tokio::task::spawn_blocking(on_device_ms).await.expect("a thread");
     for prefetch in [0, 1] {
         let pool = Pool::on(&NatsServer::shared().url()).await;
-        queue::fill(&pool, streams(), &body, GAP_JOBS).await;
+        queue::fill(&queue::open(&pool, streams()).await, &body, GAP_JOBS).await;
         let folder = TempDir::new().expect("a temporary folder");
         let mut ends = queue::ends(&pool).await;
         let _worker = worker(&pool, &folder, &model, 1, prefetch);

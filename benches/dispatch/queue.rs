@@ -16,10 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Jobs that are on their way into the stream at a time.
 const TOGETHER: usize = 64;
 
-/// Makes the streams of the pool and puts jobs for the model `sim` into the queue.
-pub async fn fill(pool: &Pool, options: StreamOptions, body: &str, jobs: usize) {
+/// Makes the streams of a pool.
+pub async fn open(pool: &Pool, options: StreamOptions) -> Streams {
     let streams = Streams::new(pool.client.clone(), pool.subjects.clone(), options);
     streams.ensure().await.expect("streams");
+    streams
+}
+
+/// Puts jobs for the model `sim` into the queue.
+pub async fn fill(streams: &Streams, body: &str, jobs: usize) {
     let sendings = (0..jobs).map(|_| Sending {
         job: JobId::generate(),
         subject: streams.subject_of_job(Capability::Generate, "sim"),
