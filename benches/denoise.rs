@@ -20,6 +20,7 @@ fn spec() -> ImageSpec {
         clip_skip: 0,
         steps: 20,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 1,
         scheduler: None,
         loras: Vec::new(),

@@ -31,6 +31,7 @@ fn error_of_file(file: &Path) -> DiffusionError {
         clip_skip: 0,
         steps: 1,
         guidance_scale: 1.0,
+        guidance_interval: None,
         seed: 1,
         scheduler: None,
         loras: vec![good, LoraSpec { name: "bad".into(), file: file.into(), strength: 1.0 }],

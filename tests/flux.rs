@@ -36,6 +36,7 @@ fn spec(source: Source) -> ImageSpec {
         clip_skip: 0,
         steps: 2,
         guidance_scale: 0.0,
+        guidance_interval: None,
         seed: 3,
         scheduler: None,
         source,

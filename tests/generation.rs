@@ -20,6 +20,7 @@ fn spec(source: Source) -> ImageSpec {
         clip_skip: 0,
         steps: 4,
         guidance_scale: 5.0,
+        guidance_interval: None,
         seed: 1,
         scheduler: None,
         loras: Vec::new(),

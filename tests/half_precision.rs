@@ -21,6 +21,7 @@ fn draw(model: &StableDiffusion) -> RgbImage {
         negative_prompt: None,
         prompt_syntax: PromptSyntax::Plain,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 5,
         steps: 3,
         scheduler: Some("euler".into()),

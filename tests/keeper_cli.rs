@@ -275,12 +275,14 @@ async fn inputs_travel_in_base64() {
     std::fs::write(folder.path().join("mask.png"), b"mask").unwrap();
     let args =
         ["image", "inpaint", "--prompt", "a", "--input", "in.png", "--mask", "mask.png", "--strength", "0.5"];
+    let args = [&args[..], &["--guidance-interval", "0.1,0.8"]].concat();
     let (code, _, stderr) = finish(queen.keeper(folder.path(), &args)).await;
     assert_eq!(code, 0, "{stderr}");
     let posted = queen.seen.lock().unwrap().posted[0].clone();
     assert_eq!(posted["init_image"], "aW4=");
     assert_eq!(posted["mask_image"], "bWFzaw==");
     assert_eq!(posted["strength"], 0.5);
+    assert_eq!(posted["guidance_interval"], json!([0.1, 0.8]));
 }
 
 #[tokio::test]
@@ -293,6 +295,7 @@ async fn what_is_wrong_before_sending_exits_2_and_sends_nothing() {
         (generate(&["--output", "missing/a.png"]), "there is no folder missing"),
         (generate(&["--output", "a.gif"]), ".gif"),
         (generate(&["--guidance-scale", "NaN"]), "finite"),
+        (generate(&["--guidance-interval", "0.8,0.1"]), "from < to"),
         (generate(&["--queen", "ftp://x"]), "scheme"),
         (vec!["image", "generate"], "--prompt"),
         ([&transform[..], &["none.png"]].concat(), "cannot read none.png"),

@@ -27,6 +27,7 @@ fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
         clip_skip: 0,
         steps: 3,
         guidance_scale: 5.0,
+        guidance_interval: None,
         seed: 1,
         scheduler: Some("euler_a".into()),
         loras,

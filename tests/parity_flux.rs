@@ -139,6 +139,7 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
         clip_skip: 0,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
+        guidance_interval: None,
         seed: run.seed,
         scheduler: None,
         loras: Vec::new(),

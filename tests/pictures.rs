@@ -27,6 +27,7 @@ fn spec(prompt: &str, seed: u64, source: Source) -> ImageSpec {
         clip_skip: 0,
         steps: 20,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed,
         scheduler: None,
         loras: Vec::new(),

@@ -175,6 +175,7 @@ fn spec(prompt: &str, negative: &str, syntax: PromptSyntax, run: &Run) -> ImageS
         clip_skip: 0,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
+        guidance_interval: None,
         seed: run.seed,
         scheduler: None,
         loras: Vec::new(),

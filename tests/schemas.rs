@@ -115,7 +115,7 @@ fn what_a_client_may_send_is_valid() {
     for message in [
         json!({"operation": "image_generation", "prompt": "a"}),
         json!({"operation": "image_generation", "prompt": "a", "width": 64, "height": 2048, "seed": u64::MAX,
-            "negative_prompt": "", "steps": 150, "guidance_scale": 0, "n": 8, "scheduler": "euler",
+            "negative_prompt": "", "steps": 150, "guidance_scale": 0, "guidance_interval": [0, 0.5], "n": 8, "scheduler": "euler",
             "output": {"format": "jpeg", "quality": 1}, "loras": [{"path": "x", "strength": 0.5}],
             "preview_every": 0, "stream": false, "deadline_ms": 1, "job_id": "j_1", "hive_id": "localhost",
             "worker_id": "w", "model": "tiny", "clip_skip": 11, "prompt_syntax": "a1111",
@@ -152,6 +152,9 @@ fn what_the_contract_refuses_is_not_valid() {
         json!({"operation": "image_generation", "prompt": "a", "width": 68}),
         json!({"operation": "image_generation", "prompt": "a", "width": 100_001}),
         json!({"operation": "image_generation", "prompt": "a", "guidance_scale": -1}),
+        json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0.5]}),
+        json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0, 0.5, 1]}),
+        json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0, 1.5]}),
         json!({"operation": "image_generation", "prompt": "a", "seed": -1}),
         json!({"operation": "image_generation", "prompt": "a", "n": 9}),
         json!({"operation": "image_generation", "prompt": "a", "deadline_ms": 0}),

@@ -120,6 +120,7 @@ fn a_run_from_a_single_file_is_that_of_diffusers() {
         negative_prompt: Some(negative.into()),
         prompt_syntax: PromptSyntax::Plain,
         guidance_scale: 5.0,
+        guidance_interval: None,
         seed: 3,
         steps: 4,
         scheduler: Some("ddim".into()),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capability, ContractError, HiveId, JobId, Limits, Operation, WorkerId,
+    Capability, ContractError, GuidanceInterval, HiveId, JobId, Limits, Operation, WorkerId,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -127,6 +127,8 @@ pub struct Job {
     pub steps: Option<u32>,
     /// Guidance, if not the model's own.
     pub guidance_scale: Option<f64>,
+    /// The part of the schedule that is guided; none: all of it.
+    pub guidance_interval: Option<GuidanceInterval>,
     /// Seed of the first picture.
     pub seed: u64,
     /// LoRAs.
@@ -180,6 +182,7 @@ impl Job {
                 negative_prompt: body.negative_prompt.map(|text| prompt("negative_prompt", text, 0)).transpose()?,
                 steps: body.steps.map(|steps| within("steps", steps, 1, limits.max_steps)).transpose()?,
                 guidance_scale: body.guidance_scale.map(guidance_scale).transpose()?,
+                guidance_interval: body.guidance_interval.map(GuidanceInterval::new).transpose()?,
                 seed: body.seed.expect("settle gives a seed"),
                 loras: loras(body.loras)?,
                 n: within("n", body.n.unwrap_or(1), 1, limits.max_images.min(MAX_IMAGES))?,

@@ -5,6 +5,7 @@
 mod capability;
 mod error;
 mod event;
+mod guidance_interval;
 pub mod headers;
 mod ids;
 mod job;
@@ -20,6 +21,7 @@ mod worker_info;
 pub use capability::Capability;
 pub use error::{ContractError, Disposition, ErrorCode};
 pub use event::{CompleteEvent, Event, EventKind, ImageResult, Timings};
+pub use guidance_interval::GuidanceInterval;
 pub use ids::{HiveId, JobId, WorkerId};
 pub use job::{ImageInput, Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
 pub use limits::Limits;

@@ -42,6 +42,11 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(range(min = 0.0, max = 30.0))]
             pub guidance_scale: Option<f64>,
+            /// The part of the schedule that is guided, as two fractions of it: step i of N is guided where
+            /// from <= i/N < to, with i from 0. The other steps cost half; absent: all are guided.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(inner(range(min = 0.0, max = 1.0)))]
+            pub guidance_interval: Option<[f64; 2]>,
             /// Seed of the noise; absent: drawn from the job's identifier, below 2^53.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub seed: Option<u64>,

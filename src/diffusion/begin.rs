@@ -60,6 +60,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
     };
     let mut warnings = Vec::new();
     let conditioning = condition(model, networks, spec, start.shape, &mut warnings)?;
+    let prepared = networks.unet.prepare(&conditioning, &scheduler.timesteps()[first..], model.dtype)?;
     Ok(Denoising {
         kind,
         scheduler,
@@ -68,9 +69,10 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         finite: start.latents.iter().all(|x| x.is_finite()),
         latents: start.latents,
         shape: start.shape,
-        conditioning,
+        prepared,
         adapted,
         guidance_scale: spec.guidance_scale as f32,
+        guidance_interval: spec.guidance_interval,
         first,
         done: 0,
         inpaint: start.inpaint,
@@ -113,7 +115,14 @@ fn condition(
         clip_skip: spec.clip_skip,
         guided: spec.guidance_scale > 1.0 && distilled.is_none(),
     };
-    let Encoded { text, pooled } = networks.prompts.encode(&prompts, warnings)?;
+    if spec.guidance_interval.is_some() && !prompts.guided {
+        let why = match distilled {
+            Some(_) => "this model has learned its guidance and is guided at every step",
+            None => "a `guidance_scale` of 1 or below does not guide",
+        };
+        warnings.push(format!("`guidance_interval` was not used: {why}"));
+    }
+    let Encoded { text, pooled, texts } = networks.prompts.encode(&prompts, warnings)?;
     let samples = text.dim(0)?;
     let guidance = match distilled {
         Some(channels) => {
@@ -131,7 +140,7 @@ fn condition(
         }
         _ => None,
     };
-    Ok(Conditioning { text, added, guidance })
+    Ok(Conditioning { text, texts, added, guidance })
 }
 
 /// SDXL's micro-conditioning for a picture that is neither scaled nor cropped: original size, corner of the crop, and

@@ -1,12 +1,19 @@
-//! What steers the network besides latents and timesteps: computed once per picture, the same at every step.
+//! What steers the network besides latents: the same at every step of a picture but for the timestep, so it is computed
+//! before the first.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
+
+use super::unet::{Context, Texts};
 
 /// For the samples that one picture puts through the network: one, or two with guidance, the negative first.
 #[derive(Debug, Clone)]
 pub struct Conditioning {
     /// Text embeddings `[samples, tokens, width]`.
     pub text: Tensor,
+    /// What the embeddings are of: pictures of the same share what is computed of it.
+    pub texts: Texts,
     /// SDXL's pooled text and sizes.
     pub added: Option<Added>,
     /// The embedded guidance scale `[samples, time_cond_proj_dim]` of a model that was distilled with it.
@@ -25,39 +32,24 @@ pub struct Added {
 impl Conditioning {
     /// Text alone, as Stable Diffusion 1 and 2 have it.
     pub fn of_text(text: Tensor) -> Self {
-        Self { text, added: None, guidance: None }
+        Self { texts: vec![Some(text.id())], text, added: None, guidance: None }
     }
 
-    /// Samples that one step puts through the network.
+    /// Samples of a guided step.
     pub fn samples(&self) -> usize {
         self.text.dims()[0]
     }
 
-    /// Tokens that are attended to; pictures of different counts cannot share a pass.
+    /// Tokens that are attended to.
     pub fn tokens(&self) -> usize {
         self.text.dims()[1]
-    }
-
-    /// Several pictures' samples, one after the other. All are of one model and of one count of tokens.
-    pub fn join(parts: &[&Self]) -> Result<Self> {
-        let cat = |of: fn(&Self) -> Option<&Tensor>| -> Result<Option<Tensor>> {
-            let tensors: Option<Vec<&Tensor>> = parts.iter().map(|part| of(part)).collect();
-            tensors.map(|tensors| Tensor::cat(&tensors, 0)).transpose()
-        };
-        let texts: Vec<&Tensor> = parts.iter().map(|part| &part.text).collect();
-        let pooled = cat(|part| Some(&part.added.as_ref()?.pooled))?;
-        let time_ids = cat(|part| Some(&part.added.as_ref()?.time_ids))?;
-        Ok(Self {
-            text: Tensor::cat(&texts, 0)?,
-            added: pooled.zip(time_ids).map(|(pooled, time_ids)| Added { pooled, time_ids }),
-            guidance: cat(|part| part.guidance.as_ref())?,
-        })
     }
 
     /// In the network's type.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         Ok(Self {
             text: self.text.to_dtype(dtype)?,
+            texts: self.texts.clone(),
             added: match &self.added {
                 Some(Added { pooled, time_ids }) => {
                     Some(Added { pooled: pooled.to_dtype(dtype)?, time_ids: time_ids.clone() })
@@ -66,5 +58,62 @@ impl Conditioning {
             },
             guidance: self.guidance.as_ref().map(|guidance| guidance.to_dtype(dtype)).transpose()?,
         })
+    }
+}
+
+/// What a network computed of a picture's conditioning, for all of its steps.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Embedded timesteps with all that is added to them, `[steps, samples, time_embed_dim]`.
+    time: Tensor,
+    context: Arc<Context>,
+    tokens: usize,
+}
+
+/// What steers one step of one picture, or of several.
+#[derive(Debug, Clone)]
+pub struct StepInput {
+    /// `[samples, time_embed_dim]`.
+    pub time: Tensor,
+    /// Of as many samples.
+    pub context: Context,
+}
+
+impl Prepared {
+    /// `time` is `[steps, samples, time_embed_dim]`, `context` of as many samples.
+    pub fn new(time: Tensor, context: Arc<Context>, tokens: usize) -> Self {
+        Self { time, context, tokens }
+    }
+
+    /// Samples of a guided step: two with guidance, else one.
+    pub fn samples(&self) -> usize {
+        self.time.dims()[1]
+    }
+
+    /// Tokens that are attended to; pictures of different counts cannot share a pass.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// For the last `samples` samples at a step, counted from the picture's first. Nothing is copied.
+    pub fn at(&self, step: usize, samples: usize) -> Result<StepInput> {
+        let (time, all) = (self.time.get(step)?, self.samples());
+        if samples == all {
+            return Ok(StepInput { time, context: (*self.context).clone() });
+        }
+        Ok(StepInput { time: time.narrow(0, all - samples, samples)?, context: self.context.last(samples)? })
+    }
+}
+
+impl StepInput {
+    /// The samples of several pictures, one after the other; of one, nothing is copied. All are of one network and of
+    /// one count of tokens.
+    pub fn join(mut parts: Vec<Self>) -> Result<Self> {
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        let times: Vec<&Tensor> = parts.iter().map(|part| &part.time).collect();
+        let contexts: Vec<&Context> = parts.iter().map(|part| &part.context).collect();
+        Ok(Self { time: Tensor::cat(&times, 0)?, context: Context::join(&contexts)? })
     }
 }

@@ -6,7 +6,7 @@ use image::{GrayImage, RgbImage};
 
 use super::{
     DiffusionError,
-    conditioning::Conditioning,
+    conditioning::{Prepared, StepInput},
     lora::Networks,
     noise::TorchRng,
     picture,
@@ -14,6 +14,7 @@ use super::{
     schedulers::{Place, Scheduler, SchedulerKind},
     warnings::Warnings,
 };
+use crate::contract::GuidanceInterval;
 
 /// The state of one picture. It holds all of the picture and, but for its LoRAs, nothing of the model, so that several
 /// can be advanced together and each goes on from where it is.
@@ -28,10 +29,11 @@ pub struct Denoising {
     /// Latent channels, height, width.
     pub(super) shape: (usize, usize, usize),
     /// Of this picture's samples: one, or two with the negative prompt first.
-    pub(super) conditioning: Conditioning,
+    pub(super) prepared: Prepared,
     /// The model with the LoRAs of this picture; none: as it was loaded.
     pub(super) adapted: Option<Arc<Networks>>,
     pub(super) guidance_scale: f32,
+    pub(super) guidance_interval: Option<GuidanceInterval>,
     /// The first step of the schedule that is run.
     pub(super) first: usize,
     /// Steps run.
@@ -125,14 +127,18 @@ impl Denoising {
         Ok(())
     }
 
-    /// Samples that one step puts through the network: 2 with guidance, else 1.
+    /// Samples that the next step puts through the network: 2 where it is guided, the positive one alone elsewhere.
     pub(super) fn samples(&self) -> usize {
-        self.conditioning.samples()
+        let (step, steps) = (self.first + self.done, self.scheduler.timesteps().len());
+        match self.guidance_interval {
+            Some(interval) if !interval.contains(step, steps) => 1,
+            _ => self.prepared.samples(),
+        }
     }
 
-    /// The timestep of the next step.
-    pub(super) fn timestep(&self) -> f32 {
-        self.scheduler.timesteps()[self.first + self.done]
+    /// What steers the next step.
+    pub(super) fn step_input(&self) -> candle_core::Result<StepInput> {
+        self.prepared.at(self.done, self.samples())
     }
 
     /// The network's input for the next step, one sample: `[in_channels, height, width]`.

@@ -42,6 +42,7 @@ pub use error::DiffusionError;
 pub use inspect::{Defaults, Inspection, inspect};
 pub use lora::Loras;
 pub use noise::TorchRng;
+pub(crate) use passes::{Fit, passes};
 pub use pipeline::StableDiffusion;
 pub use precision::Precision;
 pub use progress::{Progress, ProgressError, Trajectory};

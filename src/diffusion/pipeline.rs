@@ -8,10 +8,10 @@ use image::RgbImage;
 use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
     checkpoint::{Checkpoint, TAESD},
-    conditioning::Conditioning,
+    conditioning::StepInput,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     lora::{Loras, Networks},
-    passes::in_passes,
+    passes::{Fit, LATENT_PIXELS_ON_CPU, in_passes, passes},
     picture,
     precision::{Precision, computed_in},
     preview::Previews,
@@ -156,17 +156,26 @@ impl StableDiffusion {
         super::begin::begin(self, spec)
     }
 
-    /// One step of each picture that is not done. On the CPU each is computed alone, so that its bits do not depend
-    /// on its company; on other devices pictures of the same latent size, count of tokens and LoRAs share a pass.
+    /// One step of each picture that is not done, in the passes that [`Self::passes`] says.
     ///
     /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
+    ///
+    /// # Errors
+    /// When a pass fails. Its pictures are as they were before; those of passes before it have gone their step.
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
         let waiting = jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
-        let key = |job: &Denoising| {
-            let adapted = job.adapted.as_ref().map(Arc::as_ptr);
-            (job.shape, job.conditioning.tokens(), adapted)
-        };
-        in_passes(waiting, self.device.is_cpu(), key, |together| self.advance_together(together))
+        in_passes(waiting, self.largest_pass(), fit, |together| self.advance_together(together))
+    }
+
+    /// Which of these pictures, by index, go their next step in one pass through the network: those of the same latent
+    /// size, count of tokens and LoRAs, each at its own timestep. On a CPU a pass is limited to
+    /// [`LATENT_PIXELS_ON_CPU`], and in f32 a picture's bits do not depend on its company.
+    pub fn passes(&self, jobs: &[&Denoising]) -> Vec<Vec<usize>> {
+        passes(jobs.iter().map(|job| fit(job)), self.largest_pass())
+    }
+
+    fn largest_pass(&self) -> usize {
+        if self.device.is_cpu() { LATENT_PIXELS_ON_CPU } else { usize::MAX }
     }
 
     fn advance_together(&self, jobs: &mut [&mut Denoising]) -> Result<(), DiffusionError> {
@@ -177,20 +186,15 @@ impl StableDiffusion {
         let adapted = first.adapted.clone();
         let unet = adapted.as_ref().map_or(self.unet(), |networks| &networks.unet);
         let mut input = Vec::new();
-        let mut timesteps = Vec::new();
-        let mut conditionings = Vec::new();
         for job in jobs.iter() {
             let sample = job.network_input();
-            for _ in 0..job.samples() {
-                input.extend_from_slice(&sample);
-                timesteps.push(job.timestep());
-            }
-            conditionings.push(&job.conditioning);
+            (0..job.samples()).for_each(|_| input.extend_from_slice(&sample));
         }
-        let channels = unet.config().in_channels;
-        let input = Tensor::from_vec(input, (timesteps.len(), channels, height, width), &self.device)?;
-        let conditioning = Conditioning::join(&conditionings)?;
-        let output = unet.forward(&input.to_dtype(self.dtype)?, &timesteps, &conditioning)?;
+        let samples = jobs.iter().map(|job| job.samples()).sum::<usize>();
+        let input =
+            Tensor::from_vec(input, (samples, unet.config().in_channels, height, width), &self.device)?;
+        let steps = jobs.iter().map(|job| job.step_input()).collect::<Result<_, _>>()?;
+        let output = unet.predict(&input.to_dtype(self.dtype)?, &StepInput::join(steps)?)?;
         let output = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rest = output.as_slice();
         for job in jobs.iter_mut() {
@@ -227,6 +231,16 @@ impl StableDiffusion {
         }
         let vae = self.taesd.as_ref().unwrap_or(&self.vae);
         self.previews.draw(vae, &job.clean, job.shape, &self.device)
+    }
+}
+
+/// What of a picture decides its pass. LoRAs are told apart by the networks that they were added to, which pictures with
+/// the same LoRAs share.
+fn fit(job: &Denoising) -> Fit<impl PartialEq + use<>> {
+    let (_, height, width) = job.shape;
+    Fit {
+        key: (job.shape, job.prepared.tokens(), job.adapted.as_ref().map(Arc::as_ptr)),
+        size: job.samples() * height * width,
     }
 }
 

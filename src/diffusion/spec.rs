@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use image::{GrayImage, RgbImage};
 
-use crate::contract::PromptSyntax;
+use crate::contract::{GuidanceInterval, PromptSyntax};
 
 /// One picture to draw.
 #[derive(Debug, Clone)]
@@ -21,6 +21,9 @@ pub struct ImageSpec {
     pub steps: u32,
     /// Classifier-free guidance; at 1 or below no unconditional pass is run.
     pub guidance_scale: f64,
+    /// The part of the schedule that is guided; none: all of it. The schedule counts as a whole, with the steps that a
+    /// strength below 1 leaves out.
+    pub guidance_interval: Option<GuidanceInterval>,
     /// Seed of the noise; torch's generator uses its low 32 bits.
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.

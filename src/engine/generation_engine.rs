@@ -1,4 +1,4 @@
-//! The engine: one long-lived blocking loop per device that advances running jobs step by step, in turn.
+//! The engine: one long-lived blocking loop per device that advances running jobs step by step, in turns.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,19 @@ use tokio::task::JoinHandle;
 use super::{
     GenerationRequest, InferencePipeline, RequestReceiver,
     request_queue::Next,
-    running_job::{RunningJob, Turn, end_early},
+    running_job::{RunningJob, end_early},
+    turns::Turns,
 };
 
 /// Owns the pipeline and the receiving end of the queue.
+///
+/// It works in turns. At the beginning of a turn, free slots are given to the jobs that wait, in the order they came; a
+/// job whose model has no room beside running ones keeps those behind it waiting. Then every running job goes exactly one
+/// step, whatever its size and however many steps it has left: none is passed over, and none goes twice. Jobs that the
+/// pipeline takes together share a pass, each at its own timestep; others have passes of their own in the same turn. Cancel
+/// and deadline are looked at before each pass. A job that is done leaves its slot at the end of the turn.
+///
+/// A pass that fails is gone again by each of its jobs alone, so that a job fails by its own fault only.
 pub struct GenerationEngine {
     pipeline: InferencePipeline,
     requests: RequestReceiver,
@@ -42,7 +51,7 @@ impl GenerationEngine {
         Self { pipeline, requests, slots: 1 }
     }
 
-    /// Runs up to `slots` jobs together (at least one), a step of each in turn; more wait in the order they came.
+    /// Runs up to `slots` jobs together (at least one); more wait in the order they came.
     #[must_use]
     pub fn with_slots(mut self, slots: usize) -> Self {
         self.slots = slots.max(1);
@@ -57,6 +66,7 @@ impl GenerationEngine {
     fn run(mut self) {
         let mut waiting: VecDeque<GenerationRequest> = VecDeque::new();
         let mut running: Vec<RunningJob> = Vec::with_capacity(self.slots);
+        let mut turns = Turns::new(self.slots);
         loop {
             if running.is_empty() && waiting.is_empty() {
                 match self.requests.wait() {
@@ -78,13 +88,7 @@ impl GenerationEngine {
             {
                 running.extend(RunningJob::begin(&self.pipeline, request));
             }
-            running = running
-                .into_iter()
-                .filter_map(|job| match job.advance(&self.pipeline) {
-                    Turn::GoesOn(job) => Some(*job),
-                    Turn::Ended => None,
-                })
-                .collect();
+            running = turns.next(&self.pipeline, running);
         }
     }
 }

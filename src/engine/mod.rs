@@ -6,6 +6,7 @@ mod pipeline;
 mod request;
 mod request_queue;
 mod running_job;
+mod turns;
 
 pub use checkpoint::Checkpoint;
 pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};

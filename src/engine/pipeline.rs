@@ -77,10 +77,19 @@ impl InferencePipeline {
         Ok(self.hold(model)?.model.begin(spec)?)
     }
 
+    /// Which of these pictures, by index, a model advances in one pass at their next step. Each is in one pass, and
+    /// passes are in the order of their first picture. What shares a pass may change from step to step.
+    ///
+    /// # Errors
+    /// When there is no such model, or a picture is another model's.
+    pub fn passes(&self, model: &str, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, PipelineError> {
+        Ok(self.hold(model)?.model.passes(jobs)?)
+    }
+
     /// One denoising step of each.
     ///
     /// # Errors
-    /// When the model fails; none of `jobs` is of use after that.
+    /// When the model fails; some of `jobs` may have gone their step by then.
     pub fn advance(&self, model: &str, jobs: &mut [&mut Denoising]) -> Result<(), PipelineError> {
         Ok(self.hold(model)?.model.advance(jobs)?)
     }

@@ -195,6 +195,7 @@ pub(super) mod tests {
                 clip_skip: 0,
                 steps: 4,
                 guidance_scale: 7.5,
+                guidance_interval: None,
                 seed,
                 scheduler: None,
                 loras: Vec::new(),

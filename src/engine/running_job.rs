@@ -1,9 +1,9 @@
-//! A job on the engine: its pictures one after the other, its steps one at a time.
+//! A job on the engine: its pictures one after the other, and what follows from each of their steps.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -27,12 +27,6 @@ pub(super) struct RunningJob {
     last_checkpoint: Instant,
     timings: EngineTimings,
     warnings: Vec<String>,
-}
-
-/// What became of a job in its turn.
-pub(super) enum Turn {
-    GoesOn(Box<RunningJob>),
-    Ended,
 }
 
 /// Ends a waiting job that was cancelled or whose time ran out; gives back any other.
@@ -79,16 +73,28 @@ impl RunningJob {
         }
     }
 
-    /// One step, and what follows from it: progress, preview, the picture, the next picture, the end.
-    pub(super) fn advance(mut self, pipeline: &InferencePipeline) -> Turn {
-        if let Some(response) = stop_reason(&self.request, self.step(), self.total()) {
-            let cancelled = matches!(response, GenerationResponse::Cancelled { step } if step > 0);
-            if cancelled && self.request.checkpoint_every.is_some() {
-                self.send_checkpoint();
-            }
-            return self.end(response);
+    /// The job, unless it was cancelled or its time ran out: then it has had its response.
+    pub(super) fn unless_stopped(mut self) -> Option<Self> {
+        let Some(response) = stop_reason(&self.request, self.step(), self.total()) else {
+            return Some(self);
+        };
+        let cancelled = matches!(response, GenerationResponse::Cancelled { step } if step > 0);
+        if cancelled && self.request.checkpoint_every.is_some() {
+            self.send_checkpoint();
         }
-        match self.try_advance(pipeline) {
+        self.end(response)
+    }
+
+    /// What follows from a step, with the picture one further or the step failed: progress, preview, the picture, the
+    /// next picture, the end. `took` is the time of the pass, which other jobs may have shared.
+    pub(super) fn after_step(
+        mut self,
+        pipeline: &InferencePipeline,
+        step: Result<(), EngineError>,
+        took: Duration,
+    ) -> Option<Self> {
+        self.timings.denoise += took;
+        match step.and_then(|()| self.follow_step(pipeline)) {
             Ok(true) => {
                 let done = GenerationResponse::Done {
                     timings: self.timings,
@@ -96,16 +102,30 @@ impl RunningJob {
                 };
                 self.end(done)
             }
-            Ok(false) => Turn::GoesOn(Box::new(self)),
+            Ok(false) => Some(self),
             Err(error) => self.end(GenerationResponse::Failed(error)),
         }
     }
 
+    /// The name of its model.
+    pub(super) fn model(&self) -> &str {
+        &self.request.model
+    }
+
+    /// The picture that is being drawn.
+    pub(super) fn picture(&self) -> &Denoising {
+        &self.denoising
+    }
+
+    /// The picture that is being drawn, to be advanced.
+    pub(super) fn picture_mut(&mut self) -> &mut Denoising {
+        &mut self.denoising
+    }
+
     /// True after the last picture.
-    fn try_advance(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
+    fn follow_step(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
         let model = &self.request.model;
         let begun = Instant::now();
-        guarded(|| pipeline.advance(model, &mut [&mut self.denoising]))?;
         let (step, total) = (self.step(), self.total());
         self.send(GenerationResponse::Progress { step, total });
         let finished = self.denoising.is_done();
@@ -150,6 +170,16 @@ impl RunningJob {
         self.last_checkpoint = Instant::now();
     }
 
+    #[cfg(test)]
+    pub(super) fn seed(&self) -> u64 {
+        seed(&self.request, self.index)
+    }
+
+    #[cfg(test)]
+    pub(super) fn cancel(&self) -> super::CancelFlag {
+        self.request.cancel.clone()
+    }
+
     fn step(&self) -> u32 {
         self.index * self.denoising.total() + self.denoising.step()
     }
@@ -162,9 +192,9 @@ impl RunningJob {
         send(&self.request, response);
     }
 
-    fn end(self, response: GenerationResponse) -> Turn {
+    fn end(self, response: GenerationResponse) -> Option<Self> {
         end(self.request, response);
-        Turn::Ended
+        None
     }
 }
 

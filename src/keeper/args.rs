@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::{
-    contract::JobId,
+    contract::{GuidanceInterval, JobId},
     logging::LogOptions,
     units::{parse_duration, parse_size},
 };
@@ -135,6 +135,9 @@ pub struct Common {
     /// How strongly the prompt guides; at 1 or below it does not.
     #[arg(long, value_parser = parse_number, allow_negative_numbers = true)]
     pub guidance_scale: Option<f64>,
+    /// Guide in a part of the schedule only, between two fractions of it, for example 0.1,0.8; other steps cost half.
+    #[arg(long, value_name = "FROM,TO", value_parser = parse_interval, allow_hyphen_values = true)]
+    pub guidance_interval: Option<[f64; 2]>,
     /// Seed of the first picture; drawn at random if absent.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -219,6 +222,14 @@ fn parse_number(text: &str) -> Result<f64, String> {
     }
 }
 
+/// An interval as the contract allows it: what is refused here was not sent.
+fn parse_interval(text: &str) -> Result<[f64; 2], String> {
+    let (from, to) = text.split_once(',').ok_or("two fractions are expected, for example 0.1,0.8")?;
+    let bounds = [parse_number(from.trim())?, parse_number(to.trim())?];
+    GuidanceInterval::new(bounds).map_err(|error| error.to_string())?;
+    Ok(bounds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +257,14 @@ mod tests {
             assert!(parse_number(text).is_err(), "{text}");
         }
         assert_eq!(parse_number("7.5"), Ok(7.5));
+    }
+
+    #[test]
+    fn an_interval_is_two_fractions_in_order() {
+        for text in ["", "0.1", "0.8,0.1", "0.5,1.5", "-0.1,1", "0,1,1", "a,1", "0,NaN"] {
+            assert!(parse_interval(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_interval("0.1, 0.8"), Ok([0.1, 0.8]));
     }
 
     #[test]

@@ -60,6 +60,7 @@ macro_rules! body {
             model: common.model.clone(),
             steps: common.steps,
             guidance_scale: common.guidance_scale,
+            guidance_interval: common.guidance_interval,
             seed: common.seed,
             scheduler: common.scheduler.clone(),
             n: common.n,

@@ -222,6 +222,24 @@ impl Model {
         }
     }
 
+    /// See [`InferencePipeline::passes`](crate::engine::InferencePipeline::passes).
+    pub fn passes(&self, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, ModelError> {
+        Ok(match self {
+            Self::StableDiffusion(model) => model.passes(&all_of(jobs, |job| match job {
+                Denoising::StableDiffusion(job) => Some(job.as_ref()),
+                _ => None,
+            })?),
+            Self::Flux(model) => model.passes(&all_of(jobs, |job| match job {
+                Denoising::Flux(job) => Some(job.as_ref()),
+                _ => None,
+            })?),
+            Self::Sim(sim) => sim.passes(&all_of(jobs, |job| match job {
+                Denoising::Sim(job) => Some(job),
+                _ => None,
+            })?),
+        })
+    }
+
     /// See [`InferencePipeline::preview`](crate::engine::InferencePipeline::preview).
     pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
@@ -296,4 +314,12 @@ fn all_own<'a, T>(
     own: impl Fn(&'a mut Denoising) -> Option<&'a mut T>,
 ) -> Result<Vec<&'a mut T>, ModelError> {
     jobs.iter_mut().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
+}
+
+/// As [`all_own`], to look at.
+fn all_of<'a, T>(
+    jobs: &[&'a Denoising],
+    own: impl Fn(&'a Denoising) -> Option<&'a T>,
+) -> Result<Vec<&'a T>, ModelError> {
+    jobs.iter().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }

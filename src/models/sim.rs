@@ -2,9 +2,13 @@
 //!
 //! `sim://?step_ms=5&size=64` sleeps 5 ms a step and is 64 x 64 natively. `load_ms=500&memory=4GiB` sleeps half a second
 //! while it is loaded and counts as 4 GiB of weights, of which nothing is allocated. The colour follows from prompt, steps and
-//! seed, so that the same request gives the same bytes. `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N`
-//! (default 1) makes every job fail at step N that gets so far; `exit` ends the whole process there, with status 9, as
-//! a job does that brings down whichever worker takes it.
+//! seed, so that the same request gives the same bytes. Pictures of one size share a pass, which takes one step's time, as
+//! on a GPU with room for them.
+//!
+//! `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N` (default 1) makes every job fail at step N that gets so
+//! far, or with `fail_prompt=WORD` those whose prompt has it; `exit` ends the whole process there, with status 9, as a
+//! job does that brings down whichever worker takes it. A pass ends where a job fails, like that of a scheduler that panics:
+//! who comes before it has gone the step. `room=N` is a device on which a pass of more than N pictures runs out of memory.
 
 use std::{str::FromStr, time::Duration};
 
@@ -13,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     contract::limits::{MAX_SIDE, MIN_SIDE, SIDE_MULTIPLE},
-    diffusion::{ImageSpec, Source},
+    diffusion::{Fit, ImageSpec, Source, passes},
     units::parse_size,
 };
 
@@ -35,7 +39,8 @@ pub struct Sim {
     size: u32,
     load: Duration,
     memory: u64,
-    failure: Option<(Failure, u32)>,
+    room: usize,
+    failure: Option<Fails>,
 }
 
 /// How a simulated job fails.
@@ -47,6 +52,15 @@ enum Failure {
     Exit,
 }
 
+/// Which simulated jobs fail, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fails {
+    how: Failure,
+    step: u32,
+    /// What is in the prompt of those that fail.
+    prompt: String,
+}
+
 /// A simulated job.
 #[derive(Debug, Clone)]
 pub struct SimDenoising {
@@ -54,6 +68,7 @@ pub struct SimDenoising {
     total: u32,
     source: Source,
     colour: Rgb<u8>,
+    fails: bool,
 }
 
 /// What a simulation says when it fails, or is asked for what it has not.
@@ -62,8 +77,8 @@ pub enum SimError {
     /// The URL has an option that there is not, or a value out of bounds.
     #[error(
         "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
-         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, \
-         fail=panic|out_of_memory|non_finite|exit and fail_step=1.. are allowed"
+         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, room=1.., \
+         fail=panic|out_of_memory|non_finite|exit, fail_step=1.. and fail_prompt=WORD are allowed"
     )]
     Option {
         /// The whole URL.
@@ -95,15 +110,17 @@ impl FromStr for Sim {
             size: DEFAULT_SIZE,
             load: Duration::ZERO,
             memory: 0,
+            room: usize::MAX,
             failure: None,
         };
-        let (mut failure, mut fail_step) = (None, 1);
+        let (mut failure, mut fail_step, mut fail_prompt) = (None, 1, "");
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').ok_or_else(|| bad(option))?;
             let number = || value.parse::<u64>().map_err(|_| bad(option));
             match key {
                 "step_ms" if number()? <= MAX_STEP_MS => sim.step = Duration::from_millis(number()?),
                 "load_ms" if number()? <= MAX_STEP_MS => sim.load = Duration::from_millis(number()?),
+                "room" => sim.room = usize::try_from(number()?).map_err(|_| bad(option))?.max(1),
                 "memory" => sim.memory = parse_size(value).map_err(|_| bad(option))?,
                 "size" => {
                     sim.size = u32::try_from(number()?)
@@ -120,11 +137,12 @@ impl FromStr for Sim {
                         _ => return Err(bad(option)),
                     });
                 }
+                "fail_prompt" => fail_prompt = value,
                 "fail_step" => fail_step = u32::try_from(number()?).map_err(|_| bad(option))?,
                 _ => return Err(bad(option)),
             }
         }
-        sim.failure = failure.map(|failure| (failure, fail_step));
+        sim.failure = failure.map(|how| Fails { how, step: fail_step, prompt: fail_prompt.to_owned() });
         Ok(sim)
     }
 }
@@ -156,15 +174,25 @@ impl Sim {
             total: spec.steps,
             source: spec.source.clone(),
             colour: Rgb([digest[0], digest[1], digest[2]]),
+            fails: self.failure.as_ref().is_some_and(|fails| spec.prompt.contains(&fails.prompt)),
         }
     }
 
+    /// By size.
+    pub(super) fn passes(&self, jobs: &[&SimDenoising]) -> Vec<Vec<usize>> {
+        passes(jobs.iter().map(|job| Fit { key: job.source.size(), size: 1 }), usize::MAX)
+    }
+
+    /// In one pass, whatever their sizes.
     pub(super) fn advance(&self, jobs: &mut [&mut SimDenoising]) -> Result<(), SimError> {
+        if jobs.len() > self.room {
+            return Err(SimError::OutOfMemory);
+        }
         std::thread::sleep(self.step);
         for job in jobs {
             job.step += 1;
-            match self.failure {
-                Some((failure, at)) if at == job.step => match failure {
+            match &self.failure {
+                Some(Fails { how, step, .. }) if job.fails && *step == job.step => match how {
                     Failure::Panic => panic!("the simulation panicked, as it was told to"),
                     Failure::OutOfMemory => return Err(SimError::OutOfMemory),
                     Failure::NonFinite => return Err(SimError::NonFinite),
@@ -220,7 +248,8 @@ mod tests {
     fn options_are_read_and_what_there_is_not_is_refused() {
         let sim: Sim = "sim://?step_ms=0&size=128&load_ms=7&memory=2KiB".parse().unwrap();
         let load = Duration::from_millis(7);
-        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, load, memory: 2048, failure: None });
+        let room = usize::MAX;
+        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, load, memory: 2048, room, failure: None });
         assert!("sim://".parse::<Sim>().is_ok());
         for (name, failure) in [
             ("panic", Failure::Panic),
@@ -229,7 +258,7 @@ mod tests {
             ("exit", Failure::Exit),
         ] {
             let sim: Sim = format!("sim://?fail={name}&fail_step=3").parse().unwrap();
-            assert_eq!(sim.failure, Some((failure, 3)));
+            assert_eq!(sim.failure, Some(Fails { how: failure, step: 3, prompt: String::new() }));
         }
         for bad in
             ["sim://x", "sim://?size=63", "sim://?size=100", "sim://?step_ms=-1", "sim://?fail=no", "sim:"]
@@ -244,7 +273,7 @@ mod tests {
         if std::env::var_os(IN_CHILD).is_some() {
             let sim: Sim = "sim://?step_ms=0&fail=exit&fail_step=2".parse().unwrap();
             let source = Source::Text { width: 64, height: 64 };
-            let mut job = SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]) };
+            let mut job = SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]), fails: true };
             sim.advance(&mut [&mut job]).unwrap();
             assert_eq!(job.step(), 1);
             sim.advance(&mut [&mut job]).unwrap();

@@ -119,6 +119,9 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
         "seed": picture.seed,
         "scheduler": picture.scheduler,
     });
+    if let Some(interval) = spec.guidance_interval {
+        request["guidance_interval"] = interval.bounds().into_iter().collect();
+    }
     if !spec.loras.is_empty() {
         let loras =
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
@@ -154,6 +157,7 @@ mod tests {
             clip_skip: 1,
             steps: 20,
             guidance_scale: 7.5,
+            guidance_interval: job.guidance_interval,
             seed: job.seed,
             scheduler: None,
             loras: vec![LoraSpec { name: "ink".into(), file: "ink.safetensors".into(), strength: 0.5 }],
@@ -176,7 +180,9 @@ mod tests {
 
     #[test]
     fn a_png_carries_its_parameters_as_a1111_writes_them() {
-        let (file, image) = encoded(r#"{"prompt":"a red circle","negative_prompt":"blur","seed":7}"#);
+        let body =
+            r#"{"prompt":"a red circle","negative_prompt":"blur","seed":7,"guidance_interval":[0.1,0.8]}"#;
+        let (file, image) = encoded(body);
         assert_eq!(image::load_from_memory(&file.bytes).unwrap().to_rgb8(), image);
         assert_eq!(
             text_of(&file.bytes, "parameters"),
@@ -186,6 +192,7 @@ mod tests {
         let request: serde_json::Value =
             serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
         assert_eq!(request["seed"], 7);
+        assert_eq!(request["guidance_interval"], serde_json::json!([0.1, 0.8]));
         assert_eq!(request["loras"], serde_json::json!([{"path": "ink", "strength": 0.5}]));
         assert!(request.get("job_id").is_none());
     }

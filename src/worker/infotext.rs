@@ -87,6 +87,7 @@ mod tests {
             clip_skip: 0,
             steps: 20,
             guidance_scale: 7.0,
+            guidance_interval: None,
             seed: 7,
             scheduler: None,
             loras: Vec::new(),

@@ -156,6 +156,7 @@ pub async fn resolve(
         clip_skip: job.clip_skip,
         steps: job.steps.unwrap_or(model.steps),
         guidance_scale: job.guidance_scale.unwrap_or(model.guidance_scale),
+        guidance_interval: job.guidance_interval,
         seed: job.seed,
         scheduler: job.scheduler.clone(),
         loras,

@@ -39,6 +39,7 @@ fn drawing() -> ImageSpec {
         clip_skip: 0,
         steps: 2,
         guidance_scale: 5.0,
+        guidance_interval: None,
         seed: 1,
         scheduler: None,
         loras: Vec::new(),

@@ -24,6 +24,7 @@ fn spec(width: u32, height: u32) -> ImageSpec {
         clip_skip: 0,
         steps: 2,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 42,
         scheduler: None,
         source: Source::Text { width, height },

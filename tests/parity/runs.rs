@@ -65,6 +65,7 @@ pub fn spec(run: &Run, golden: &Golden, inputs: &str) -> ImageSpec {
         clip_skip: run.clip_skip,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
+        guidance_interval: None,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),

@@ -41,6 +41,7 @@ fn spec(source: Source) -> ImageSpec {
         clip_skip: 0,
         steps: 4,
         guidance_scale: 5.0,
+        guidance_interval: None,
         seed: 11,
         scheduler: None,
         loras: Vec::new(),

@@ -81,6 +81,9 @@ fn check(model: &Flux, spec: &ImageSpec) -> Result<Vec<String>, DiffusionError> 
     if spec.clip_skip > 0 {
         ignored("clip_skip", "Flux models take the last layer of CLIP");
     }
+    if spec.guidance_interval.is_some() {
+        ignored("guidance_interval", "Flux models have no unconditional pass that could be left out");
+    }
     if spec.guidance_scale > 0.0 && !model.takes_guidance() {
         ignored("guidance_scale", "this model was trained without one");
     }

@@ -8,7 +8,7 @@ use image::RgbImage;
 use super::{
     config::{self, T5Config, TransformerConfig},
     denoising::FluxDenoising,
-    latents::{self, PATCH},
+    latents::{self, PATCH, Shape},
     schedule::FlowConfig,
     t5::T5Encoder,
     t5_tokenizer::T5Tokenizer,
@@ -18,7 +18,7 @@ use crate::diffusion::{
     Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, ImageSpec, Precision, TextEncoder,
     checkpoint::Weights,
     config::{TextConfig, VaeConfig},
-    passes::in_passes,
+    passes::{Fit, in_passes, passes},
     picture,
     precision::computed_in,
     preview::Previews,
@@ -196,13 +196,25 @@ impl Flux {
         super::begin::begin(self, spec)
     }
 
-    /// One step of each picture that is not done. On the CPU each is computed alone, so that its bits do not depend
-    /// on its company; on other devices pictures of the same size share a pass.
+    /// One step of each picture that is not done, in the passes that [`Self::passes`] says.
     ///
     /// A picture whose latents are no longer finite is done, and `finish` reports it: it does not fail the others.
+    ///
+    /// # Errors
+    /// When a pass fails. Its pictures are as they were before; those of passes before it have gone their step.
     pub fn advance(&self, jobs: &mut [&mut FluxDenoising]) -> Result<(), DiffusionError> {
         let waiting = jobs.iter_mut().map(|job| &mut **job).filter(|job| !job.is_done()).collect();
-        in_passes(waiting, self.device.is_cpu(), |job| job.shape, |together| self.advance_together(together))
+        in_passes(waiting, self.largest_pass(), fit, |together| self.advance_together(together))
+    }
+
+    /// Which of these pictures, by index, go their next step in one pass: those of the same size. On the CPU each is
+    /// alone, so that its bits do not depend on its company.
+    pub fn passes(&self, jobs: &[&FluxDenoising]) -> Vec<Vec<usize>> {
+        passes(jobs.iter().map(|job| fit(job)), self.largest_pass())
+    }
+
+    fn largest_pass(&self) -> usize {
+        if self.device.is_cpu() { 0 } else { usize::MAX }
     }
 
     fn advance_together(&self, jobs: &mut [&mut FluxDenoising]) -> Result<(), DiffusionError> {
@@ -258,4 +270,8 @@ impl Flux {
         }
         self.previews.draw(&self.vae, &job.clean, job.shape, &self.device)
     }
+}
+
+fn fit(job: &FluxDenoising) -> Fit<Shape> {
+    Fit { key: job.shape, size: job.shape.1 * job.shape.2 }
 }

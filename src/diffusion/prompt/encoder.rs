@@ -12,6 +12,7 @@ use crate::{
         config::{Family, TextConfig},
         text_encoder::{HiddenStates, TextEncoder},
         tokenizer::ClipTokenizer,
+        unet::Texts,
     },
 };
 
@@ -56,6 +57,9 @@ pub struct Encoded {
     pub text: Tensor,
     /// `[samples, width]`, of SDXL.
     pub pooled: Option<Tensor>,
+    /// What tells the samples' texts from others; none for one of zeros. The same prompt has the same as long as its
+    /// embeddings are kept.
+    pub texts: Texts,
 }
 
 impl PromptEncoder {
@@ -139,6 +143,7 @@ impl PromptEncoder {
             (Family::Xl { zeros_for_no_negative: true, .. }, None) => Encoded {
                 text: positive.text.zeros_like()?,
                 pooled: positive.pooled.as_ref().map(Tensor::zeros_like).transpose()?,
+                texts: vec![None],
             },
             (_, text) => embed("negative_prompt", text.unwrap_or(""), 0)?,
         };
@@ -149,6 +154,7 @@ impl PromptEncoder {
         Ok(Encoded {
             text: cat(negative_text, positive_text)?,
             pooled: negative.pooled.zip(positive.pooled).map(|(n, p)| cat(n, p)).transpose()?,
+            texts: [negative.texts, positive.texts].concat(),
         })
     }
 
@@ -192,7 +198,7 @@ impl PromptEncoder {
         let key = EmbeddingKey::new(text, syntax, skip, &self.name);
         let mut tensors = self.embeddings.get_or_encode(key, compute)?.into_iter();
         let text = tensors.next().expect("compute gives the text's embedding first");
-        Ok(Encoded { text, pooled: tensors.next() })
+        Ok(Encoded { texts: vec![Some(text.id())], text, pooled: tensors.next() })
     }
 
     fn wanted(&self, skip: usize) -> HiddenStates {

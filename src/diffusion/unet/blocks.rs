@@ -2,7 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::transformer::SpatialTransformer;
+use super::{
+    context::{KeyValue, Layers},
+    transformer::SpatialTransformer,
+};
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
@@ -28,12 +31,16 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, time: &Tensor, context: &mut Layers<'_>) -> Result<Tensor> {
         let x = self.resnet.forward(x, Some(time))?;
         match &self.attention {
-            Some(attention) => attention.forward(&x, text),
+            Some(attention) => attention.forward(&x, context),
             None => Ok(x),
         }
+    }
+
+    fn read_text(&self, text: &Tensor, layers: &mut Vec<KeyValue>) -> Result<()> {
+        self.attention.iter().try_for_each(|attention| attention.read_text(text, layers))
     }
 
     fn visit(&mut self, visit: &mut Visit<'_>) {
@@ -80,17 +87,22 @@ impl DownBlock {
         Ok(Self { layers, downsample })
     }
 
+    /// Adds what its layers attend to in a text.
+    pub fn read_text(&self, text: &Tensor, layers: &mut Vec<KeyValue>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.read_text(text, layers))
+    }
+
     /// Leaves what each layer made in `skips`.
     pub fn forward(
         &self,
         x: &Tensor,
         time: &Tensor,
-        text: &Tensor,
+        context: &mut Layers<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
-            x = layer.forward(&x, time, text)?;
+            x = layer.forward(&x, time, context)?;
             skips.push(x.clone());
         }
         if let Some(downsample) = &self.downsample {
@@ -129,10 +141,15 @@ impl MidBlock {
         })
     }
 
+    /// Adds what its layers attend to in a text.
+    pub fn read_text(&self, text: &Tensor, layers: &mut Vec<KeyValue>) -> Result<()> {
+        self.attention.read_text(text, layers)
+    }
+
     /// The same shape.
-    pub fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, time: &Tensor, context: &mut Layers<'_>) -> Result<Tensor> {
         let x = self.before.forward(x, Some(time))?;
-        let x = self.attention.forward(&x, text)?;
+        let x = self.attention.forward(&x, context)?;
         self.after.forward(&x, Some(time))
     }
 
@@ -184,13 +201,18 @@ impl UpBlock {
         Ok(Self { layers, upsample })
     }
 
+    /// Adds what its layers attend to in a text.
+    pub fn read_text(&self, text: &Tensor, layers: &mut Vec<KeyValue>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.read_text(text, layers))
+    }
+
     /// Takes as many `skips` as there are layers, and grows to the size of the next one: sides of the latents need
     /// not be a multiple of what the down blocks divide by.
     pub fn forward(
         &self,
         x: &Tensor,
         time: &Tensor,
-        text: &Tensor,
+        context: &mut Layers<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x.clone();
@@ -198,7 +220,7 @@ impl UpBlock {
             let skip = skips.pop().ok_or_else(|| {
                 candle_core::Error::Msg("up blocks have more layers than the down blocks left skips".into())
             })?;
-            x = layer.forward(&Tensor::cat(&[&x, &skip], 1)?, time, text)?;
+            x = layer.forward(&Tensor::cat(&[&x, &skip], 1)?, time, context)?;
         }
         match &self.upsample {
             Some(upsample) => {

@@ -83,16 +83,31 @@ impl TimeEmbedding {
 
     /// The embedding, activated: every residual block wants it so.
     pub fn forward(&self, timesteps: &[f32], conditioning: &Conditioning, dtype: DType) -> Result<Tensor> {
-        let device = conditioning.text.device();
-        let waves = self.waves.of(timesteps);
-        let mut waves =
-            Tensor::from_vec(waves, (timesteps.len(), self.waves.channels), device)?.to_dtype(dtype)?;
+        self.embed(self.waves_of(timesteps, conditioning, dtype)?, conditioning)
+    }
+
+    /// The embeddings of a picture's whole schedule: `[steps, samples, time_embed_dim]`, activated. A step's bits do not
+    /// depend on the others.
+    pub fn table(&self, timesteps: &[f32], conditioning: &Conditioning, dtype: DType) -> Result<Tensor> {
+        let waves = self.waves_of(timesteps, conditioning, dtype)?.unsqueeze(1)?;
+        let embedding = self.embed(waves, conditioning)?;
+        let (steps, _, width) = embedding.dims3()?;
+        embedding.broadcast_as((steps, conditioning.samples(), width))?.contiguous()
+    }
+
+    fn waves_of(&self, timesteps: &[f32], conditioning: &Conditioning, dtype: DType) -> Result<Tensor> {
+        let (waves, device) = (self.waves.of(timesteps), conditioning.text.device());
+        Tensor::from_vec(waves, (timesteps.len(), self.waves.channels), device)?.to_dtype(dtype)
+    }
+
+    /// `waves` `[samples, channels]`, each sample at a timestep of its own; or `[steps, 1, channels]`, all at each.
+    fn embed(&self, mut waves: Tensor, conditioning: &Conditioning) -> Result<Tensor> {
         if let (Some(projection), Some(guidance)) = (&self.guidance, &conditioning.guidance) {
-            waves = (waves + projection.forward(guidance)?)?;
+            waves = waves.broadcast_add(&projection.forward(guidance)?)?;
         }
         let mut embedding = self.mlp.forward(&waves)?;
         if let (Some(addition), Some(added)) = (&self.addition, &conditioning.added) {
-            embedding = (embedding + addition.forward(added, dtype)?)?;
+            embedding = embedding.broadcast_add(&addition.forward(added, waves.dtype())?)?;
         }
         ops::activate(&embedding, self.activation)
     }

@@ -1,21 +1,24 @@
 //! UNet2DConditionModel: predicts what a sampler needs from noisy latents, a timestep per sample and a text.
 
 mod blocks;
+mod context;
 mod embedding;
 mod transformer;
 
+pub use context::{Context, Texts};
 pub use embedding::guidance_embedding;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use self::{
     blocks::{DownBlock, MidBlock, UpBlock},
+    context::ContextsInUse,
     embedding::TimeEmbedding,
 };
 use super::{
     DiffusionError,
     checkpoint::Scope,
-    conditioning::Conditioning,
+    conditioning::{Conditioning, Prepared, StepInput},
     config::UNetConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
     lora::Visit,
@@ -32,6 +35,7 @@ pub struct UNet {
     up: Vec<UpBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    contexts: ContextsInUse,
 }
 
 impl UNet {
@@ -55,6 +59,7 @@ impl UNet {
                 config.norm_eps,
             )?,
             conv_out: same_size(&at.at("conv_out"), first, config.out_channels, config.conv_out_kernel)?,
+            contexts: ContextsInUse::default(),
             config,
         })
     }
@@ -74,15 +79,38 @@ impl UNet {
     ) -> Result<Tensor> {
         let conditioning = conditioning.to_dtype(latents.dtype())?;
         let time = self.time.forward(timesteps, &conditioning, latents.dtype())?;
-        let text = &conditioning.text;
+        self.predict(latents, &StepInput { time, context: self.read_text(&conditioning.text)? })
+    }
+
+    /// Computes what is the same whatever the latents are: the embeddings of all `timesteps` of a picture, and what
+    /// cross attention attends to. `dtype` is that of the latents to come.
+    pub fn prepare(&self, conditioning: &Conditioning, timesteps: &[f32], dtype: DType) -> Result<Prepared> {
+        let conditioning = conditioning.to_dtype(dtype)?;
+        let time = self.time.table(timesteps, &conditioning, dtype)?;
+        let read_text = || self.read_text(&conditioning.text);
+        let context = self.contexts.get_or_compute(&conditioning.texts, read_text)?;
+        Ok(Prepared::new(time, context, conditioning.tokens()))
+    }
+
+    fn read_text(&self, text: &Tensor) -> Result<Context> {
+        let mut layers = Vec::new();
+        self.down.iter().try_for_each(|block| block.read_text(text, &mut layers))?;
+        self.mid.read_text(text, &mut layers)?;
+        self.up.iter().try_for_each(|block| block.read_text(text, &mut layers))?;
+        Ok(Context::new(layers))
+    }
+
+    /// As [`Self::forward`], of samples that were prepared.
+    pub fn predict(&self, latents: &Tensor, StepInput { time, context }: &StepInput) -> Result<Tensor> {
+        let mut context = context.layers();
         let mut x = self.conv_in.forward(latents)?;
         let mut skips = vec![x.clone()];
         for block in &self.down {
-            x = block.forward(&x, &time, text, &mut skips)?;
+            x = block.forward(&x, time, &mut context, &mut skips)?;
         }
-        x = self.mid.forward(&x, &time, text)?;
+        x = self.mid.forward(&x, time, &mut context)?;
         for block in &self.up {
-            x = block.forward(&x, &time, text, &mut skips)?;
+            x = block.forward(&x, time, &mut context, &mut skips)?;
         }
         self.conv_out.forward(&self.norm_out.forward_activated(&x, self.config.activation)?)
     }

@@ -1,7 +1,8 @@
 //! Transformer2DModel: self attention over the pixels, cross attention to the text, gated feed-forward.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 
+use super::context::{KeyValue, Layers};
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
@@ -67,8 +68,16 @@ impl SpatialTransformer {
         })
     }
 
-    /// `x` `[batch, channels, height, width]`, `text` `[batch, tokens, width]`; the same shape as `x`.
-    pub fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+    /// Adds what its layers attend to in a text `[batch, tokens, width]`.
+    pub fn read_text(&self, text: &Tensor, layers: &mut Vec<KeyValue>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| {
+            layers.push(layer.cross_attention.key_value(text)?);
+            Ok(())
+        })
+    }
+
+    /// `x` `[batch, channels, height, width]`; the same shape. Takes its layers of the context.
+    pub fn forward(&self, x: &Tensor, context: &mut Layers<'_>) -> Result<Tensor> {
         let (batch, channels, height, width) = x.dims4()?;
         let to_tokens = |h: &Tensor| ops::swap_tokens_and_channels(&h.flatten_from(2)?);
         let to_pixels =
@@ -79,6 +88,9 @@ impl SpatialTransformer {
             Projection::Conv(conv) => to_tokens(&conv.forward(&h)?)?,
         };
         for layer in &self.layers {
+            let text = context.next().ok_or_else(|| {
+                Error::Msg("the context has fewer layers than the network attends with".into())
+            })?;
             h = layer.forward(&h, text)?;
         }
         match &self.proj_out {
@@ -129,9 +141,9 @@ impl TransformerLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, text: &KeyValue) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = self.self_attention.forward(&h, &h, x)?;
+        let x = self.self_attention.forward(&h, &self.self_attention.key_value(&h)?, x)?;
         let x = self.cross_attention.forward(&self.norm2.forward(&x)?, text, &x)?;
         let h = self.feed_in.forward_geglu(&self.norm3.forward(&x)?)?;
         self.feed_out.forward_plus(&h, &x)
@@ -171,12 +183,15 @@ impl Attention {
         })
     }
 
-    /// Of `x` over `context`, plus `more`.
-    fn forward(&self, x: &Tensor, context: &Tensor, more: &Tensor) -> Result<Tensor> {
+    /// What is attended to in `context` `[batch, tokens, width]`.
+    fn key_value(&self, context: &Tensor) -> Result<KeyValue> {
+        Ok(KeyValue { k: self.to_k.forward(context)?, v: self.to_v.forward(context)? })
+    }
+
+    /// What `x` attends to, plus `more`.
+    fn forward(&self, x: &Tensor, KeyValue { k, v }: &KeyValue, more: &Tensor) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
-        let k = self.to_k.forward(context)?;
-        let v = self.to_v.forward(context)?;
-        self.to_out.forward_plus(&ops::attention(&q, &k, &v, self.options)?, more)
+        self.to_out.forward_plus(&ops::attention(&q, k, v, self.options)?, more)
     }
 
     fn visit(&mut self, visit: &mut Visit<'_>) {
