@@ -1,12 +1,13 @@
-//! The parts of one picture with the shipped checkpoint: prompt and first latents, one step, decode; the text
-//! encoder and the VAE decode alone too. Those of a checkpoint of real size are in `parts`.
+//! The parts of one picture with the shipped checkpoint: prompt and first latents, one step, decode; the text encoder and
+//! the VAE decode alone too; and a step of several pictures, in shared passes and one by one (pictures a second, to be set
+//! beside each other). Those of a checkpoint of real size are in `parts`.
 //!
-//! `cargo bench --bench denoise`
+//! `cargo bench --bench denoise`; `BENCH_MODEL=FOLDER` takes another checkpoint.
 
 use std::{hint::black_box, path::Path};
 
 use candle_core::{DType, Device, Tensor};
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sd_worker_rbee::{
     contract::PromptSyntax,
     diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
@@ -28,6 +29,42 @@ fn spec() -> ImageSpec {
     }
 }
 
+/// A turn of so many pictures of a size in pixels.
+fn turns(criterion: &mut Criterion) {
+    let model = shapes();
+    let mut group = criterion.benchmark_group("turn");
+    for side in [64, 128, 256] {
+        for pictures in [1, 4] {
+            let spec = ImageSpec { source: Source::Text { width: side, height: side }, ..spec() };
+            let begin = || -> Vec<Denoising> {
+                let begin = |_| model.begin(&spec).expect("the shipped checkpoint takes the job");
+                (0..pictures).map(begin).collect()
+            };
+            group.throughput(Throughput::Elements(pictures));
+            let id = |how| BenchmarkId::new(how, format!("{pictures} pictures of {side}x{side}"));
+            group.bench_function(id("one by one"), |bench| {
+                let step =
+                    |jobs: &mut Vec<Denoising>| jobs.iter_mut().try_for_each(|job| model.advance(&mut [job]));
+                bench.iter_batched_ref(begin, step, BatchSize::SmallInput);
+            });
+            group.bench_function(id("shared"), |bench| {
+                let step =
+                    |jobs: &mut Vec<Denoising>| model.advance(&mut jobs.iter_mut().collect::<Vec<_>>());
+                bench.iter_batched_ref(begin, step, BatchSize::SmallInput);
+            });
+        }
+    }
+    group.finish();
+}
+
+fn shapes() -> StableDiffusion {
+    let folder = std::env::var_os("BENCH_MODEL").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-shapes"),
+        std::path::PathBuf::from,
+    );
+    StableDiffusion::load(&folder, &Device::Cpu, DType::F32).expect("the checkpoint loads")
+}
+
 fn drawn(model: &StableDiffusion) -> Denoising {
     let mut job = model.begin(&spec()).expect("the shipped checkpoint takes the job");
     while !job.is_done() {
@@ -37,9 +74,7 @@ fn drawn(model: &StableDiffusion) -> Denoising {
 }
 
 fn denoise(criterion: &mut Criterion) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-shapes");
-    let model =
-        StableDiffusion::load(&folder, &Device::Cpu, DType::F32).expect("the shipped checkpoint loads");
+    let model = shapes();
     let mut group = criterion.benchmark_group("tiny-shapes 128x128, guidance 7.5");
     group.bench_function("begin", |bench| bench.iter(|| model.begin(black_box(&spec()))));
     group.bench_function("step", |bench| {
@@ -62,5 +97,5 @@ fn denoise(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, denoise);
+criterion_group!(benches, denoise, turns);
 criterion_main!(benches);

@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::{ErrorCode, PromptSyntax},
+    contract::{ErrorCode, GuidanceInterval, PromptSyntax},
     diffusion::{Checkpoint, ImageSpec, Source, flux::Flux},
     engine::InferencePipeline,
     models::ModelSource,
@@ -138,16 +138,33 @@ fn what_is_not_looked_at_is_said_in_the_warnings() {
     let spec = ImageSpec {
         negative_prompt: Some("blue".into()),
         clip_skip: 1,
+        guidance_interval: Some(GuidanceInterval::new([0.1, 0.8]).unwrap()),
         prompt: "red ".repeat(60) + "the end",
         ..text(32, 32)
     };
     // The second time the prompt is remembered; its warning must be too.
     for _ in 0..2 {
         let warnings = model.begin(&spec).unwrap().warnings().join("\n");
-        for part in ["`negative_prompt`", "`clip_skip`", "`prompt` was cut at 48 tokens", "the end"] {
+        let unused = ["`negative_prompt`", "`clip_skip`", "`guidance_interval`"];
+        for part in [&unused[..], &["`prompt` was cut at 48 tokens", "the end"]].concat() {
             assert!(warnings.contains(part), "{part} is not in {warnings}");
         }
     }
+}
+
+#[test]
+fn prompts_of_jobs_that_run_in_turn_are_encoded_once_each() {
+    let model = model("schnell");
+    let prompts = ["a red circle", "a blue square"];
+    let words = |prompt: &str| {
+        let text = model.encode_prompt(prompt).unwrap();
+        [text.words, text.pooled].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+    };
+    let first = prompts.map(words);
+    assert_eq!(model.embeddings().hits(), 0);
+    assert_eq!(prompts.map(words), first);
+    assert_eq!(model.embeddings().hits(), 2);
+    assert_ne!(first[0], first[1]);
 }
 
 #[test]

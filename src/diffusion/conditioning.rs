@@ -117,3 +117,48 @@ impl StepInput {
         Ok(Self { time: Tensor::cat(&times, 0)?, context: Context::join(&contexts)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        contract::PromptSyntax,
+        diffusion::{Device, ImageSpec, Source, StableDiffusion},
+    };
+
+    #[test]
+    fn pictures_of_one_prompt_share_what_was_computed_of_it() {
+        for checkpoint in ["text", "xl", "lcm"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity").join(checkpoint);
+            let model = StableDiffusion::load(&folder, &Device::Cpu, DType::F32).unwrap();
+            let begin = |prompt: &str, seed, guidance_scale| {
+                let spec = ImageSpec {
+                    prompt: prompt.into(),
+                    negative_prompt: None,
+                    prompt_syntax: PromptSyntax::Plain,
+                    clip_skip: 0,
+                    steps: 2,
+                    guidance_scale,
+                    guidance_interval: None,
+                    seed,
+                    scheduler: None,
+                    loras: Vec::new(),
+                    source: Source::Text { width: 64, height: 64 },
+                };
+                model.begin(&spec).unwrap()
+            };
+            let context = |job: &crate::diffusion::Denoising| job.prepared.context.clone();
+            let first = begin("a red circle", 1, 5.0);
+            assert!(Arc::ptr_eq(&context(&first), &context(&begin("a red circle", 2, 5.0))), "{checkpoint}");
+            assert!(
+                !Arc::ptr_eq(&context(&first), &context(&begin("a blue circle", 1, 5.0))),
+                "{checkpoint}"
+            );
+            let guided = first.prepared.samples() == 2;
+            let other = begin("a red circle", 1, 1.0);
+            assert_eq!(Arc::ptr_eq(&context(&first), &context(&other)), !guided, "{checkpoint}");
+        }
+    }
+}

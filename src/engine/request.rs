@@ -114,7 +114,7 @@ pub struct EngineTimings {
     pub load: Duration,
     /// Text encoder, and VAE encode of inputs.
     pub text: Duration,
-    /// All denoising steps, previews among them.
+    /// The passes that it went its steps in, each counted whole however many jobs shared it, and its previews.
     pub denoise: Duration,
     /// VAE decode.
     pub decode: Duration,

@@ -1,7 +1,5 @@
 //! A Flux checkpoint, loaded: begins pictures, advances them together, finishes them.
 
-use std::sync::{Mutex, PoisonError};
-
 use candle_core::{DType, Device, IndexOp, Tensor};
 use image::RgbImage;
 
@@ -14,14 +12,18 @@ use super::{
     t5_tokenizer::T5Tokenizer,
     transformer::{FluxTransformer, TransformerInput},
 };
-use crate::diffusion::{
-    Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, ImageSpec, Precision, TextEncoder,
-    checkpoint::Weights,
-    config::{TextConfig, VaeConfig},
-    passes::{Fit, in_passes, passes},
-    picture,
-    precision::computed_in,
-    preview::Previews,
+use crate::{
+    contract::PromptSyntax,
+    diffusion::{
+        Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache, EmbeddingKey,
+        ImageSpec, Precision, TextEncoder,
+        checkpoint::Weights,
+        config::{TextConfig, VaeConfig},
+        passes::{Fit, in_passes, passes},
+        picture,
+        precision::computed_in,
+        preview::Previews,
+    },
 };
 
 /// Words that T5 encodes for a model with guidance (dev), and for one without (schnell was trained with 256).
@@ -44,8 +46,8 @@ pub struct Flux {
     pub(super) device: Device,
     weight_bytes: u64,
     previews: Previews,
-    /// The last prompt: T5 takes longer than a step of schnell, and the pictures of a job share their prompt.
-    last_text: Mutex<Option<(String, TextEmbeddings)>>,
+    /// Of the last prompts: T5 takes longer than a step of schnell, and the pictures of a job share their prompt.
+    embeddings: EmbeddingCache,
 }
 
 /// A prompt, encoded.
@@ -139,7 +141,7 @@ impl Flux {
                 .sum::<u64>()
                 + vae_bytes,
             previews: Previews::default(),
-            last_text: Mutex::new(None),
+            embeddings: EmbeddingCache::default(),
         })
     }
 
@@ -168,26 +170,31 @@ impl Flux {
         &self.vae
     }
 
+    /// Embeddings of the last prompts.
+    pub fn embeddings(&self) -> &EmbeddingCache {
+        &self.embeddings
+    }
+
     /// Both text encoders' view of a prompt.
     pub fn encode_prompt(&self, prompt: &str) -> Result<TextEmbeddings, DiffusionError> {
-        // A panic elsewhere leaves the last prompt whole: it is replaced in one assignment.
-        let mut last = self.last_text.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, text)) = last.as_ref().filter(|(known, _)| known == prompt) {
-            return Ok(text.clone());
-        }
         let (clip, t5) = (self.tokenizer.encode(prompt)?, self.t5_tokenizer.encode(prompt)?);
         let cut = |reader: &str, length: usize, cut: Option<String>| {
             cut.map(|cut| format!("`prompt` was cut at {length} tokens for {reader}; left out: {cut}"))
         };
-        let hidden = self.text_encoder.forward(std::slice::from_ref(&clip.ids), 0)?;
-        let text = TextEmbeddings {
-            words: self.t5.forward(&t5.ids)?,
-            pooled: hidden.i((.., self.text_encoder.end_of(&clip.ids)))?,
+        let encode = || {
+            let hidden = self.text_encoder.forward(std::slice::from_ref(&clip.ids), 0)?;
+            let pooled = hidden.i((.., self.text_encoder.end_of(&clip.ids)))?.copy()?;
+            Ok::<_, DiffusionError>(vec![self.t5.forward(&t5.ids)?, pooled])
+        };
+        let key = EmbeddingKey::new(prompt, PromptSyntax::Plain, 0, "");
+        let mut tensors = self.embeddings.get_or_encode(key, encode)?.into_iter();
+        let mut next = || tensors.next().expect("both encoders' embeddings are kept together");
+        Ok(TextEmbeddings {
+            words: next(),
+            pooled: next(),
             // CLIP reads 77 tokens and sets the tone only; what T5 reads in full is in the picture.
             warnings: cut("T5", self.t5_tokenizer.length(), t5.cut).into_iter().collect(),
-        };
-        *last = Some((prompt.to_owned(), text.clone()));
-        Ok(text)
+        })
     }
 
     /// Tokenises, encodes text and input picture, and draws the first noise. Sides that are no multiples of a token
