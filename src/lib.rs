@@ -2,6 +2,8 @@
 //!
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
+#[cfg(feature = "worker")]
+mod allocator;
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod contract;
@@ -23,3 +25,7 @@ pub mod storage;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;
+
+#[cfg(feature = "worker")]
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;

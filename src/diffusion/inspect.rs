@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Checkpoint, DiffusionError, Precision,
+    Activations, Checkpoint, DiffusionError, Precision,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     flux,
 };
@@ -17,6 +17,8 @@ pub struct Inspection {
     pub defaults: Defaults,
     /// Bytes of the weights as they will be kept.
     pub weight_bytes: u64,
+    /// Bytes that a picture takes beside them.
+    pub activations: Activations,
 }
 
 /// Steps and guidance of a job that names none.
@@ -42,8 +44,8 @@ pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, Diffusio
     let checkpoint = Checkpoint::open(path)?;
     let weight_bytes = checkpoint.weight_bytes(precision)?;
     if flux::Flux::is(&checkpoint) {
-        let (native_size, defaults) = flux::inspect(&checkpoint)?;
-        return Ok(Inspection { native_size, defaults, weight_bytes });
+        let (native_size, defaults, activations) = flux::inspect(&checkpoint)?;
+        return Ok(Inspection { native_size, defaults, weight_bytes, activations });
     }
     Family::of(&checkpoint)?;
     let unet = UNetConfig::read(&checkpoint.config("unet")?)?;
@@ -54,6 +56,7 @@ pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, Diffusio
         native_size: (pixels(width), pixels(height)),
         defaults: defaults(&unet, &checkpoint.config("scheduler")?)?,
         weight_bytes,
+        activations: Activations::of_unet(&unet, &vae),
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
     DiffusionError,
     checkpoint::Scope,
     lora::{Delta, LayerMut, Visit},
-    ops::{self, Activation},
+    ops::{self, Activation, Bands, Norm},
 };
 
 /// `torch.nn.Linear`.
@@ -199,6 +199,11 @@ impl GroupNorm {
             Activation::Silu => ops::group_norm_silu(x, &self.weight, &self.bias, self.groups, self.eps),
             other => ops::activate(&self.forward(x)?, other),
         }
+    }
+
+    /// What it does to a map in bands, with an activation after it.
+    pub fn over(&self, x: &Bands, activation: Activation) -> Result<Norm> {
+        x.group_norm(&self.weight, &self.bias, self.groups, self.eps, Some(activation))
     }
 }
 

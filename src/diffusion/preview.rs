@@ -1,6 +1,6 @@
 //! A cheap look at latents: a linear map from latents to colours, found once per model.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use candle_core::{Device, Tensor};
 use image::{Rgb, RgbImage, imageops};
@@ -14,6 +14,9 @@ use super::{
 
 /// The longest side of a preview, pixels.
 const LONGEST_SIDE: u32 = 256;
+/// The longest side of what a tiny autoencoder decodes, latents: a preview of a large picture costs no more than one of
+/// 512 x 512 pixels.
+const LONGEST_DECODED: usize = 64;
 /// Latents of the picture that the map is fitted on: patches of one colour, `PATCHES` x `PATCHES` of `PATCH` x `PATCH`.
 const PATCHES: usize = 5;
 const PATCH: usize = 3;
@@ -97,7 +100,8 @@ impl Previews {
         let vae = match vae {
             Autoencoder::Kl(vae) => vae,
             Autoencoder::Tiny(_) => {
-                let (planes, _) = vae.draw(latents, shape, device)?;
+                let (latents, (channels, height, width)) = shrunk(latents, shape);
+                let (planes, _) = vae.draw(&latents, (channels, height, width), device)?;
                 return Ok(from_planes(&planes, width * vae.factor(), height * vae.factor()));
             }
         };
@@ -110,6 +114,31 @@ impl Previews {
         };
         Ok(map.draw(latents, width as u32, height as u32))
     }
+}
+
+/// Latents `[channels, height, width]` as means of squares, so that no side is longer than [`LONGEST_DECODED`].
+fn shrunk(
+    latents: &[f32],
+    (channels, height, width): (usize, usize, usize),
+) -> (Cow<'_, [f32]>, (usize, usize, usize)) {
+    let side = height.max(width).div_ceil(LONGEST_DECODED);
+    if side == 1 {
+        return (latents.into(), (channels, height, width));
+    }
+    let (rows, columns) = ((height / side).max(1), (width / side).max(1));
+    let mean = |channel: usize, row: usize, column: usize| {
+        let (rows, columns) =
+            (row * side..height.min((row + 1) * side), column * side..width.min((column + 1) * side));
+        let area = (rows.len() * columns.len()) as f32;
+        rows.map(|row| &latents[(channel * height + row) * width..][columns.clone()])
+            .map(|line| line.iter().sum::<f32>())
+            .sum::<f32>()
+            / area
+    };
+    let small = (0..channels * rows * columns)
+        .map(|i| mean(i / (rows * columns), i / columns % rows, i % columns))
+        .collect::<Vec<f32>>();
+    (small.into(), (channels, rows, columns))
 }
 
 /// A decoded picture `[3, height, width]` in about -1..1, made smaller to at most [`LONGEST_SIDE`].
@@ -169,6 +198,17 @@ mod tests {
         for (found, wanted) in found.iter().zip([2.0, -1.0, 0.5]) {
             assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
         }
+    }
+
+    #[test]
+    fn large_latents_are_shrunk_to_means_and_small_ones_are_left() {
+        let latents: Vec<f32> = (0..2 * 130 * 6).map(|i| (i % 6) as f32 + (i / 780 * 100) as f32).collect();
+        let (small, shape) = shrunk(&latents, (2, 130, 6));
+        assert_eq!(shape, (2, 43, 2));
+        assert_eq!(small[..4], [1.0, 4.0, 1.0, 4.0]);
+        assert_eq!(small[2 * 43..][..2], [101.0, 104.0]);
+        let (same, shape) = shrunk(&latents[..64 * 2], (1, 64, 2));
+        assert_eq!((same.len(), shape), (128, (1, 64, 2)));
     }
 
     #[test]

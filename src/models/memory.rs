@@ -1,6 +1,46 @@
-//! How much memory there is for weights.
+//! How much memory there is, and how much of a limit is left for weights.
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use super::model::{ModelError, Needs};
+
+/// Bytes of a worker without models and pictures: the program, connections, tokenizers, input pictures, and what the
+/// system's allocator keeps.
+const WORKER: u64 = 192 << 20;
+
+/// A limit of all the memory that a worker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes.
+    pub bytes: u64,
+    /// Pixels of the largest picture that jobs may ask for.
+    pub max_pixels: u64,
+    /// Pictures that are computed at the same time.
+    pub pictures: u64,
+}
+
+impl MemoryLimit {
+    /// Bytes that are kept free of weights for the largest picture of such a model.
+    ///
+    /// # Errors
+    /// When the model's weights do not fit beside it.
+    pub(super) fn reserve(&self, model: &str, needs: Needs) -> Result<u64, ModelError> {
+        let pictures = needs.activations.bytes(self.max_pixels).saturating_mul(self.pictures);
+        let beside = pictures.saturating_add(WORKER);
+        if needs.weights.saturating_add(beside) <= self.bytes {
+            return Ok(beside);
+        }
+        let left = self.bytes.saturating_sub(WORKER).checked_sub(needs.weights);
+        Err(ModelError::OverLimit {
+            model: model.to_owned(),
+            weights: needs.weights,
+            beside,
+            limit: self.bytes,
+            pixels: self.max_pixels,
+            possible: left.and_then(|left| needs.activations.pixels(left / self.pictures.max(1))),
+        })
+    }
+}
 
 /// Bytes that the process can still take: what the system has available, or less where a control group (a container's
 /// limit) allows less.

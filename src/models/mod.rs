@@ -12,7 +12,8 @@ mod source;
 
 pub use hub::{Hub, HubError, HubOptions, HubRepo};
 pub use loras::{LoraFolder, LoraNameError};
-pub use model::{Denoising, Limit, Model, ModelError, ModelInfo};
+pub use memory::MemoryLimit;
+pub use model::{Denoising, Limit, Model, ModelError, ModelInfo, Needs};
 pub use progress::{Progress, ProgressError};
 pub use set::{Held, ModelOptions, ModelSet};
 pub use sim::{Sim, SimError};

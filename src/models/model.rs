@@ -6,7 +6,7 @@ use super::{HubRepo, ModelSource, Origin, Sim, SimError, memory::human, sim::Sim
 use crate::{
     contract::ErrorCode,
     diffusion::{
-        self, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
+        self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
         flux::{Flux, FluxDenoising},
     },
 };
@@ -32,6 +32,15 @@ pub struct ModelInfo {
     pub steps: u32,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+}
+
+/// Memory that a model takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Bytes of its weights as they are kept.
+    pub weights: u64,
+    /// Bytes of a picture beside them.
+    pub activations: Activations,
 }
 
 /// A picture that is being drawn.
@@ -76,6 +85,29 @@ pub enum ModelError {
         /// What limits them.
         limit: Limit,
     },
+    /// A model that leaves no room for the pictures that jobs may ask for.
+    #[error(
+        "`{model}`: its weights take {}, computing a picture of {pixels} pixels (--max-pixels) up to {} beside them, and \
+         --memory-limit is {}: choose a smaller --dtype or model, {}or a higher limit",
+        human(*weights),
+        human(*beside),
+        human(*limit),
+        smaller_pictures(*possible)
+    )]
+    OverLimit {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        weights: u64,
+        /// Bytes of all else.
+        beside: u64,
+        /// The limit.
+        limit: u64,
+        /// The most pixels that a job may ask for.
+        pixels: u64,
+        /// The most that would fit; none where even the weights do not.
+        possible: Option<u64>,
+    },
     /// A model that cannot be loaded now.
     #[error(
         "`{model}`: its weights take {} and {} are free now{}: try again, or give it more memory",
@@ -103,6 +135,8 @@ pub enum ModelError {
 pub enum Limit {
     /// The flag.
     Flag,
+    /// What `--memory-limit` leaves beside the largest picture.
+    Memory,
     /// What the machine, or its control group, has free.
     Machine,
 }
@@ -111,6 +145,7 @@ impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Flag => "--model-memory",
+            Self::Memory => "--memory-limit, less what the largest picture takes",
             Self::Machine => "free memory of this machine",
         })
     }
@@ -120,14 +155,19 @@ fn busy_models(busy: &[String]) -> String {
     if busy.is_empty() { String::new() } else { format!(" (jobs run with {})", busy.join(", ")) }
 }
 
+fn smaller_pictures(possible: Option<u64>) -> String {
+    possible.map(|pixels| format!("--max-pixels {pixels}, ")).unwrap_or_default()
+}
+
 impl ModelError {
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Diffusion(error) => error.code(),
-            Self::Sim(SimError::OutOfMemory) | Self::TooLarge { .. } | Self::NoRoom { .. } => {
-                ErrorCode::OutOfMemory
-            }
+            Self::Sim(SimError::OutOfMemory)
+            | Self::TooLarge { .. }
+            | Self::OverLimit { .. }
+            | Self::NoRoom { .. } => ErrorCode::OutOfMemory,
             Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
             Self::Unknown(_) => ErrorCode::UnsupportedModel,
             Self::Sim(SimError::Option { .. }) | Self::NotFetched(_) | Self::Foreign => ErrorCode::Internal,
@@ -165,11 +205,11 @@ impl Model {
         })
     }
 
-    /// What jobs have to know of it, and the bytes of its weights as they will be kept. Nothing is loaded.
+    /// What jobs have to know of it, and the memory that it will take. Nothing is loaded.
     ///
     /// # Errors
     /// What loading would refuse, as far as the configuration files and the headers of the weights show it.
-    pub fn inspect(source: &ModelSource, precision: Precision) -> Result<(ModelInfo, u64), ModelError> {
+    pub fn inspect(source: &ModelSource, precision: Precision) -> Result<(ModelInfo, Needs), ModelError> {
         let name = source.name().to_owned();
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
@@ -180,13 +220,13 @@ impl Model {
                     steps: found.defaults.steps,
                     guidance_scale: found.defaults.guidance_scale,
                 };
-                (info, found.weight_bytes)
+                (info, Needs { weights: found.weight_bytes, activations: found.activations })
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
                 let Defaults { steps, guidance_scale } = Defaults::default();
                 let info = ModelInfo { name, native_size: sim.native_size(), steps, guidance_scale };
-                (info, sim.weight_bytes())
+                (info, Needs { weights: sim.weight_bytes(), activations: Activations::default() })
             }
         })
     }

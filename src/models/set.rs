@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::{DType, Device};
 
-use super::{Limit, Model, ModelError, ModelInfo, ModelSource, memory};
+use super::{Limit, MemoryLimit, Model, ModelError, ModelInfo, ModelSource, memory};
 use crate::{contract::ErrorCode, diffusion::Precision};
 
 /// How models are loaded.
@@ -20,12 +20,14 @@ pub struct ModelOptions {
     pub precision: Precision,
     /// Bytes of weights that are kept at most; none: all that is free.
     pub memory: Option<u64>,
+    /// What weights and pictures take together at most; none: pictures take what they need.
+    pub limit: Option<MemoryLimit>,
 }
 
 impl ModelOptions {
     /// In f32, in all the memory that is free.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), precision: Precision::all(DType::F32), memory: None }
+        Self { device: device.clone(), precision: Precision::all(DType::F32), memory: None, limit: None }
     }
 }
 
@@ -72,19 +74,19 @@ impl ModelSet {
     /// # Errors
     /// The first source that cannot be used: what is wrong with it, or how much memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
-        let free = options.free_memory();
-        let (budget, limit) = match options.memory {
-            Some(memory) if memory <= free => (memory, Limit::Flag),
-            _ => (free, Limit::Machine),
-        };
         let mut models = Vec::with_capacity(sources.len());
+        let mut reserve = 0;
         for source in sources {
-            let (info, weight_bytes) = Model::inspect(source, options.precision)?;
-            if weight_bytes > budget {
-                let model = source.name().to_owned();
-                return Err(ModelError::TooLarge { model, needed: weight_bytes, available: budget, limit });
+            let (info, needs) = Model::inspect(source, options.precision)?;
+            if let Some(limit) = options.limit {
+                reserve = limit.reserve(source.name(), needs)?.max(reserve);
             }
-            models.push(Entry { info, source: source.clone(), weight_bytes });
+            models.push(Entry { info, source: source.clone(), weight_bytes: needs.weights });
+        }
+        let (budget, limit) = options.budget(reserve);
+        if let Some(entry) = models.iter().find(|entry| entry.weight_bytes > budget) {
+            let (model, needed) = (entry.info.name.clone(), entry.weight_bytes);
+            return Err(ModelError::TooLarge { model, needed, available: budget, limit });
         }
         let set = Self { models, options, budget, loaded: Mutex::default() };
         for (index, entry) in set.models.iter().enumerate() {
@@ -220,6 +222,15 @@ impl Loaded {
 }
 
 impl ModelOptions {
+    /// Bytes that weights may take, and what bounds them. `reserve` is what the memory limit keeps for pictures.
+    fn budget(&self, reserve: u64) -> (u64, Limit) {
+        let flag = self.memory.map(|memory| (memory, Limit::Flag));
+        let limit = self.limit.map(|limit| (limit.bytes.saturating_sub(reserve), Limit::Memory));
+        let machine = (self.free_memory(), Limit::Machine);
+        // Of equals the first: what was said counts.
+        [flag, limit, Some(machine)].into_iter().flatten().min_by_key(|(bytes, _)| *bytes).unwrap_or(machine)
+    }
+
     /// Bytes that can still be taken. What a GPU has free it does not tell here: loading fails there instead.
     fn free_memory(&self) -> u64 {
         if self.device.is_cpu() { memory::available() } else { u64::MAX }
@@ -295,6 +306,39 @@ mod tests {
         }
         let text = open(&["big=sim://?memory=8191TiB"], u64::MAX).err().unwrap().to_string();
         assert!(text.contains("free memory of this machine"), "{text}");
+    }
+
+    fn limited(sources: &[&str], bytes: u64, memory: Option<u64>) -> Result<ModelSet, ModelError> {
+        let sources: Vec<ModelSource> = sources.iter().map(|source| source.parse().unwrap()).collect();
+        let limit = Some(MemoryLimit { bytes, max_pixels: 1 << 20, pictures: 1 });
+        ModelSet::open(&sources, ModelOptions { memory, limit, ..ModelOptions::new(&Device::Cpu) })
+    }
+
+    #[test]
+    fn what_the_memory_limit_leaves_beside_a_picture_is_for_weights() {
+        let two = ["a=sim://?memory=40MiB", "b=sim://?memory=40MiB"];
+        assert_eq!(limited(&two, 300 * MIB, None).unwrap().in_memory(), ["a", "b"]);
+        assert_eq!(limited(&two, 270 * MIB, None).unwrap().in_memory(), ["a"]);
+        assert_eq!(limited(&two, 300 * MIB, Some(50 * MIB)).unwrap().in_memory(), ["a"]);
+        let text = limited(&two, 220 * MIB, None).err().unwrap().to_string();
+        for part in ["`a`", "40.0 MiB (", "192.0 MiB (", "--memory-limit is 220.0 MiB (", "1048576 pixels"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_over_the_memory_limit_is_refused_with_the_pixels_that_would_fit() {
+        let source = concat!("tiny=", env!("CARGO_MANIFEST_DIR"), "/tests/data/parity/text");
+        let text = limited(&[source], 500 * MIB, None).err().unwrap().to_string();
+        let (_, rest) = text.split_once("--max-pixels ").expect(&text);
+        let pixels: u64 = rest.split(',').next().unwrap().parse().expect(&text);
+        assert!((1 << 10..1 << 20).contains(&pixels), "{text}");
+        let limit = Some(MemoryLimit { bytes: 500 * MIB, max_pixels: pixels, pictures: 1 });
+        let options = ModelOptions { limit, ..ModelOptions::new(&Device::Cpu) };
+        assert!(ModelSet::open(&[source.parse().unwrap()], options).is_ok());
+        // Where even a small picture is too much, none is offered.
+        let text = limited(&[source], 300 * MIB, None).err().unwrap().to_string();
+        assert!(text.contains("--memory-limit is 300.0 MiB") && !text.contains("--max-pixels 1"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use candle_core::Device;
+
 use super::{context::Identity, dtype::DtypeOption};
 use crate::{
     bus::{NatsOptions, StreamOptions},
@@ -11,7 +13,7 @@ use crate::{
     },
     diffusion::Precision,
     logging::LogOptions,
-    models::{LoraFolder, ModelInfo, ModelSource},
+    models::{LoraFolder, MemoryLimit, ModelInfo, ModelOptions, ModelSource},
     storage::StoreOptions,
     units::{parse_duration, parse_pixels, parse_size},
 };
@@ -36,6 +38,10 @@ pub struct WorkerOptions {
     /// Bytes of weights that are kept; the least recently used model goes first [default: all that is free]
     #[arg(long, env = "SD_MODEL_MEMORY", value_name = "SIZE", value_parser = parse_size)]
     pub model_memory: Option<u64>,
+    /// Bytes that the whole worker may take, with what the largest picture of --max-pixels takes beside the weights; a
+    /// model that does not fit is refused [default: no limit]
+    #[arg(long, env = "SD_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    pub memory_limit: Option<u64>,
     /// Folder of LoRAs that jobs may name; without it they may not
     #[arg(long, env = "SD_LORA_DIR", value_name = "FOLDER", value_parser = parse_folder)]
     pub lora_dir: Option<PathBuf>,
@@ -143,11 +149,24 @@ impl WorkerOptions {
         if self.model_memory == Some(0) {
             return error("--model-memory", "must be above 0".into());
         }
+        if self.memory_limit == Some(0) {
+            return error("--memory-limit", "must be above 0".into());
+        }
         if self.deadline.is_zero() {
             return error("--deadline", "must be above 0".into());
         }
         Subjects::new(&self.subject_prefix)
             .map_err(|e| OptionsError { flag: "--subject-prefix", reason: e.to_string() })
+    }
+
+    /// How models are loaded on `device`.
+    pub fn loading(&self, device: Device) -> ModelOptions {
+        // A CPU computes one picture after the other, other devices all that have a slot at once.
+        let pictures = if device.is_cpu() { 1 } else { self.slots as u64 };
+        let limit =
+            self.memory_limit.map(|bytes| MemoryLimit { bytes, max_pixels: self.max_pixels, pictures });
+        let precision = self.dtype.unwrap_or_default().on(&device);
+        ModelOptions { precision, memory: self.model_memory, limit, device }
     }
 
     /// Who the worker is, on a device of this name (`cpu`, `cuda:0`), with these models.
@@ -245,18 +264,25 @@ mod tests {
             &["--dtype", "f64"],
             &["--dtype", "f16,clip=f32"],
             &["--model-memory", "much"],
+            &["--memory-limit", "1.5GiB"],
             &["--lora-dir", "no/such/folder"],
             &["--lora-dir", "Cargo.toml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        for bad in [&["--model", "sim://"][..], &["--model-memory", "0"], &["--subject-prefix", "a..b"]] {
+        for bad in [
+            &["--model", "sim://"][..],
+            &["--model-memory", "0"],
+            &["--memory-limit", "0"],
+            &["--subject-prefix", "a..b"],
+        ] {
             assert!(parse(bad).unwrap().check().is_err(), "{bad:?}");
         }
         for good in [
             &["--model", "other=sim://"][..],
             &["--dtype", "f16,vae=f32"],
             &["--model-memory", "6GiB"],
+            &["--memory-limit", "6GiB"],
             &["--lora-dir", "src"],
         ] {
             assert!(parse(good).unwrap().check().is_ok(), "{good:?}");

@@ -137,9 +137,8 @@ async fn start(
             "anybody who can reach {address} may send jobs to this worker: --http asks for no token"
         );
     }
-    let dtype = options.dtype.unwrap_or_default();
-    let precision = dtype.on(&device);
-    let loading = ModelOptions { precision, memory: options.model_memory, device };
+    let loading = options.loading(device);
+    let precision = loading.precision;
     let sources = fetch(&options.models, &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
     let store = Store::open(&options.store)?;

@@ -2,25 +2,35 @@
 
 use std::{
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
+use memmap2::{MmapMut, MmapOptions};
 use safetensors::{
     Dtype, SafeTensors,
     tensor::{Metadata, TensorInfo},
 };
 
-use crate::diffusion::DiffusionError;
+use super::convert;
+use crate::{
+    allocator::{self, Plain},
+    diffusion::DiffusionError,
+};
 
 /// Bytes before the header: its length.
 const HEADER_LENGTH: usize = 8;
+/// A multiple of the page size of every system that this runs on.
+#[cfg(target_os = "linux")]
+const PAGE: usize = 64 << 10;
 
 /// A mapped file whose header was read and checked against its size.
 pub struct MappedFile {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<MmapMut>,
     data_start: usize,
     metadata: Metadata,
 }
@@ -33,9 +43,12 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<Self, DiffusionError> {
         let read = |source| DiffusionError::Read { file: path.to_owned(), source };
         let opened = File::open(path).map_err(read)?;
-        // SAFETY: the map is private to this value and only read. A checkpoint that another process cuts short
-        // while it is being loaded would end this process, as with every reader that maps its files.
-        let map = unsafe { Mmap::map(&opened) }.map_err(read)?;
+        // Private, so that nothing here can change the file, and without swap set aside for pages that could be written.
+        let mut options = MmapOptions::new();
+        // SAFETY: what is mapped is only read here. A checkpoint that another process writes into or cuts short while
+        // it is used would change weights or end this process, as with every reader that maps its files: files are
+        // replaced by renaming.
+        let map = Arc::new(unsafe { options.no_reserve_swap().map_copy(&opened) }.map_err(read)?);
         let (header, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|source| DiffusionError::Safetensors { file: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), map, data_start: HEADER_LENGTH + header, metadata })
@@ -78,15 +91,100 @@ impl MappedFile {
     /// # Errors
     /// When it is missing (`expected` is the shape to name then), or of a type that is no floating point number.
     pub fn tensor(&self, key: &str, expected: &[usize], device: &Device) -> Result<Tensor, DiffusionError> {
+        let (info, dtype, place) = self.find(key, expected)?;
+        Ok(convert::tensor(&self.map[place], dtype, dtype, &info.shape, device)?)
+    }
+
+    /// As [`Self::tensor`], in the type `kept`: on the CPU the mapped memory itself where the file has that type.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`], and when the file cannot be read.
+    pub fn weight(
+        &self,
+        key: &str,
+        expected: &[usize],
+        kept: DType,
+        device: &Device,
+    ) -> Result<Tensor, DiffusionError> {
+        let (info, dtype, place) = self.find(key, expected)?;
+        self.bring_in(&place)?;
+        if device.is_cpu() && dtype == kept {
+            let lent = match dtype {
+                DType::F16 => self.lent::<f16>(&place, &info.shape),
+                DType::BF16 => self.lent::<bf16>(&place, &info.shape),
+                DType::F32 => self.lent::<f32>(&place, &info.shape),
+                _ => None,
+            };
+            if let Some(tensor) = lent {
+                return Ok(tensor?);
+            }
+        }
+        let tensor = convert::tensor(&self.map[place.clone()], dtype, kept, &info.shape, device)?;
+        self.let_go(&place);
+        Ok(tensor)
+    }
+
+    /// The values where they are mapped; none where they cannot be lent from there.
+    fn lent<T: WithDType + Plain>(
+        &self,
+        place: &Range<usize>,
+        shape: &[usize],
+    ) -> Option<candle_core::Result<Tensor>> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        // SAFETY: the map is private and can be written; weights are never written.
+        let values: Vec<T> =
+            unsafe { allocator::lend(&self.map, place.start, place.len() / size_of::<T>()) }?;
+        Some(Tensor::from_vec(values, shape, &Device::Cpu))
+    }
+
+    /// Reads a part into memory at once: what cannot be read is an error, where it would end the process later.
+    #[cfg(target_os = "linux")]
+    fn bring_in(&self, place: &Range<usize>) -> Result<(), DiffusionError> {
+        match self.map.advise_range(memmap2::Advice::PopulateRead, place.start, place.len()) {
+            // Linux before 5.14 does not know how.
+            Err(source) if source.kind() != std::io::ErrorKind::InvalidInput => {
+                Err(DiffusionError::Read { file: self.path.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn bring_in(&self, _: &Range<usize>) -> Result<(), DiffusionError> {
+        Ok(())
+    }
+
+    /// Pages of a part that was copied do not count as memory of the process any more.
+    #[cfg(target_os = "linux")]
+    fn let_go(&self, place: &Range<usize>) {
+        let (start, end) = (place.start.next_multiple_of(PAGE), place.end / PAGE * PAGE);
+        if start < end {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: nothing has written these pages, so that they come back from the file as they are.
+            let done = unsafe { self.map.unchecked_advise_range(advice, start, end - start) };
+            // Where the system refuses, the pages count until the whole map goes.
+            done.unwrap_or_default();
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn let_go(&self, _: &Range<usize>) {}
+
+    /// A tensor's description, type, and bytes of the map.
+    fn find(
+        &self,
+        key: &str,
+        expected: &[usize],
+    ) -> Result<(&TensorInfo, DType, Range<usize>), DiffusionError> {
         let info = self.metadata.info(key).ok_or_else(|| DiffusionError::MissingTensor {
             file: self.path.clone(),
             key: key.to_owned(),
             expected: expected.to_vec(),
         })?;
-        let dtype = self.dtype_of(key, info)?;
         let (start, end) = info.data_offsets;
-        let data = &self.map[self.data_start + start..self.data_start + end];
-        Ok(Tensor::from_raw_buffer(data, dtype, &info.shape, device)?)
+        Ok((info, self.dtype_of(key, info)?, self.data_start + start..self.data_start + end))
     }
 
     /// The error that a tensor has another shape.

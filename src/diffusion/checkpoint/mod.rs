@@ -1,6 +1,7 @@
 //! Where the parts of a checkpoint are read from: configuration files, weights, tokenizers. What is read from them is
 //! for the networks to say.
 
+mod convert;
 mod files;
 mod mapped;
 mod single_file;

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::diffusion::{DiffusionError, precision::computed_in};
 
-/// The mapped files of one component. Tensors are copied out, widened or narrowed to the type that is kept.
+/// The mapped files of one component. On the CPU a tensor of the type that is kept is used where it is mapped; others are
+/// copied out, widened or narrowed.
 pub struct Weights {
     files: ComponentFiles,
     /// None: the files use diffusers' names.
@@ -70,8 +71,7 @@ impl Weights {
         if file.shape(&key).is_some_and(|found| found != expected) {
             return Err(file.wrong_shape(&key, &expected));
         }
-        let tensor = file.tensor(&key, &expected, &self.device)?;
-        let tensor = part.cut(&tensor, shape)?.to_dtype(self.kept(shape))?;
+        let tensor = part.cut(&file.weight(&key, &expected, self.kept(shape), &self.device)?, shape)?;
         self.bytes
             .fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
         Ok(tensor)

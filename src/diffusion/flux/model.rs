@@ -15,7 +15,7 @@ use super::{
 use crate::{
     contract::PromptSyntax,
     diffusion::{
-        Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache, EmbeddingKey,
+        Activations, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache, EmbeddingKey,
         ImageSpec, Precision, TextEncoder,
         checkpoint::Weights,
         config::{TextConfig, VaeConfig},
@@ -61,17 +61,18 @@ pub struct TextEmbeddings {
     pub warnings: Vec<String>,
 }
 
-/// Width and height, in pixels, of a picture that names none, and the other defaults.
+/// Width and height, in pixels, of a picture that names none, the other defaults, and what a picture takes of memory.
 ///
 /// # Errors
 /// The file and the key that are wrong.
-pub fn inspect(checkpoint: &Checkpoint) -> Result<((u32, u32), Defaults), DiffusionError> {
+pub fn inspect(checkpoint: &Checkpoint) -> Result<((u32, u32), Defaults, Activations), DiffusionError> {
     config::check_pipeline(checkpoint)?;
     let transformer = TransformerConfig::read(&checkpoint.config("transformer")?)?;
     let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
     let side = (NATIVE_LATENTS * vae.factor()) as u32;
-    let defaults = if transformer.guidance { DEV } else { SCHNELL };
-    Ok(((side, side), defaults))
+    let (defaults, words) = if transformer.guidance { (DEV, WORDS.0) } else { (SCHNELL, WORDS.1) };
+    let activations = Activations::of_transformer(transformer.width(), words, PATCH * vae.factor(), &vae);
+    Ok(((side, side), defaults, activations))
 }
 
 impl Flux {

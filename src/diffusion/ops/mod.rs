@@ -8,6 +8,7 @@
 //! batch nor on the number of threads.
 
 mod attention;
+mod bands;
 mod conv;
 mod elementwise;
 mod floats;
@@ -24,6 +25,7 @@ mod winograd;
 
 use candle_core::{D, DType, Result, Tensor};
 
+pub use self::bands::{BAND_PIXELS, Bands, Norm, View};
 pub use super::config::Activation;
 
 /// Whether the kernels of this folder compute with `x`.

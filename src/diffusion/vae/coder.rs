@@ -2,26 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
+use super::blocks::{Downsample, EPS, ResnetBlock, Upsample, convolve, load_3x3};
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     config::VaeConfig,
     layers::{Conv2d, GroupNorm, Linear},
-    ops::{self, Activation, AttentionOptions},
-    resnet::{Downsample, ResnetBlock, ResnetOptions, Upsample},
+    ops::{self, Activation, AttentionOptions, Bands},
 };
-
-/// Epsilon that diffusers fixes for this model.
-const EPS: f64 = 1e-6;
-
-fn resnet_options(config: &VaeConfig) -> ResnetOptions {
-    ResnetOptions {
-        groups: config.norm_num_groups,
-        eps: EPS,
-        activation: config.activation,
-        time_embed_dim: None,
-    }
-}
 
 /// Pictures to moments.
 pub struct Encoder {
@@ -48,33 +36,33 @@ impl Encoder {
                 config,
             )?;
             let downsample = match index < last {
-                true => Some(Downsample::load(&at.at("downsamplers.0"), outputs, 0)?),
+                true => Some(Downsample::load(&at.at("downsamplers.0"), outputs)?),
                 false => None,
             };
             blocks.push((resnets, downsample));
         }
         Ok(Self {
-            conv_in: Conv2d::load_3x3(&at.at("conv_in"), 3, channels[0])?,
+            conv_in: load_3x3(&at.at("conv_in"), 3, channels[0], 1)?,
             blocks,
             mid: MidBlock::load(&at.at("mid_block"), config)?,
             norm_out: GroupNorm::load(&at.at("conv_norm_out"), channels[last], config.norm_num_groups, EPS)?,
-            conv_out: Conv2d::load_3x3(&at.at("conv_out"), channels[last], 2 * config.latent_channels)?,
+            conv_out: load_3x3(&at.at("conv_out"), channels[last], 2 * config.latent_channels, 1)?,
         })
     }
 
     /// `[batch, 3, height, width]` to `[batch, 2 * latent_channels, height / factor, width / factor]`.
-    pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(pictures)?;
+    pub fn forward(&self, pictures: Bands) -> Result<Tensor> {
+        let mut x = convolve(pictures, None, &self.conv_in)?;
         for (resnets, downsample) in &self.blocks {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward(x)?;
             }
             if let Some(downsample) = downsample {
-                x = downsample.forward(&x)?;
+                x = downsample.forward(x)?;
             }
         }
-        let x = self.mid.forward(&x)?;
-        self.conv_out.forward(&self.norm_out.forward_activated(&x, Activation::Silu)?)
+        let x = self.mid.forward(x)?;
+        convolve(x, Some((&self.norm_out, Activation::Silu)), &self.conv_out)?.whole()
     }
 }
 
@@ -104,26 +92,27 @@ impl Decoder {
             blocks.push((resnets, upsample));
         }
         Ok(Self {
-            conv_in: Conv2d::load_3x3(&at.at("conv_in"), config.latent_channels, channels[0])?,
+            conv_in: load_3x3(&at.at("conv_in"), config.latent_channels, channels[0], 1)?,
             mid: MidBlock::load(&at.at("mid_block"), config)?,
             blocks,
             norm_out: GroupNorm::load(&at.at("conv_norm_out"), channels[last], config.norm_num_groups, EPS)?,
-            conv_out: Conv2d::load_3x3(&at.at("conv_out"), channels[last], 3)?,
+            conv_out: load_3x3(&at.at("conv_out"), channels[last], 3, 1)?,
         })
     }
 
     /// `[batch, latent_channels, height, width]` to `[batch, 3, height * factor, width * factor]`.
-    pub fn forward(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut x = self.mid.forward(&self.conv_in.forward(latents)?)?;
+    pub fn forward(&self, latents: Bands) -> Result<Tensor> {
+        let x = convolve(latents, None, &self.conv_in)?;
+        let mut x = self.mid.forward(x)?;
         for (resnets, upsample) in &self.blocks {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward(x)?;
             }
             if let Some(upsample) = upsample {
-                x = upsample.forward(&x, None)?;
+                x = upsample.forward(x)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_activated(&x, Activation::Silu)?)
+        convolve(x, Some((&self.norm_out, Activation::Silu)), &self.conv_out)?.whole()
     }
 }
 
@@ -137,7 +126,7 @@ fn load_resnets(
     (0..count)
         .map(|i| {
             let inputs = if i == 0 { inputs } else { outputs };
-            ResnetBlock::load(&at.at(format_args!("resnets.{i}")), inputs, outputs, resnet_options(config))
+            ResnetBlock::load(&at.at(format_args!("resnets.{i}")), inputs, outputs, config)
         })
         .collect()
 }
@@ -152,23 +141,24 @@ struct MidBlock {
 impl MidBlock {
     fn load(at: &Scope<'_>, config: &VaeConfig) -> std::result::Result<Self, DiffusionError> {
         let channels = config.block_out_channels[config.block_out_channels.len() - 1];
-        let options = resnet_options(config);
         Ok(Self {
-            before: ResnetBlock::load(&at.at("resnets.0"), channels, channels, options)?,
+            before: ResnetBlock::load(&at.at("resnets.0"), channels, channels, config)?,
             attention: match config.mid_block_add_attention {
                 true => Some(MidAttention::load(&at.at("attentions.0"), channels, config.norm_num_groups)?),
                 false => None,
             },
-            after: ResnetBlock::load(&at.at("resnets.1"), channels, channels, options)?,
+            after: ResnetBlock::load(&at.at("resnets.1"), channels, channels, config)?,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.before.forward(x, None)?;
+    fn forward(&self, x: Bands) -> Result<Bands> {
+        let mut x = self.before.forward(x)?;
         if let Some(attention) = &self.attention {
-            x = attention.forward(&x)?;
+            let mut attended = x.like();
+            attended.push(attention.forward(&x.whole()?)?)?;
+            x = attended;
         }
-        self.after.forward(&x, None)
+        self.after.forward(x)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Autoencoders: pictures to latents and back. AutoencoderKL is here.
 
 mod autoencoder;
+#[cfg(test)]
+mod band_tests;
+mod blocks;
 mod coder;
 #[cfg(test)]
 mod precision_tests;
@@ -10,7 +13,7 @@ use candle_core::{DType, Result, Tensor};
 
 use self::coder::{Decoder, Encoder};
 pub use self::{autoencoder::Autoencoder, tiny::TinyVae};
-use super::{DiffusionError, checkpoint::Scope, config::VaeConfig, layers::Conv2d};
+use super::{DiffusionError, checkpoint::Scope, config::VaeConfig, layers::Conv2d, ops::Bands};
 
 /// The log of a latent's variance is kept within these bounds, as diffusers does.
 const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
@@ -69,7 +72,7 @@ impl Vae {
 
     /// `pictures` `[batch, 3, height, width]` in -1..1, sides a multiple of the factor.
     pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
-        let moments = self.encoder.forward(pictures)?;
+        let moments = self.encoder.forward(Bands::of(pictures.clone())?)?;
         let moments = match &self.quant_conv {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
@@ -81,10 +84,11 @@ impl Vae {
 
     /// `latents` `[batch, latent_channels, height, width]`, unscaled, to pictures in about -1..1.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        match &self.post_quant_conv {
-            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
-            None => self.decoder.forward(latents),
-        }
+        let latents = match &self.post_quant_conv {
+            Some(conv) => conv.forward(latents)?,
+            None => latents.clone(),
+        };
+        self.decoder.forward(Bands::of(latents)?)
     }
 
     /// [`Vae::decode`] with f32 in and out. Where half precision overflows (NaN or infinity comes out) the weights are

@@ -1,0 +1,77 @@
+//! Seconds and peak memory of one picture: after loading, after the first step, after the decoder. By hand, with any
+//! checkpoint; each figure is of this process, so run it once for each.
+//!
+//! `cargo bench --bench memory -- CHECKPOINT [f32|f16|bf16] [SIDE] [all|load|decode]`
+
+use std::{path::PathBuf, time::Instant};
+
+use candle_core::{DType, Device, Tensor};
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{ImageSpec, Source, StableDiffusion},
+};
+
+/// MiB of the process: now, and at most until now, or zeros where the system does not tell.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mib = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    (mib("VmRSS:").unwrap_or(0) / 1024, mib("VmHWM:").unwrap_or(0) / 1024)
+}
+
+/// Runs one part and prints what it took.
+fn part<T>(name: &str, run: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let result = run();
+    let seconds = begun.elapsed().as_secs_f64();
+    let (now, peak) = memory();
+    println!("{name:<8} {seconds:8.2} s, {now:6} MiB now, {peak:6} MiB at most");
+    result
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let Some(folder) = args.first().map(PathBuf::from) else {
+        return println!("memory: give a checkpoint, see the head of benches/memory.rs");
+    };
+    let dtype = match args.get(1).map(String::as_str) {
+        Some("f16") => DType::F16,
+        Some("bf16") => DType::BF16,
+        _ => DType::F32,
+    };
+    let side: u32 = args.get(2).and_then(|side| side.parse().ok()).unwrap_or(512);
+    let parts = args.get(3).map_or("all", String::as_str);
+    part("start", || ());
+    let model = part("load", || {
+        StableDiffusion::load(&folder, &Device::Cpu, dtype).expect("a checkpoint that can be loaded")
+    });
+    println!("weights {} MiB", model.weight_bytes() >> 20);
+    if parts == "decode" {
+        let side = side as usize / model.vae().factor();
+        let latents = Tensor::randn(0f32, 1.0, (1, model.vae().latent_channels(), side, side), &Device::Cpu);
+        let latents = latents.expect("values for a benchmark");
+        part("decode", || model.vae().decode(&latents).expect("the decoder decodes"));
+    }
+    if parts != "all" {
+        return;
+    }
+    let spec = ImageSpec {
+        prompt: "a red circle on the blue".into(),
+        negative_prompt: None,
+        prompt_syntax: PromptSyntax::Plain,
+        clip_skip: 0,
+        steps: 2,
+        guidance_scale: 7.5,
+        seed: 1,
+        scheduler: None,
+        loras: Vec::new(),
+        source: Source::Text { width: side, height: side },
+    };
+    let mut job = part("begin", || model.begin(&spec).expect("the checkpoint takes the job"));
+    part("step", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));
+    part("preview", || model.preview(&job).expect("the checkpoint shows a preview"));
+    part("again", || model.preview(&job).expect("the checkpoint shows a preview"));
+    part("decode", || model.finish(&job).expect("the checkpoint decodes"));
+}

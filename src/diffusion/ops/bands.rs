@@ -1,0 +1,401 @@
+//! Feature maps in bands of rows: a large map is made and used up band by band, so that few of them are in memory whole
+//! at any time. What comes out does not depend on where bands end: norms are over the whole map, and convolutions see
+//! the rows beyond.
+
+use std::{collections::VecDeque, ops::Range};
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    Activation, as_type_of,
+    floats::Floats,
+    has_kernels,
+    simd::{self, Level},
+};
+
+/// Pixels of a band: enough for many threads, few against a large map. A band has one row at least.
+pub const BAND_PIXELS: usize = 1 << 15;
+
+/// A map `[batch, channels, height, width]`, of which the first rows may be forgotten.
+pub struct Bands {
+    /// The first row of each, and its values, `[batch, channels, rows, width]`.
+    bands: VecDeque<(usize, Tensor)>,
+    height: usize,
+    /// Pixels of a band of what is made of this.
+    pixels: usize,
+}
+
+/// What a norm does to a map: per sample and channel, value by value.
+pub struct Norm {
+    /// `(x - mean) * scale + shift`.
+    channels: Vec<Affine>,
+    activation: Option<Activation>,
+}
+
+#[derive(Clone, Copy)]
+struct Affine {
+    mean: f32,
+    scale: f32,
+    shift: f32,
+}
+
+/// Count, mean, and sum of squared distances from it.
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+/// What a convolution without padding of its own is to see of a map.
+pub struct View<'a> {
+    /// Rows, counted from the map's first; what is outside of it is zero.
+    pub rows: Range<isize>,
+    /// Each pixel is seen so many times along a side. Rows are counted after that.
+    pub times: usize,
+    /// Columns of zeros before and after.
+    pub columns: (usize, usize),
+    /// What is done to the map's values first; only where each is seen once.
+    pub norm: Option<&'a Norm>,
+}
+
+impl Bands {
+    /// A map that is there whole; what is made of it is in bands of [`BAND_PIXELS`].
+    pub fn of(x: Tensor) -> Result<Self> {
+        Self::in_bands(x, BAND_PIXELS)
+    }
+
+    /// As [`Self::of`], in bands of another size.
+    pub fn in_bands(x: Tensor, pixels: usize) -> Result<Self> {
+        let mut bands = Self { bands: VecDeque::new(), height: 0, pixels };
+        bands.push(x)?;
+        Ok(bands)
+    }
+
+    /// A map without rows as yet, to be made of this.
+    pub fn like(&self) -> Self {
+        Self { bands: VecDeque::new(), height: 0, pixels: self.pixels }
+    }
+
+    /// Adds rows below.
+    pub fn push(&mut self, band: Tensor) -> Result<()> {
+        let rows = band.dim(2)?;
+        self.bands.push_back((self.height, band.contiguous()?));
+        self.height += rows;
+        Ok(())
+    }
+
+    /// Rows, forgotten ones too.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The rows of each band of a map of this height and width that is made of this one.
+    pub fn cut(&self, height: usize, width: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = (self.pixels / width.max(1)).max(1);
+        (0..height).step_by(rows).map(move |first| first..(first + rows).min(height))
+    }
+
+    /// [`Self::cut`] of this map.
+    pub fn parts(&self) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+        Ok(self.cut(self.height, self.width()?))
+    }
+
+    /// Columns.
+    pub fn width(&self) -> Result<usize> {
+        self.any()?.dim(3)
+    }
+
+    /// Gives up the memory of bands that end before `row`.
+    pub fn forget_before(&mut self, row: usize) {
+        while self.bands.front().is_some_and(|(first, band)| first + rows_of(band) <= row) {
+            self.bands.pop_front();
+        }
+    }
+
+    /// These rows.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        for (first, band) in &self.bands {
+            let (from, to) = (rows.start.max(*first), rows.end.min(first + rows_of(band)));
+            if from < to {
+                parts.push(band.narrow(2, from - first, to - from)?);
+            }
+        }
+        match parts.as_slice() {
+            [one] => Ok(one.clone()),
+            parts => Tensor::cat(parts, 2),
+        }
+    }
+
+    /// All rows.
+    pub fn whole(self) -> Result<Tensor> {
+        self.rows(0..self.height)
+    }
+
+    /// The map as `view` says, in one tensor.
+    pub fn see(&self, view: &View<'_>) -> Result<Tensor> {
+        let seen = match has_kernels(self.any()?) {
+            true => self.see_floats(view)?,
+            false => self.see_plain(view)?,
+        };
+        match view.norm.and_then(|norm| norm.activation) {
+            None | Some(Activation::Silu) => Ok(seen),
+            // Every activation leaves the zeros around the map as they are.
+            Some(other) => super::activate(&seen, other),
+        }
+    }
+
+    /// What a group norm over the map, whole, does to it; see [`super::group_norm`].
+    pub fn group_norm(
+        &self,
+        weight: &Tensor,
+        bias: &Tensor,
+        groups: usize,
+        eps: f64,
+        activation: Option<Activation>,
+    ) -> Result<Norm> {
+        let mut all: Vec<Moments> = Vec::new();
+        for (_, band) in &self.bands {
+            let found = moments(band, groups)?;
+            match all.is_empty() {
+                true => all = found,
+                false => all.iter_mut().zip(found).for_each(|(all, found)| *all = all.with(found)),
+            }
+        }
+        let floats = |x: &Tensor| x.to_dtype(DType::F32)?.to_vec1::<f32>();
+        let (weight, bias) = (floats(weight)?, floats(bias)?);
+        let of_group = weight.len() / groups;
+        let samples = all.len() / groups;
+        let channels = (0..samples * weight.len()).map(|i| {
+            let (sample, channel) = (i / weight.len(), i % weight.len());
+            let moments = all[sample * groups + channel / of_group];
+            let scale = f64::from(weight[channel]) / (moments.squares / moments.count + eps).sqrt();
+            Affine { mean: moments.mean as f32, scale: scale as f32, shift: bias[channel] }
+        });
+        Ok(Norm { channels: channels.collect(), activation })
+    }
+
+    fn any(&self) -> Result<&Tensor> {
+        match self.bands.front() {
+            Some((_, band)) => Ok(band),
+            None => candle_core::bail!("a map without rows"),
+        }
+    }
+
+    fn see_floats(&self, view: &View<'_>) -> Result<Tensor> {
+        let (samples, channels, _, width) = self.any()?.dims4()?;
+        let (before, after) = view.columns;
+        let (lines, columns) = (view.rows.len(), before + width * view.times + after);
+        let floats: Vec<_> =
+            self.bands.iter().map(|(first, band)| (*first, rows_of(band), Floats::of(band))).collect();
+        let mut bands = Vec::with_capacity(floats.len());
+        for (first, rows, floats) in &floats {
+            bands.push((*first, *rows, floats.values()?));
+        }
+        let level = Level::best();
+        let mut out = vec![0.0; samples * channels * lines * columns];
+        out.par_chunks_mut(lines * columns).enumerate().for_each(|(channel, out)| {
+            for (row, out) in view.rows.clone().zip(out.chunks_mut(columns)) {
+                let Some(row) = usize::try_from(row).ok().map(|row| row / view.times) else { continue };
+                let holds = |(first, rows, _): &&(usize, usize, _)| (*first..first + rows).contains(&row);
+                let Some((first, rows, values)) = bands.iter().find(holds) else { continue };
+                let line = &values[(channel * rows + row - first) * width..][..width];
+                let out = &mut out[before..columns - after];
+                match view.norm {
+                    Some(norm) => norm.channel(channel, level, line, out),
+                    None if view.times == 1 => out.copy_from_slice(line),
+                    None => {
+                        out.chunks_mut(view.times).zip(line).for_each(|(out, value)| out.fill(*value));
+                    }
+                }
+            }
+        });
+        Tensor::from_vec(out, (samples, channels, lines, columns), &Device::Cpu)
+    }
+
+    fn see_plain(&self, view: &View<'_>) -> Result<Tensor> {
+        let times = view.times;
+        let height = (self.height * times) as isize;
+        let inside = view.rows.start.max(0) as usize..view.rows.end.min(height) as usize;
+        let from = inside.start / times..inside.end.div_ceil(times);
+        let mut x = self.rows(from.clone())?;
+        if let Some(norm) = view.norm {
+            x = norm.plain(&x)?;
+        }
+        if times > 1 {
+            let (_, _, rows, width) = x.dims4()?;
+            let grown = super::upsample_nearest(&x, rows * times, width * times)?;
+            x = grown.narrow(2, inside.start - from.start * times, inside.len())?;
+        }
+        let above = view.rows.start.min(0).unsigned_abs();
+        let below = (view.rows.end - height).max(0) as usize;
+        x.pad_with_zeros(2, above, below)?.pad_with_zeros(D::Minus1, view.columns.0, view.columns.1)
+    }
+}
+
+impl View<'_> {
+    /// `rows`, and what a 3x3 convolution that keeps the size sees around them.
+    pub fn around(rows: &Range<usize>) -> Self {
+        Self { rows: rows.start as isize - 1..rows.end as isize + 1, times: 1, columns: (1, 1), norm: None }
+    }
+}
+
+impl Norm {
+    fn channel(&self, channel: usize, level: Level, x: &[f32], out: &mut [f32]) {
+        let Affine { mean, scale, shift } = self.channels[channel];
+        match self.activation {
+            Some(Activation::Silu) => simd::normalise_silu(level, x, out, mean, scale, shift),
+            _ => simd::normalise(level, x, out, mean, scale, shift),
+        }
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let (samples, channels, _, _) = x.dims4()?;
+        let each = |of: fn(&Affine) -> f32| {
+            let values: Vec<f32> = self.channels.iter().map(of).collect();
+            Tensor::from_vec(values, (samples, channels, 1, 1), x.device())
+        };
+        let y = x.to_dtype(DType::F32)?.broadcast_sub(&each(|channel| channel.mean)?)?;
+        let y = y.broadcast_mul(&each(|channel| channel.scale)?)?;
+        let y = as_type_of(&y.broadcast_add(&each(|channel| channel.shift)?)?, x)?;
+        match self.activation {
+            Some(Activation::Silu) => super::activate(&y, Activation::Silu),
+            _ => Ok(y),
+        }
+    }
+}
+
+impl Moments {
+    /// Of both together (Chan, Golub and LeVeque 1979).
+    fn with(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        let apart = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + apart * other.count / count,
+            squares: self.squares + other.squares + apart * apart * self.count * other.count / count,
+        }
+    }
+}
+
+fn rows_of(band: &Tensor) -> usize {
+    band.dims()[2]
+}
+
+/// Of each sample and group of channels.
+fn moments(x: &Tensor, groups: usize) -> Result<Vec<Moments>> {
+    let (samples, channels, rows, width) = x.dims4()?;
+    let size = channels / groups * rows * width;
+    let count = size as f64;
+    if has_kernels(x) {
+        let (floats, level) = (Floats::of(x), Level::best());
+        let groups = floats.values()?[..samples * groups * size].par_chunks(size);
+        let moments = groups.map(|group| {
+            let (mean, variance) = simd::moments(level, group);
+            Moments { count, mean, squares: variance * count }
+        });
+        return Ok(moments.collect());
+    }
+    let values = x.to_dtype(DType::F32)?.reshape((samples * groups, size))?;
+    let mean = values.mean_keepdim(1)?;
+    let squares = values.broadcast_sub(&mean)?.sqr()?.mean(1)?.to_vec1::<f32>()?;
+    let mean = mean.squeeze(1)?.to_vec1::<f32>()?;
+    let moments = mean.into_iter().zip(squares).map(|(mean, variance)| Moments {
+        count,
+        mean: mean.into(),
+        squares: f64::from(variance) * count,
+    });
+    Ok(moments.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: (usize, usize, usize, usize) = (2, 4, 9, 5);
+
+    fn map() -> Tensor {
+        let count = SHAPE.0 * SHAPE.1 * SHAPE.2 * SHAPE.3;
+        let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin() + (i / 45) as f32).collect();
+        Tensor::from_vec(values, SHAPE, &Device::Cpu).unwrap()
+    }
+
+    /// The same in bands of these rows.
+    fn banded(x: &Tensor, rows: &[usize]) -> Bands {
+        let mut bands = Bands::of(x.narrow(2, 0, rows[0]).unwrap()).unwrap();
+        for rows in &rows[1..] {
+            bands.push(x.narrow(2, bands.height(), *rows).unwrap()).unwrap();
+        }
+        bands
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn assert_close(a: &Tensor, b: &Tensor) {
+        assert_eq!(a.dims(), b.dims());
+        for (a, b) in values(a).iter().zip(values(b)) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_norm_over_bands_is_the_norm_over_the_whole_map() {
+        let x = map();
+        let of = |values: &[f32; 4]| Tensor::new(values, &Device::Cpu).unwrap();
+        let (weight, bias) = (of(&[1.0, -2.0, 0.5, 3.0]), of(&[0.0, 1.0, -1.0, 0.2]));
+        let expected = super::super::group_norm_silu(&x, &weight, &bias, 2, 1e-6).unwrap();
+        for rows in [&[9][..], &[4, 5], &[1, 1, 7], &[2, 3, 3, 1]] {
+            let bands = banded(&x, rows);
+            let norm = bands.group_norm(&weight, &bias, 2, 1e-6, Some(Activation::Silu)).unwrap();
+            let view = View { rows: 0..9, times: 1, columns: (0, 0), norm: Some(&norm) };
+            assert_close(&bands.see(&view).unwrap(), &expected);
+            assert_close(&bands.see_plain(&view).unwrap(), &expected);
+        }
+    }
+
+    #[test]
+    fn a_view_is_the_map_grown_with_zeros_around_it() {
+        let x = map();
+        let bands = banded(&x, &[2, 3, 4]);
+        for (times, rows) in [(1, -1..4), (1, 3..10), (1, -1..10), (2, -1..7), (2, 5..12), (2, 9..19)] {
+            let grown = super::super::upsample_nearest(&x, 9 * times, 5 * times).unwrap();
+            let padded = grown.pad_with_zeros(2, 1, 1).unwrap().pad_with_zeros(3, 2, 1).unwrap();
+            let expected = padded.narrow(2, (rows.start + 1) as usize, rows.len()).unwrap();
+            let view = View { rows: rows.clone(), times, columns: (2, 1), norm: None };
+            for seen in [bands.see(&view).unwrap(), bands.see_plain(&view).unwrap()] {
+                assert_eq!(seen.dims(), expected.dims(), "{times} {rows:?}");
+                assert_eq!(values(&seen), values(&expected), "{times} {rows:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_what_ends_before_and_the_rest_is_as_it_was() {
+        let x = map();
+        let mut bands = banded(&x, &[2, 3, 4]);
+        bands.forget_before(4);
+        assert_eq!((bands.bands.len(), bands.height()), (2, 9));
+        let rest = bands.rows(4..7).unwrap();
+        assert_eq!(values(&rest), values(&x.narrow(2, 4, 3).unwrap()));
+        bands.forget_before(9);
+        assert!(bands.bands.is_empty());
+    }
+
+    #[test]
+    fn a_map_is_cut_into_bands_of_some_pixels_or_of_one_row() {
+        let cut = |pixels, height, width| {
+            Bands::in_bands(map(), pixels)
+                .unwrap()
+                .cut(height, width)
+                .map(|rows| rows.len())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(cut(20, 7, 9), [2, 2, 2, 1]);
+        assert_eq!(cut(20, 3, 90), [1, 1, 1]);
+        assert_eq!(cut(usize::MAX, 3, 90), [3]);
+    }
+}
