@@ -1,5 +1,5 @@
-//! Seconds and peak memory of one picture: after loading, after the first step, after the decoder. By hand, with any
-//! checkpoint; each figure is of this process, so run it once for each.
+//! Seconds and peak memory of one picture, part by part: loading, prompts, a step, previews, the decoder. By hand, with
+//! any checkpoint; the peaks are those of this process, which Linux tells.
 //!
 //! `cargo bench --bench memory -- CHECKPOINT [f32|f16|bf16] [SIDE] [all|load|decode]`
 
@@ -21,8 +21,10 @@ fn memory() -> (u64, u64) {
     (mib("VmRSS:").unwrap_or(0) / 1024, mib("VmHWM:").unwrap_or(0) / 1024)
 }
 
-/// Runs one part and prints what it took.
+/// Runs one part and prints what it took, with the peak of this part alone.
 fn part<T>(name: &str, run: impl FnOnce() -> T) -> T {
+    // 5 sets the peak back to what there is now; where that cannot be done, peaks are of all parts so far.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
     let begun = Instant::now();
     let result = run();
     let seconds = begun.elapsed().as_secs_f64();
