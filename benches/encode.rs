@@ -99,6 +99,7 @@ fn worker_s(image: &RgbImage, format: &str) -> impl Fn() -> usize + use<> {
         clip_skip: 0,
         steps: 20,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 7,
         scheduler: None,
         loras: vec![],

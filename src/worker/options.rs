@@ -161,7 +161,7 @@ impl WorkerOptions {
 
     /// How models are loaded on `device`.
     pub fn loading(&self, device: Device) -> ModelOptions {
-        // A CPU computes one picture after the other, other devices all that have a slot at once.
+        // A CPU computes one picture at a time, or several that are small; other devices all that have a slot.
         let pictures = if device.is_cpu() { 1 } else { self.slots as u64 };
         let limit =
             self.memory_limit.map(|bytes| MemoryLimit { bytes, max_pixels: self.max_pixels, pictures });

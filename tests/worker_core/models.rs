@@ -57,6 +57,27 @@ async fn a_model_without_room_is_refused_at_start_with_both_numbers() {
 }
 
 #[tokio::test]
+async fn a_worker_over_its_memory_limit_is_refused_until_pictures_are_small_enough() {
+    let pool = Pool::new().await;
+    let mut worker = pool.spawn("a", TINY, &["--memory-limit", "500MiB"]);
+    assert_eq!(worker.exit().await.code(), Some(1));
+    let log = worker.log();
+    for part in ["`tiny`", "4194304 pixels (--max-pixels)", "--memory-limit is 500.0 MiB (524288000 bytes)"] {
+        assert!(log.contains(part), "`{part}` in {log}");
+    }
+    assert!(!log.contains("a model was loaded"), "{log}");
+    // It names the size that would fit, and with that it does.
+    let (_, rest) = log.split_once("--max-pixels ").expect(&log);
+    let pixels = rest.split(',').next().unwrap();
+    let _worker = pool.worker("b", TINY, &["--memory-limit", "500MiB", "--max-pixels", pixels]).await;
+    pool.insist(r#"{"prompt":"a","steps":1}"#).await.done();
+    let (code, message) =
+        pool.generate(r#"{"prompt":"a","steps":1,"width":2048,"height":2048}"#).await.end().await.failed();
+    assert_eq!(code, ErrorCode::InvalidRequest);
+    assert!(message.contains("width") && message.contains(pixels), "{message}");
+}
+
+#[tokio::test]
 async fn a_job_with_a_lora_needs_a_worker_with_a_folder_of_them() {
     let pool = Pool::new().await;
     let _worker = pool.worker("a", "sim://?step_ms=0", &[]).await;

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     contract::PromptSyntax,
     diffusion::{
-        Activations, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache, EmbeddingKey,
-        ImageSpec, Precision, TextEncoder,
+        Activations, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache,
+        EmbeddingKey, ImageSpec, Precision, TextEncoder,
         checkpoint::Weights,
         config::{TextConfig, VaeConfig},
         passes::{Fit, in_passes, passes},

@@ -7,12 +7,7 @@ use std::{collections::VecDeque, ops::Range};
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    Activation, as_type_of,
-    floats::Floats,
-    has_kernels,
-    simd::{self, Level},
-};
+use super::{Activation, as_type_of, floats::Floats, has_kernels, lanes::Level, simd};
 
 /// Pixels of a band: enough for many threads, few against a large map. A band has one row at least.
 pub const BAND_PIXELS: usize = 1 << 15;
