@@ -66,6 +66,7 @@ fn main() {
         clip_skip: 0,
         steps: 2,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 1,
         scheduler: None,
         loras: Vec::new(),

@@ -229,6 +229,7 @@ fn spec(seed: u64, steps: u32, side: u32) -> ImageSpec {
         clip_skip: 0,
         steps,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed,
         scheduler: None,
         loras: Vec::new(),

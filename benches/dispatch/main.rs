@@ -207,6 +207,7 @@ fn png_ms(size: u32) -> f64 {
         clip_skip: 0,
         steps: 1,
         guidance_scale: 7.5,
+        guidance_interval: None,
         seed: 7,
         scheduler: None,
         loras: vec![],

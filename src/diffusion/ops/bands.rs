@@ -11,6 +11,8 @@ use super::{Activation, as_type_of, floats::Floats, has_kernels, lanes::Level, s
 
 /// Pixels of a band: enough for many threads, few against a large map. A band has one row at least.
 pub const BAND_PIXELS: usize = 1 << 15;
+/// What the rows of a band are a multiple of: as many as a convolution computes together.
+const ROWS: usize = 4;
 
 /// A map `[batch, channels, height, width]`, of which the first rows may be forgotten.
 pub struct Bands {
@@ -86,9 +88,11 @@ impl Bands {
         self.height
     }
 
-    /// The rows of each band of a map of this height and width that is made of this one.
+    /// The rows of each band of a map of this height and width that is made of this one: a multiple of [`ROWS`], if there
+    /// are so many.
     pub fn cut(&self, height: usize, width: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = (self.pixels / width.max(1)).max(1);
+        let rows = if rows > ROWS { rows - rows % ROWS } else { rows };
         (0..height).step_by(rows).map(move |first| first..(first + rows).min(height))
     }
 
@@ -392,5 +396,6 @@ mod tests {
         assert_eq!(cut(20, 7, 9), [2, 2, 2, 1]);
         assert_eq!(cut(20, 3, 90), [1, 1, 1]);
         assert_eq!(cut(usize::MAX, 3, 90), [3]);
+        assert_eq!(cut(100, 19, 10), [8, 8, 3]);
     }
 }

@@ -74,8 +74,8 @@ pub fn conv2d(
     let more = more.map(Floats::of);
     let more = more.as_ref().map(Floats::values).transpose()?;
     let mut out = vec![0.0; samples * outputs * geometry.pixels()];
-    let shape = winograd::Shape { samples, inputs, outputs, height, width };
-    if geometry.kernel == (3, 3) && stride == 1 && padding == 1 && shape.pays() {
+    let shape = winograd::Shape { samples, inputs, outputs, height, width, padding };
+    if geometry.kernel == (3, 3) && stride == 1 && padding <= 1 && shape.pays() {
         winograd::convolution(Level::best(), shape, x, weight, bias, more, &mut out);
     } else {
         geometry.convolution(Level::best(), x, weight, bias, more, &mut out);

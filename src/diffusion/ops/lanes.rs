@@ -4,6 +4,11 @@
 //! A product and a sum are fused where the processor does that, and never elsewhere: the last bits of a result depend
 //! on the processor, and on nothing else.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "blocks in functions of `Lanes` ask what its safety note says"
+)]
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 

@@ -1,5 +1,10 @@
 //! The innermost loop of every product: a tile of sums in registers.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators keep arrays of vectors in memory, indices in registers"
+)]
+
 use std::{ptr, slice};
 
 use super::lanes::{Lanes, Work};
@@ -60,11 +65,13 @@ impl Product {
     /// The processor has `S`, and the pointers are valid for what the fields say; nobody else touches `c`.
     #[inline(always)]
     pub unsafe fn compute<S: Lanes>(&self) {
+        // SAFETY: the caller's promise.
         unsafe { if self.columns > S::COUNT { self.all_rows::<S, 2>() } else { self.all_rows::<S, 1>() } }
     }
 
     #[inline(always)]
     unsafe fn all_rows<S: Lanes, const V: usize>(&self) {
+        // SAFETY: as for `compute`.
         unsafe {
             let mut row = 0;
             while row < self.rows {
@@ -92,6 +99,7 @@ impl Product {
     /// `R` rows from `row` on, at whole vectors of the output, or by way of a copy.
     #[inline(always)]
     unsafe fn tile<S: Lanes, const R: usize, const V: usize>(&self, row: usize) {
+        // SAFETY: as for `compute`; the copy has room for all rows.
         unsafe {
             let c = self.c.add(row * self.c_row);
             let add = self.begin(c, row, R);
@@ -115,6 +123,7 @@ impl Product {
 
     /// Puts into `rows` of the output what their sums begin with. Returns whether there is anything.
     unsafe fn begin(&self, c: *mut f32, row: usize, rows: usize) -> bool {
+        // SAFETY: as for `compute`; `start` has a value for each row or column.
         unsafe {
             for r in 0..rows {
                 let c = c.add(r * self.c_row);
@@ -139,6 +148,7 @@ impl Product {
         c_row: usize,
         add: bool,
     ) {
+        // SAFETY: as for `compute`; `c` has `V` whole vectors in each row.
         unsafe {
             let mut sums = [[S::splat(0.0); V]; R];
             if add {

@@ -4,6 +4,11 @@
 //! A tile of 4x4 pixels of the output sees 6x6 of the input. Both are transformed so that a convolution is a product for
 //! each of 36 places.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators keep arrays of vectors in memory, indices in registers"
+)]
+
 use std::slice;
 
 use rayon::prelude::*;
@@ -46,10 +51,12 @@ pub struct Shape {
     pub inputs: usize,
     /// Channels out.
     pub outputs: usize,
-    /// Pixels down.
+    /// Pixels down, of the input.
     pub height: usize,
-    /// Pixels across.
+    /// Pixels across, of the input.
     pub width: usize,
+    /// Zeros around the input: 0 or 1.
+    pub padding: usize,
 }
 
 /// Tiles side by side.
@@ -65,13 +72,33 @@ struct Run {
 impl Shape {
     /// Whether this way is the faster one; told by one sample, so that its bits do not depend on the others.
     pub fn pays(&self) -> bool {
-        let tiles = self.height.div_ceil(TILE) * self.width.div_ceil(TILE);
+        let (down, across) = self.tiles();
         let channels = self.inputs.min(self.outputs);
-        channels >= FEWEST && 3 * tiles * PLACES <= 2 * 9 * self.height * self.width
+        channels >= FEWEST && 3 * down * across * PLACES <= 2 * 9 * self.pixels()
+    }
+
+    /// Pixels down, of the output.
+    fn out_height(&self) -> usize {
+        self.height + 2 * self.padding - 2
+    }
+
+    /// Pixels across, of the output.
+    fn out_width(&self) -> usize {
+        self.width + 2 * self.padding - 2
+    }
+
+    /// Pixels of an output channel.
+    fn pixels(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
+
+    /// Tiles down and across.
+    fn tiles(&self) -> (usize, usize) {
+        (self.out_height().div_ceil(TILE), self.out_width().div_ceil(TILE))
     }
 
     fn runs(&self) -> Vec<Run> {
-        let (down, across) = (self.height.div_ceil(TILE), self.width.div_ceil(TILE));
+        let (down, across) = self.tiles();
         let mut runs = vec![];
         for sample in 0..self.samples {
             for top in 0..down {
@@ -103,7 +130,7 @@ fn tiles(runs: &[Run]) -> usize {
     runs.iter().map(|run| run.count).sum()
 }
 
-/// A 3x3 convolution of stride 1 with a border of one zero. `weight` is `[outputs, inputs, 3, 3]`, `bias` has a value
+/// A 3x3 convolution of stride 1. `weight` is `[outputs, inputs, 3, 3]`, `bias` has a value
 /// for each channel, or for each sample and channel; `more` is added, in the output's shape.
 pub fn convolution(
     level: Level,
@@ -203,7 +230,7 @@ pub fn convolution(
                 let mut tile = 0;
                 for run in *set {
                     let mut strip = Scratch::of(TILE * TILE * run.count * width);
-                    let planes = (run.sample * outputs + first) * shape.height * shape.width;
+                    let planes = (run.sample * outputs + first) * shape.pixels();
                     let bias = bias.map(|bias| {
                         let from = if bias.len() > outputs { run.sample * outputs } else { 0 };
                         &bias[from + first..][..columns]
@@ -217,7 +244,7 @@ pub fn convolution(
                         bias,
                         more: more.map(|more| &more[planes..]),
                         strip: &mut strip,
-                        out: parts.at(planes, columns * shape.height * shape.width),
+                        out: parts.at(planes, columns * shape.pixels()),
                     });
                     tile += run.count;
                 }
@@ -230,6 +257,7 @@ pub fn convolution(
 /// What six values in a row become; see [`Input`].
 #[inline(always)]
 unsafe fn seen<S: Lanes>(d: [S::Vector; SEEN]) -> [S::Vector; SEEN] {
+    // SAFETY: compiled for `S`.
     unsafe {
         let k = |x: f32| S::splat(x);
         let even_a = S::mul_add(k(-BB), d[2], d[4]);
@@ -250,6 +278,7 @@ unsafe fn seen<S: Lanes>(d: [S::Vector; SEEN]) -> [S::Vector; SEEN] {
 /// What three weights in a row become.
 #[inline(always)]
 unsafe fn weighed<S: Lanes>(g: [S::Vector; 3]) -> [S::Vector; SEEN] {
+    // SAFETY: compiled for `S`.
     unsafe {
         let k = |x: f32| S::splat(x);
         let at_a = 1.0 / (2.0 * AA * (AA - BB));
@@ -272,6 +301,7 @@ unsafe fn weighed<S: Lanes>(g: [S::Vector; 3]) -> [S::Vector; SEEN] {
 /// Four pixels in a row of six products.
 #[inline(always)]
 unsafe fn pixels<S: Lanes>(m: [S::Vector; SEEN]) -> [S::Vector; TILE] {
+    // SAFETY: compiled for `S`.
     unsafe {
         let k = |x: f32| S::splat(x);
         let (even_a, odd_a) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
@@ -309,19 +339,19 @@ impl Work for Input<'_> {
         let (height, width) = (shape.height, shape.width);
         let columns = TILE * run.count + 2;
         let (strip, turned) = strip.split_at_mut(SEEN * columns * S::COUNT);
-        // Column 0 of the strip is one left of the first tile.
-        let left = TILE * run.left;
-        let (from, to_column) = (left.saturating_sub(1), (left + columns - 1).min(width));
-        let before = from + 1 - left;
+        // Column 0 of the strip is `padding` left of the first tile.
+        let (left, padding) = (TILE * run.left, shape.padding);
+        let (from, to_column) = (left.saturating_sub(padding), (left + columns - padding).min(width));
+        let before = from + padding - left;
         for (row, strip) in strip.chunks_exact_mut(columns * S::COUNT).enumerate() {
             let y = TILE * run.top + row;
-            if y < 1 || y > height {
+            if y < padding || y >= height + padding {
                 strip.fill(0.0);
                 continue;
             }
             strip[..before * S::COUNT].fill(0.0);
             strip[(before + to_column - from) * S::COUNT..].fill(0.0);
-            let line = &x[(y - 1) * width..];
+            let line = &x[(y - padding) * width..];
             mirror::<S>(
                 &line[from..],
                 height * width,
@@ -509,13 +539,11 @@ impl Work for Output<'_> {
             }
             let outputs = S::COUNT.min(columns.saturating_sub(half * S::COUNT));
             let left = TILE * run.left;
-            let pixels = across.min(shape.width - left);
-            for row in 0..TILE.min(shape.height - TILE * run.top) {
+            let pixels = across.min(shape.out_width() - left);
+            let plane = shape.pixels();
+            for row in 0..TILE.min(shape.out_height() - TILE * run.top) {
                 let from = &strip[half * half_of_strip + row * across * S::COUNT..][..across * S::COUNT];
-                let at = (half * S::COUNT) * shape.height * shape.width
-                    + (TILE * run.top + row) * shape.width
-                    + left;
-                let plane = shape.height * shape.width;
+                let at = (half * S::COUNT) * plane + (TILE * run.top + row) * shape.out_width() + left;
                 // SAFETY: the planes of `columns` outputs are valid and nobody else writes these rows of them.
                 unsafe { turn::<S>(from, pixels, outputs, out.add(at), plane) };
                 for output in 0..if more.is_some() { outputs } else { 0 } {
@@ -532,6 +560,7 @@ impl Work for Output<'_> {
 /// `to[row][column] = from[column][row]` for some of the rows.
 #[inline(always)]
 unsafe fn turn<S: Lanes>(from: &[f32], columns: usize, rows: usize, to: *mut f32, to_step: usize) {
+    // SAFETY: compiled for `S`; the caller's `to` has `columns` values in each row.
     unsafe {
         let whole = if rows == S::COUNT { columns / S::COUNT * S::COUNT } else { 0 };
         for column in (0..whole).step_by(S::COUNT) {

@@ -10,17 +10,19 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 
 /// The convolution in f64.
 fn exact(shape: Shape, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f64> {
-    let Shape { samples, inputs, outputs, height, width } = shape;
+    let Shape { samples, inputs, outputs, height, width, padding } = shape;
+    let (across, plane) = (shape.out_width(), shape.pixels());
     let mut out = vec![];
-    for place in 0..samples * outputs * height * width {
-        let (sample, output) = (place / (outputs * height * width), place / (height * width) % outputs);
-        let (y, x_at) = (place / width % height, place % width);
+    for place in 0..samples * outputs * plane {
+        let (sample, output) = (place / (outputs * plane), place / plane % outputs);
+        let (y, x_at) = (place % plane / across, place % across);
         let mut sum = f64::from(bias[if bias.len() > outputs { sample * outputs + output } else { output }]);
         for input in 0..inputs {
             for tap in 0..9 {
                 let (line, column) = (y + tap / 3, x_at + tap % 3);
-                if (1..=height).contains(&line) && (1..=width).contains(&column) {
-                    let at = ((sample * inputs + input) * height + line - 1) * width + column - 1;
+                let (lines, columns) = (padding..height + padding, padding..width + padding);
+                if lines.contains(&line) && columns.contains(&column) {
+                    let at = ((sample * inputs + input) * height + line - padding) * width + column - padding;
                     sum += f64::from(x[at]) * f64::from(weight[(output * inputs + input) * 9 + tap]);
                 }
             }
@@ -42,14 +44,19 @@ const SHAPES: [(usize, usize, usize, usize, usize); 6] = [
     (5, 1, 1, 2, 3),
 ];
 
+/// All with zeros around them, and those that are large enough without.
 fn shapes() -> impl Iterator<Item = Shape> {
-    SHAPES.into_iter().map(|(samples, inputs, outputs, height, width)| Shape {
+    let shape = |padding, (samples, inputs, outputs, height, width)| Shape {
         samples,
         inputs,
         outputs,
         height,
         width,
-    })
+        padding,
+    };
+    let large = |(_, _, _, height, width): &(usize, usize, usize, usize, usize)| *height.min(width) > 2;
+    let padded = SHAPES.into_iter().map(move |sides| shape(1, sides));
+    padded.chain(SHAPES.into_iter().filter(large).map(move |sides| shape(0, sides)))
 }
 
 #[test]
@@ -82,7 +89,7 @@ fn weights_of_half_precision_are_widened() {
         let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         for level in Level::all() {
             let of = |weight: Kept<'_>| {
-                let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
+                let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.pixels()];
                 convolution(level, shape, &x, weight, None, None, &mut out);
                 out
             };
@@ -93,13 +100,13 @@ fn weights_of_half_precision_are_widened() {
 
 #[test]
 fn a_sample_has_the_bits_that_it_has_alone() {
-    let shape = Shape { samples: 3, inputs: 20, outputs: 40, height: 11, width: 14 };
+    let shape = Shape { samples: 3, inputs: 20, outputs: 40, height: 11, width: 14, padding: 1 };
     let alone = Shape { samples: 1, ..shape };
     let size = shape.inputs * shape.height * shape.width;
     let (x, weight) = (numbers(3 * size, 1), numbers(shape.outputs * shape.inputs * 9, 2));
     for level in Level::all() {
         let of = |shape: Shape, x: &[f32]| {
-            let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.height * shape.width];
+            let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.pixels()];
             convolution(level, shape, x, Kept::F32(&weight), None, None, &mut out);
             out
         };
@@ -110,7 +117,7 @@ fn a_sample_has_the_bits_that_it_has_alone() {
 
 #[test]
 fn what_is_to_be_added_is_added_last() {
-    let shape = Shape { samples: 2, inputs: 18, outputs: 37, height: 9, width: 70 };
+    let shape = Shape { samples: 2, inputs: 18, outputs: 37, height: 9, width: 70, padding: 1 };
     let size = shape.samples * shape.height * shape.width;
     let (x, more) = (numbers(size * shape.inputs, 1), numbers(size * shape.outputs, 5));
     let (weight, bias) = (numbers(shape.outputs * shape.inputs * 9, 2), numbers(shape.outputs, 3));

@@ -8,7 +8,7 @@ use crate::diffusion::{
     checkpoint::Scope,
     config::VaeConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
-    ops::{self, Activation, Bands, View},
+    ops::{Activation, Bands, View},
 };
 
 /// Epsilon that diffusers fixes for this model.
@@ -75,9 +75,7 @@ impl ResnetBlock {
         for rows in h.parts()? {
             let seen = h.see(&View { norm: Some(&norm), ..View::around(&rows) })?;
             h.forget_before(rows.end - 1);
-            let y = self.conv2.forward(&seen)?;
-            drop(seen);
-            out.push(ops::add(&y, &residual.rows(rows.clone())?)?)?;
+            out.push(self.conv2.forward_plus(&seen, &residual.rows(rows.clone())?)?)?;
             residual.forget_before(rows.end);
         }
         Ok(out)
