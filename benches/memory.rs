@@ -1,5 +1,6 @@
-//! Seconds and peak memory of one picture, part by part: loading, prompts, a step, previews, the decoder. By hand, with
-//! any checkpoint; the peaks are those of this process, which Linux tells.
+//! Seconds and peak memory of one picture, part by part: loading, prompts, steps, previews, the decoder. By hand, with
+//! any checkpoint; the peaks are those of this process, which Linux tells. Large blocks are those of 1 MiB or more: all
+//! that were allocated, and those that were not used before.
 //!
 //! `cargo bench --bench memory -- CHECKPOINT [f32|f16|bf16] [SIDE] [all|load|decode]`
 
@@ -7,6 +8,7 @@ use std::{path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
+    allocator,
     contract::PromptSyntax,
     diffusion::{ImageSpec, Source, StableDiffusion},
 };
@@ -25,11 +27,16 @@ fn memory() -> (u64, u64) {
 fn part<T>(name: &str, run: impl FnOnce() -> T) -> T {
     // 5 sets the peak back to what there is now; where that cannot be done, peaks are of all parts so far.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let begun = Instant::now();
+    let (before, begun) = (allocator::counts(), Instant::now());
     let result = run();
     let seconds = begun.elapsed().as_secs_f64();
     let (now, peak) = memory();
-    println!("{name:<8} {seconds:8.2} s, {now:6} MiB now, {peak:6} MiB at most");
+    let after = allocator::counts();
+    let (asked, fresh) = ((after.asked - before.asked) >> 20, (after.fresh - before.fresh) >> 20);
+    println!(
+        "{name:<8} {seconds:8.2} s, {now:6} MiB now, {peak:6} MiB at most; in large blocks {asked:6} MiB, {fresh:6} MiB of \
+         them from the system"
+    );
     result
 }
 
@@ -64,7 +71,7 @@ fn main() {
         negative_prompt: None,
         prompt_syntax: PromptSyntax::Plain,
         clip_skip: 0,
-        steps: 2,
+        steps: 3,
         guidance_scale: 7.5,
         guidance_interval: None,
         seed: 1,
@@ -74,7 +81,9 @@ fn main() {
     };
     let mut job = part("begin", || model.begin(&spec).expect("the checkpoint takes the job"));
     part("step", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));
+    part("step 2", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));
     part("preview", || model.preview(&job).expect("the checkpoint shows a preview"));
     part("again", || model.preview(&job).expect("the checkpoint shows a preview"));
     part("decode", || model.finish(&job).expect("the checkpoint decodes"));
+    part("decode 2", || model.finish(&job).expect("the checkpoint decodes"));
 }

@@ -3,7 +3,7 @@
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
 #[cfg(feature = "worker")]
-mod allocator;
+pub mod allocator;
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod contract;

@@ -14,6 +14,7 @@ use super::{
     simd,
     tile::{Product, Start},
 };
+use crate::allocator::leftover;
 
 /// Queries in a tile, and keys in a block.
 const QUERIES: usize = 96;
@@ -39,7 +40,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: AttentionOptions) 
     let shape = Shape { samples, queries, keys: k.dim(1)?, heads, head_width: width / heads, causal };
     let [q, k, v] = [q.contiguous()?, k.contiguous()?, v.contiguous()?];
     let [q, k, v] = [Floats::of(&q), Floats::of(&k), Floats::of(&v)];
-    let mut out = vec![0.0; samples * queries * width];
+    let mut out = leftover(samples * queries * width);
     attend(Level::best(), shape, q.values()?, k.values()?, v.values()?, &mut out);
     Tensor::from_vec(out, (samples, queries, width), &Device::Cpu)
 }

@@ -8,6 +8,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{Activation, as_type_of, floats::Floats, has_kernels, lanes::Level, simd};
+use crate::allocator::leftover;
 
 /// Pixels of a band: enough for many threads, few against a large map. A band has one row at least.
 pub const BAND_PIXELS: usize = 1 << 15;
@@ -194,13 +195,21 @@ impl Bands {
             bands.push((*first, *rows, floats.values()?));
         }
         let level = Level::best();
-        let mut out = vec![0.0; samples * channels * lines * columns];
+        let mut out = leftover(samples * channels * lines * columns);
         out.par_chunks_mut(lines * columns).enumerate().for_each(|(channel, out)| {
             for (row, out) in view.rows.clone().zip(out.chunks_mut(columns)) {
-                let Some(row) = usize::try_from(row).ok().map(|row| row / view.times) else { continue };
-                let holds = |(first, rows, _): &&(usize, usize, _)| (*first..first + rows).contains(&row);
-                let Some((first, rows, values)) = bands.iter().find(holds) else { continue };
+                let row = usize::try_from(row).ok().map(|row| row / view.times);
+                let band = row.and_then(|row| {
+                    let band = bands.iter().find(|(first, rows, _)| (*first..first + rows).contains(&row))?;
+                    Some((row, band))
+                });
+                let Some((row, (first, rows, values))) = band else {
+                    out.fill(0.0);
+                    continue;
+                };
                 let line = &values[(channel * rows + row - first) * width..][..width];
+                out[..before].fill(0.0);
+                out[columns - after..].fill(0.0);
                 let out = &mut out[before..columns - after];
                 match view.norm {
                     Some(norm) => norm.channel(channel, level, line, out),

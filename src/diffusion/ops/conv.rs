@@ -15,6 +15,7 @@ use super::{
     tile::{Product, Start},
     winograd,
 };
+use crate::allocator::leftover;
 
 /// Values of columns at once (512 KiB).
 const COLUMNS: usize = 1 << 17;
@@ -73,7 +74,7 @@ pub fn conv2d(
     let bias = bias.as_ref().map(Floats::values).transpose()?;
     let more = more.map(Floats::of);
     let more = more.as_ref().map(Floats::values).transpose()?;
-    let mut out = vec![0.0; samples * outputs * geometry.pixels()];
+    let mut out = leftover(samples * outputs * geometry.pixels());
     let shape = winograd::Shape { samples, inputs, outputs, height, width, padding };
     if geometry.kernel == (3, 3) && stride == 1 && padding <= 1 && shape.pays() {
         winograd::convolution(Level::best(), shape, x, weight, bias, more, &mut out);

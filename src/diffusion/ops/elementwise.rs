@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{Activation, floats::Floats, lanes::Level, simd};
+use crate::allocator::leftover;
 
 /// Values that a thread does in a row.
 const CHUNK: usize = 1 << 14;
@@ -21,7 +22,7 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
         Activation::GeluTanh => simd::gelu_tanh,
         Activation::QuickGelu => simd::quick_gelu,
     };
-    let mut out = vec![0.0; x.len()];
+    let mut out = leftover(x.len());
     out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| function(level, x, out));
     Tensor::from_vec(out, dims, &Device::Cpu)
 }
@@ -36,7 +37,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         *last = width;
     }
     let rows = (CHUNK / width).max(1);
-    let mut out = vec![0.0; x.len() / 2];
+    let mut out = leftover(x.len() / 2);
     out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * 2 * width)).for_each(|(out, x)| {
         for (out, x) in out.chunks_mut(width).zip(x.chunks(2 * width)) {
             let (x, gate) = x.split_at(width);
@@ -53,7 +54,7 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let floats = [Floats::of(&x), Floats::of(&y)];
     let count = dims.iter().product();
     let (x, y) = (&floats[0].values()?[..count], &floats[1].values()?[..count]);
-    let mut out = vec![0.0; count];
+    let mut out = leftover(count);
     out.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)))
         .for_each(|(out, (x, y))| simd::add(level, x, y, out));
@@ -72,7 +73,7 @@ pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tenso
         ((to as f64 * scale) as usize).min(size - 1)
     };
     let columns: Vec<usize> = (0..width).map(|column| from(column, from_width, width)).collect();
-    let mut out = vec![0.0; samples * channels * height * width];
+    let mut out = leftover(samples * channels * height * width);
     out.par_chunks_mut(height * width).enumerate().for_each(|(channel, out)| {
         let x = &x[channel * from_height * from_width..][..from_height * from_width];
         let mut before = None;
@@ -99,7 +100,7 @@ pub fn swap_tokens_and_channels(x: &Tensor) -> Result<Tensor> {
     let x = x.contiguous()?;
     let floats = Floats::of(&x);
     let x = floats.values()?;
-    let mut out = vec![0.0; samples * rows * columns];
+    let mut out = leftover(samples * rows * columns);
     // A part of the output is `SQUARE` columns of a sample.
     out.par_chunks_mut(rows * columns).zip(x.par_chunks(rows * columns)).for_each(|(out, x)| {
         out.par_chunks_mut(SQUARE * rows).enumerate().for_each(|(part, out)| {

@@ -14,6 +14,7 @@ use super::{
     simd,
     tile::{Product, Start},
 };
+use crate::allocator::leftover;
 
 /// Values of packed weights that stay in a core's cache (512 KiB).
 const PACKED: usize = 1 << 17;
@@ -69,7 +70,7 @@ fn compute(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -
     let bias = bias.map(Tensor::contiguous).transpose()?;
     let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let bias = bias.as_ref().map(Floats::values).transpose()?;
-    let mut out = vec![0.0; rows * outputs];
+    let mut out = leftover(rows * outputs);
     let product = if rows / samples < FEWEST_ROWS { dots } else { products };
     product(Level::best(), x.values()?, inputs, weight.values()?, bias, then, &mut out);
     if let Some(last) = dims.last_mut() {

@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{floats::Floats, lanes::Level, simd};
+use crate::allocator::leftover;
 
 /// Rows of a layer norm that a thread does in a row.
 const ROWS: usize = 64;
@@ -27,7 +28,7 @@ pub fn group_norm(
     let (pixels, channels_of_group) = (count / samples / channels, channels / groups);
     let level = Level::best();
     let normalise = if silu { simd::normalise_silu } else { simd::normalise };
-    let mut out = vec![0.0; count];
+    let mut out = leftover(count);
     let size = channels_of_group * pixels;
     out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(group, (out, x))| {
         let (mean, variance) = simd::moments(level, x);
@@ -52,7 +53,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let count = dims.iter().product::<usize>();
     let x = &x.values()?[..count];
     let level = Level::best();
-    let mut out = vec![0.0; count];
+    let mut out = leftover(count);
     out.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).for_each(|(out, x)| {
         for (out, x) in out.chunks_mut(width).zip(x.chunks(width)) {
             let (mean, variance) = simd::moments(level, x);

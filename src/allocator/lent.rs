@@ -1,13 +1,14 @@
-//! The allocator of every binary with a worker: the system's, and beside it memory that is a part of a mapped file.
-//! candle's tensors on a CPU own vectors: this way weights are used where the file is mapped, without a copy.
+//! Parts of mapped files that vectors own. candle's tensors on a CPU own vectors: this way weights are used where the
+//! file is mapped, without a copy.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use memmap2::MmapMut;
+
+use super::Plain;
 
 /// Parts of fewer bytes are not lent: only vectors from this size on are looked up when they are freed.
 const SMALLEST: usize = 64 << 10;
@@ -21,20 +22,6 @@ struct Part {
     /// Keeps the file mapped.
     _map: Arc<MmapMut>,
 }
-
-/// Values of which any bits are one.
-///
-/// # Safety
-/// Any bits are a value, and nothing has to be done when one is dropped.
-pub unsafe trait Plain: Copy {}
-// SAFETY: floating point numbers.
-unsafe impl Plain for f32 {}
-// SAFETY: as above.
-unsafe impl Plain for f64 {}
-// SAFETY: as above, of 16 bits.
-unsafe impl Plain for half::f16 {}
-// SAFETY: as above.
-unsafe impl Plain for half::bf16 {}
 
 /// `len` values from byte `start` of a map on, as a vector that is the map's memory and keeps it mapped. None where a
 /// value cannot begin there, where the part is small, or where some of it is lent already.
@@ -64,50 +51,19 @@ pub unsafe fn lend<T: Plain>(map: &Arc<MmapMut>, start: usize, len: usize) -> Op
     Some(unsafe { Vec::from_raw_parts(first, len, len) })
 }
 
-fn lock() -> MutexGuard<'static, BTreeMap<usize, Part>> {
-    LENT.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether a block of this size that is freed was lent; then it is given back.
+pub fn give_back(block: *mut u8, bytes: usize) -> bool {
+    // The part, and with the last of them the map, goes when the lock is free again.
+    bytes >= SMALLEST && { lock().remove(&block.addr()) }.is_some()
 }
 
-/// The allocator.
-pub struct Allocator;
+/// Whether a block of this size is lent.
+pub fn is_lent(block: *mut u8, bytes: usize) -> bool {
+    bytes >= SMALLEST && lock().contains_key(&block.addr())
+}
 
-// SAFETY: what is not lent is left to the system's allocator. A lent part is a block that begins and ends where the
-// vector says, belongs to nobody else, and is given back once.
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // The part, and with the last of them the map, goes when the lock is free again.
-        if layout.size() >= SMALLEST && { lock().remove(&block.addr()) }.is_some() {
-            return;
-        }
-        // SAFETY: the caller's; the block was not lent.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if layout.size() < SMALLEST || !{ lock().contains_key(&block.addr()) } {
-            // SAFETY: the caller's; the block is not lent.
-            return unsafe { System.realloc(block, layout, size) };
-        }
-        // SAFETY: the caller answers for the size; both blocks have the bytes that are copied.
-        unsafe {
-            let moved = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
-            if !moved.is_null() {
-                moved.copy_from_nonoverlapping(block, layout.size().min(size));
-                self.dealloc(block, layout);
-            }
-            moved
-        }
-    }
+fn lock() -> MutexGuard<'static, BTreeMap<usize, Part>> {
+    LENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
