@@ -6,12 +6,12 @@ use image::{GrayImage, RgbImage};
 
 use super::{
     DiffusionError,
-    conditioning::{Prepared, StepInput},
     lora::Networks,
     noise::TorchRng,
     picture,
     progress::{Progress, ProgressError, Trajectory},
     schedulers::{Place, Scheduler, SchedulerKind},
+    unet::{Prepared, StepInput},
     warnings::Warnings,
 };
 use crate::contract::GuidanceInterval;

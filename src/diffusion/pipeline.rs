@@ -8,7 +8,6 @@ use image::RgbImage;
 use super::{
     Denoising, DiffusionError, ImageSpec, SchedulerKind,
     checkpoint::{Checkpoint, TAESD},
-    conditioning::StepInput,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     lora::{Loras, Networks},
     passes::{Fit, LATENT_PIXELS_ON_CPU, in_passes, passes},
@@ -18,7 +17,7 @@ use super::{
     prompt::PromptEncoder,
     schedulers::SchedulerConfig,
     tokenizer::ClipTokenizer,
-    unet::UNet,
+    unet::{StepInput, UNet},
     vae::Autoencoder,
 };
 

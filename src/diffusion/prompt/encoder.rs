@@ -9,10 +9,10 @@ use crate::{
     contract::PromptSyntax,
     diffusion::{
         Checkpoint, DiffusionError, EmbeddingCache, EmbeddingKey,
+        conditioning::Texts,
         config::{Family, TextConfig},
         text_encoder::{HiddenStates, TextEncoder},
         tokenizer::ClipTokenizer,
-        unet::Texts,
     },
 };
 

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use candle_core::{Result, Tensor, TensorId};
+use candle_core::{Result, Tensor};
+
+use crate::diffusion::conditioning::Texts;
 
 /// What one layer of cross attention attends to.
 #[derive(Debug, Clone)]
@@ -56,9 +58,6 @@ impl Context {
             .map(Self)
     }
 }
-
-/// What a context was computed of: the embeddings of its samples' texts; none for one of zeros.
-pub type Texts = Vec<Option<TensorId>>;
 
 /// Contexts of the pictures that are being drawn, so that pictures with the same texts share one: the next picture of a
 /// job, or another job. It keeps none alive.

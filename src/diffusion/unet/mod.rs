@@ -3,10 +3,12 @@
 mod blocks;
 mod context;
 mod embedding;
+mod prepared;
 mod transformer;
 
-pub use context::{Context, Texts};
+pub use context::Context;
 pub use embedding::guidance_embedding;
+pub use prepared::{Prepared, StepInput};
 
 use candle_core::{DType, Result, Tensor};
 
@@ -18,7 +20,7 @@ use self::{
 use super::{
     DiffusionError,
     checkpoint::Scope,
-    conditioning::{Conditioning, Prepared, StepInput},
+    conditioning::Conditioning,
     config::UNetConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
     lora::Visit,
