@@ -1,10 +1,10 @@
 //! `--http`: the job endpoints on this worker alone, through the same router as messages, and /ready and /metrics.
 //! What the handlers share holds the queue, never the engine.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
@@ -29,7 +29,10 @@ use crate::{
 };
 
 /// When a client that found no free slot may try again.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When a client that came while models were loaded may try again.
+const RETRY_WHILE_IT_STARTS: Duration = Duration::from_secs(5);
+const NOT_READY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
 
 /// The jobs of this worker, for the endpoints. Cheap to clone.
 #[derive(Clone)]
@@ -140,6 +143,18 @@ impl Jobs for WorkerJobs {
     }
 }
 
+/// What a worker answers while it loads models, or waits for NATS.
+pub fn while_it_starts() -> Router {
+    let health = || async {
+        Json(Health { status: "starting".into(), nats: "disconnected".into(), durable: false, workers: 1 })
+    };
+    let refuse = || async {
+        ApiError::new(ErrorCode::Busy, "this worker starts: it takes jobs when /ready says so")
+            .with_retry_after(RETRY_WHILE_IT_STARTS)
+    };
+    Router::new().route("/health", get(health)).route("/ready", get(|| async { NOT_READY })).fallback(refuse)
+}
+
 /// What comes after the history, to the terminal event; a reader that fell behind skips to where the job is.
 fn follow(job: Arc<RunningJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream<Item = Event> + Send {
     stream::unfold(Some((job, live)), |state| async move {
@@ -156,12 +171,9 @@ fn follow(job: Arc<RunningJob>, live: Receiver<Arc<Event>>) -> impl futures::Str
     })
 }
 
-async fn ready(State(jobs): State<WorkerJobs>) -> impl IntoResponse {
-    if jobs.context().is_closed() || !(jobs.is_connected)() {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
-    } else {
-        (StatusCode::OK, "ready\n")
-    }
+async fn ready(State(jobs): State<WorkerJobs>) -> (StatusCode, &'static str) {
+    let ready = !jobs.context().is_closed() && (jobs.is_connected)();
+    if ready { (StatusCode::OK, "ready\n") } else { NOT_READY }
 }
 
 async fn metrics(State(jobs): State<WorkerJobs>) -> impl IntoResponse {

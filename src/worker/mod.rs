@@ -10,6 +10,7 @@ mod dtype;
 mod durable;
 pub mod encode;
 mod http;
+mod http_server;
 mod infotext;
 pub mod inputs;
 mod intake;

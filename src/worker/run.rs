@@ -1,12 +1,13 @@
 //! The wiring: load, open the store, connect, arm, and drain when told. A binary parses, calls this and exits.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     context::Context,
     http::WorkerJobs,
+    http_server::{HttpServer, Listener},
     intake::take_jobs,
     job_router::JobRouter,
     options::{OptionsError, WorkerOptions},
@@ -22,8 +23,6 @@ use crate::{
 
 /// Exit code: it could not start; the message says what to do.
 const FAILED_AT_START: u8 = 1;
-/// How long open HTTP connections may go on after the last job.
-const HTTP_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +63,7 @@ struct Running {
     doors_closed: Arc<Notify>,
     /// Ends with the process, or when this is dropped.
     _guards: (Heartbeat, Discovery, Tasks),
-    http: Option<(JoinHandle<()>, Arc<Notify>)>,
+    http: Option<HttpServer>,
 }
 
 /// Tasks that end with their owner.
@@ -104,11 +103,8 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
             engine_lost(&running.context, &running.doors_closed).await
         }
     };
-    if let Some((server, stop)) = running.http.take() {
-        stop.notify_one();
-        if let Err(error) = server.await {
-            tracing::warn!(%error, "the HTTP server was lost");
-        }
+    if let Some(server) = running.http.take() {
+        server.stop().await;
     }
     code
 }
@@ -125,11 +121,9 @@ async fn start(
 ) -> Result<Running, StartError> {
     let subjects = options.check()?;
     let http = match options.http {
-        Some(address) => Some(
-            tokio::net::TcpListener::bind(address)
-                .await
-                .map_err(|source| StartError::Http { address, source })?,
-        ),
+        Some(address) => {
+            Some(Listener::bind(address).map_err(|source| StartError::Http { address, source })?)
+        }
         None => None,
     };
     if let Some(address) = options.http.filter(|address| !address.ip().is_loopback()) {
@@ -167,7 +161,10 @@ async fn start(
     let doors_closed = Arc::new(Notify::new());
     let intake = tokio::spawn(take_jobs(bus.doors().await?, durable, router.clone(), doors_closed.clone()));
     let cancels = tokio::spawn(hear_cancels(bus.cancels().await?, router.clone()));
-    let http = http.map(|listener| serve(listener, WorkerJobs::new(router, bus.connectivity())));
+    let http = match http {
+        Some(listener) => Some(listener.started(WorkerJobs::new(router, bus.connectivity())).await),
+        None => None,
+    };
     // Everything above is with the server when this comes back.
     if !bus.round_trip().await {
         tracing::warn!("the server does not confirm the subscriptions; are they allowed to this user?");
@@ -231,16 +228,4 @@ async fn hear_cancels(mut cancels: Cancels, router: JobRouter) {
             request.answer(&router.context().identity.worker_id).await;
         }
     }
-}
-
-fn serve(listener: tokio::net::TcpListener, jobs: WorkerJobs) -> (JoinHandle<()>, Arc<Notify>) {
-    let stop = Arc::new(Notify::new());
-    let told = stop.clone();
-    let server = tokio::spawn(async move {
-        let stopped = async move { told.notified().await };
-        if let Err(error) = crate::http::serve(listener, jobs.routes(), stopped, HTTP_GRACE).await {
-            tracing::error!(%error, "the HTTP server ended");
-        }
-    });
-    (server, stop)
 }

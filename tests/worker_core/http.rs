@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
+    nats::NatsServer,
     process::free_port,
     worker::{Pool, WorkerProcess},
 };
@@ -96,4 +97,30 @@ async fn http_refuses_what_a_message_is_refused_for() {
     assert_eq!(get(format!("{base}/ready")).await.0, 503);
     let (status, answer, _) = post(&base, &job("late", 1)).await;
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("shutting_down")));
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_for_nats_answers_that_it_starts() {
+    let first = NatsServer::start();
+    let port = first.port;
+    let pool = Pool::on(&first.url()).await;
+    drop(first);
+    let http = free_port();
+    let base = format!("http://127.0.0.1:{http}");
+    let worker = pool.spawn("a", "sim://?step_ms=1&size=64", &["--http", &format!("127.0.0.1:{http}")]);
+    worker.wait_for_log("NATS is away").await;
+    assert_eq!(get(format!("{base}/ready")).await, (503, "not ready\n".into()));
+    let (status, health) = get(format!("{base}/health")).await;
+    let health: Value = serde_json::from_str(&health).unwrap();
+    assert_eq!(
+        (status, &health["status"], &health["nats"]),
+        (200, &json!("starting"), &json!("disconnected"))
+    );
+    let (status, answer, retry) = post(&base, &job("early", 1)).await;
+    assert_eq!((status, &answer["error"]["code"], retry.as_deref()), (503, &json!("busy"), Some("5")));
+
+    let _second = NatsServer::start_at(port).expect("the port is free again");
+    worker.wait_for_log(" ready ").await;
+    assert_eq!(get(format!("{base}/ready")).await, (200, "ready\n".into()));
+    assert_eq!(post(&base, &job("now", 1)).await.0, 200);
 }
