@@ -1,5 +1,5 @@
 //! The allocator of every binary with a worker: the system's, and beside it memory that is a part of a mapped file
-//! ([`lent`]), and large blocks that are used again ([`kept`]).
+//! (`lent`), and large blocks that are used again (`kept`).
 
 mod kept;
 mod lent;

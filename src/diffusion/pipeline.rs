@@ -168,7 +168,7 @@ impl StableDiffusion {
 
     /// Which of these pictures, by index, go their next step in one pass through the network: those of the same latent
     /// size, count of tokens and LoRAs, each at its own timestep. On a CPU a pass is limited to
-    /// [`LATENT_PIXELS_ON_CPU`], and in f32 a picture's bits do not depend on its company.
+    /// `LATENT_PIXELS_ON_CPU`, and in f32 a picture's bits do not depend on its company.
     pub fn passes(&self, jobs: &[&Denoising]) -> Vec<Vec<usize>> {
         passes(jobs.iter().map(|job| fit(job)), self.largest_pass())
     }

@@ -89,7 +89,7 @@ impl Bands {
         self.height
     }
 
-    /// The rows of each band of a map of this height and width that is made of this one: a multiple of [`ROWS`], if there
+    /// The rows of each band of a map of this height and width that is made of this one: a multiple of `ROWS`, if there
     /// are so many.
     pub fn cut(&self, height: usize, width: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = (self.pixels / width.max(1)).max(1);

@@ -131,3 +131,42 @@ fn what_is_to_be_added_is_added_last() {
         assert_eq!(of(Some(&more)), sums);
     }
 }
+
+/// What the choice of the points is about: see the head of the module.
+#[test]
+fn the_error_is_little_more_than_that_of_plain_sums() {
+    let shape = Shape { samples: 1, inputs: 320, outputs: 8, height: 16, width: 16, padding: 1 };
+    let x = numbers(shape.inputs * shape.height * shape.width, 1);
+    let weight = numbers(shape.outputs * shape.inputs * 9, 2);
+    let exact = exact(shape, &x, &weight, &[0.0; 8]);
+    let size = (exact.iter().map(|value| value * value).sum::<f64>() / exact.len() as f64).sqrt();
+    let error = |out: &[f32]| {
+        let squares = out.iter().zip(&exact).map(|(out, exact)| (f64::from(*out) - exact).powi(2));
+        (squares.sum::<f64>() / exact.len() as f64).sqrt() / size
+    };
+    let plain = error(&plain_sums(shape, &x, &weight));
+    for level in Level::all() {
+        let mut out = vec![f32::NAN; exact.len()];
+        convolution(level, shape, &x, Kept::F32(&weight), None, None, &mut out);
+        let ours = error(&out);
+        println!("{level:?}: {ours:.2e}, plain sums in f32 {plain:.2e}");
+        assert!(ours < 2.0 * plain, "{level:?}: {ours:e} {plain:e}");
+    }
+}
+
+/// The convolution in f32, one product after the other.
+fn plain_sums(shape: Shape, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    let Shape { inputs, outputs, height, width, .. } = shape;
+    let mut out = vec![0.0f32; outputs * height * width];
+    for (place, sum) in out.iter_mut().enumerate() {
+        let (output, y, x_at) = (place / (height * width), place / width % height, place % width);
+        for (input, tap) in (0..inputs).flat_map(|input| (0..9).map(move |tap| (input, tap))) {
+            let (line, column) = (y + tap / 3, x_at + tap % 3);
+            if (1..=height).contains(&line) && (1..=width).contains(&column) {
+                let at = (input * height + line - 1) * width + column - 1;
+                *sum += x[at] * weight[(output * inputs + input) * 9 + tap];
+            }
+        }
+    }
+    out
+}
