@@ -1,0 +1,248 @@
+//! 3x3 convolutions with a quarter of the products: Winograd's F(4x4, 3x3) (Lavin and Gray 2015), at the points 0, ±3/4,
+//! ±3/2 and infinity. With ±1 and ±2, as it is mostly written, sums lose twice as many digits.
+//!
+//! A tile of 4x4 pixels of the output sees 6x6 of the input. Both are transformed so that a convolution is a product for
+//! each of 36 places.
+
+mod transforms;
+
+use rayon::prelude::*;
+
+use self::transforms::{Input, Output, transform_weights};
+use super::{
+    kept::Kept,
+    lanes::Level,
+    parts::Parts,
+    scratch::Scratch,
+    tile::{Product, Start},
+};
+
+/// Pixels of a tile's side, and what it sees.
+const TILE: usize = 4;
+const SEEN: usize = TILE + 2;
+const PLACES: usize = SEEN * SEEN;
+/// Values of the transformed input at once (12 MiB), and of transformed weights that are kept for all of it (48 MiB).
+const INPUTS: usize = 3 << 20;
+const WEIGHTS: usize = 12 << 20;
+/// Tiles in a run, and tiles whose products are held at once: they stay in a core's cache.
+const RUN: usize = 64;
+const TOGETHER: usize = 128;
+/// Values between rows of the transformed input, against rows of some lengths that fall on the same places of a cache.
+const PAD: usize = 16;
+/// Fewest channels that are worth it.
+const FEWEST: usize = 16;
+
+/// Sides of a picture, and channels.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Pictures.
+    pub samples: usize,
+    /// Channels in.
+    pub inputs: usize,
+    /// Channels out.
+    pub outputs: usize,
+    /// Pixels down, of the input.
+    pub height: usize,
+    /// Pixels across, of the input.
+    pub width: usize,
+    /// Zeros around the input: 0 or 1.
+    pub padding: usize,
+}
+
+/// Tiles side by side.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    sample: usize,
+    /// In tiles.
+    top: usize,
+    left: usize,
+    count: usize,
+}
+
+impl Shape {
+    /// Whether this way is the faster one; told by one sample, so that its bits do not depend on the others.
+    pub fn pays(&self) -> bool {
+        let (down, across) = self.tiles();
+        let channels = self.inputs.min(self.outputs);
+        channels >= FEWEST && 3 * down * across * PLACES <= 2 * 9 * self.pixels()
+    }
+
+    /// Pixels down, of the output.
+    fn out_height(&self) -> usize {
+        self.height + 2 * self.padding - 2
+    }
+
+    /// Pixels across, of the output.
+    fn out_width(&self) -> usize {
+        self.width + 2 * self.padding - 2
+    }
+
+    /// Pixels of an output channel.
+    fn pixels(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
+
+    /// Tiles down and across.
+    fn tiles(&self) -> (usize, usize) {
+        (self.out_height().div_ceil(TILE), self.out_width().div_ceil(TILE))
+    }
+
+    fn runs(&self) -> Vec<Run> {
+        let (down, across) = self.tiles();
+        let mut runs = vec![];
+        for sample in 0..self.samples {
+            for top in 0..down {
+                for left in (0..across).step_by(RUN) {
+                    runs.push(Run { sample, top, left, count: RUN.min(across - left) });
+                }
+            }
+        }
+        runs
+    }
+}
+
+/// Consecutive runs of at most `most` tiles, or of one run.
+fn gather(runs: &[Run], most: usize) -> Vec<&[Run]> {
+    let mut gathered = vec![];
+    let (mut start, mut tiles) = (0, 0);
+    for (i, run) in runs.iter().enumerate() {
+        if i > start && tiles + run.count > most {
+            gathered.push(&runs[start..i]);
+            (start, tiles) = (i, 0);
+        }
+        tiles += run.count;
+    }
+    gathered.push(&runs[start..]);
+    gathered
+}
+
+fn tiles(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.count).sum()
+}
+
+/// A 3x3 convolution of stride 1. `weight` is `[outputs, inputs, 3, 3]`, `bias` has a value
+/// for each channel, or for each sample and channel; `more` is added, in the output's shape.
+pub fn convolution(
+    level: Level,
+    shape: Shape,
+    x: &[f32],
+    weight: Kept<'_>,
+    bias: Option<&[f32]>,
+    more: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let Shape { inputs, outputs, .. } = shape;
+    let width = level.columns();
+    let panels = outputs.div_ceil(width);
+    let panel = PLACES * inputs * width;
+    let runs = shape.runs();
+    let row = inputs.next_multiple_of(level.count()) + PAD;
+    let parts = Parts::of(out);
+    let batches = gather(&runs, INPUTS / (PLACES * row));
+    let keep = batches.len() > 1 && panels * panel <= WEIGHTS;
+    let kept = keep.then(|| {
+        let mut kept = Scratch::of(panels * panel);
+        kept.par_chunks_exact_mut(panel).enumerate().for_each(|(i, panel)| {
+            transform_weights(level, shape, weight, i * width, panel);
+        });
+        kept
+    });
+    let groups = inputs.div_ceil(level.count());
+    for batch in batches {
+        let count = tiles(batch);
+        let mut seen = Scratch::of(PLACES * count * row);
+        let seen_parts = Parts::of(&mut seen);
+        let firsts: Vec<usize> = batch
+            .iter()
+            .scan(0, |sum, run| {
+                let first = *sum;
+                *sum += run.count;
+                Some(first)
+            })
+            .collect();
+        (0..batch.len() * groups).into_par_iter().for_each(|task| {
+            let (i, group) = (task / groups, task % groups);
+            let run = batch[i];
+            let channel = group * level.count();
+            let mut strip = Scratch::of(2 * SEEN * (TILE * run.count + 2) * level.count());
+            let channels = &x[(run.sample * inputs + channel) * shape.height * shape.width..];
+            level.run(Input {
+                shape,
+                run,
+                channels: level.count().min(inputs - channel),
+                x: channels,
+                strip: &mut strip,
+                to: seen_parts.at(
+                    firsts[i] * row + channel,
+                    (PLACES - 1) * count * row + (run.count - 1) * row + level.count(),
+                ),
+                place_step: count * row,
+                tile_step: row,
+            });
+        });
+        let seen = &*seen;
+        // Where weights are few or cores are many, tiles are divided too.
+        let sets = gather(batch, TOGETHER);
+        let pieces = if keep { sets.len() } else { 1 };
+        (0..panels * pieces).into_par_iter().for_each(|task| {
+            let (piece, number) = (task / panels, task % panels);
+            let first = number * width;
+            let columns = width.min(outputs - first);
+            let own;
+            let weights = match &kept {
+                Some(kept) => &kept[number * panel..][..panel],
+                None => {
+                    let mut buffer = Scratch::of(panel);
+                    transform_weights(level, shape, weight, first, &mut buffer);
+                    own = buffer;
+                    &*own
+                }
+            };
+            let mut start = tiles(&batch[..sets[..piece].iter().map(|set| set.len()).sum()]);
+            let sets = if keep { &sets[piece..=piece] } else { &sets[..] };
+            for set in sets {
+                let rows = tiles(set);
+                let mut products = Scratch::of(PLACES * rows * width);
+                for place in 0..PLACES {
+                    level.run(&Product {
+                        depth: inputs,
+                        a: weights[place * inputs * width..][..inputs * width].as_ptr(),
+                        a_step: width,
+                        b: seen[(place * count + start) * row..][..rows * row].as_ptr(),
+                        b_row: row,
+                        rows,
+                        c: products[place * rows * width..][..rows * width].as_mut_ptr(),
+                        c_row: width,
+                        columns: width,
+                        start: Start::Zero,
+                    });
+                }
+                let mut tile = 0;
+                for run in *set {
+                    let mut strip = Scratch::of(TILE * TILE * run.count * width);
+                    let planes = (run.sample * outputs + first) * shape.pixels();
+                    let bias = bias.map(|bias| {
+                        let from = if bias.len() > outputs { run.sample * outputs } else { 0 };
+                        &bias[from + first..][..columns]
+                    });
+                    level.run(Output {
+                        shape,
+                        run: *run,
+                        columns,
+                        products: &products[tile * width..],
+                        place_step: rows * width,
+                        bias,
+                        more: more.map(|more| &more[planes..]),
+                        strip: &mut strip,
+                        out: parts.at(planes, columns * shape.pixels()),
+                    });
+                    tile += run.count;
+                }
+                start += rows;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
