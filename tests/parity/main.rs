@@ -1,6 +1,7 @@
 //! What is computed here against what diffusers computed (`tools/parity` wrote it down): modules, noise, whole runs.
 #![cfg(feature = "worker")]
 
+mod both_paths;
 mod families;
 mod matrix;
 mod real_size;

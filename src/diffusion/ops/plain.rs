@@ -53,6 +53,10 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
 
 /// See [`super::layer_norm`].
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.dtype() == DType::F64 {
+        // The other has none of this type.
+        return candle_nn::ops::layer_norm_slow(x, weight, bias, eps as f32);
+    }
     candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, eps as f32)
 }
 
