@@ -8,24 +8,12 @@ use std::{hint::black_box, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
-};
+use sd_worker_rbee::diffusion::{Denoising, ImageSpec, Source, StableDiffusion};
 
 fn spec() -> ImageSpec {
     ImageSpec {
-        prompt: "a large red circle on a blue background".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 20,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed: 1,
-        scheduler: None,
-        loras: Vec::new(),
-        source: Source::Text { width: 128, height: 128 },
+        ..ImageSpec::new("a large red circle on a blue background", Source::Text { width: 128, height: 128 })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{hint::black_box, time::Instant};
 
 use image::{Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::{Capability, Job, Limits, Operation, PromptSyntax},
+    contract::{Capability, Job, Limits, Operation},
     diffusion::{ImageSpec, Source},
     engine::Generated,
     worker::encode::encode,
@@ -92,19 +92,8 @@ fn worker_s(image: &RgbImage, format: &str) -> impl Fn() -> usize + use<> {
     let body = format!(r#"{{"prompt":"a lit ball","output":{{"format":"{format}"}}}}"#);
     let operation = Operation::parse(Some(Capability::Generate), body.as_bytes()).expect("a request");
     let job = Job::new(operation, &Limits::default()).expect("a job");
-    let spec = ImageSpec {
-        prompt: "a lit ball".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 20,
-        guidance_scale: 7.5,
-        guidance_interval: None,
-        seed: 7,
-        scheduler: None,
-        loras: vec![],
-        source: Source::Text { width: SIDE, height: SIDE },
-    };
+    let spec =
+        ImageSpec { seed: 7, ..ImageSpec::new("a lit ball", Source::Text { width: SIDE, height: SIDE }) };
     let picture = Generated { index: 0, seed: 7, scheduler: "ddim", image: image.clone() };
     move || encode(&job, &spec, "model", &picture).expect("a file").bytes.len()
 }

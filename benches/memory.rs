@@ -9,7 +9,6 @@ use std::{path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
     allocator,
-    contract::PromptSyntax,
     diffusion::{ImageSpec, Source, StableDiffusion},
 };
 
@@ -67,17 +66,9 @@ fn main() {
         return;
     }
     let spec = ImageSpec {
-        prompt: "a red circle on the blue".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 3,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed: 1,
-        scheduler: None,
-        loras: Vec::new(),
-        source: Source::Text { width: side, height: side },
+        ..ImageSpec::new("a red circle on the blue", Source::Text { width: side, height: side })
     };
     let mut job = part("begin", || model.begin(&spec).expect("the checkpoint takes the job"));
     part("step", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));

@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use sd_worker_rbee::{
-    contract::PromptSyntax,
     diffusion::{Added, Conditioning, Denoising, ImageSpec, Source, StableDiffusion},
     worker::DtypeOption,
 };
@@ -223,17 +222,10 @@ impl Bench {
 /// What `tools/compare` asks diffusers for, too.
 fn spec(seed: u64, steps: u32, side: u32) -> ImageSpec {
     ImageSpec {
-        prompt: "a red circle on the blue".into(),
         negative_prompt: Some("the circle".into()),
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed,
-        scheduler: None,
-        loras: Vec::new(),
-        source: Source::Text { width: side, height: side },
+        ..ImageSpec::new("a red circle on the blue", Source::Text { width: side, height: side })
     }
 }
 

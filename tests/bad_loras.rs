@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
-    contract::{ErrorCode, PromptSyntax},
+    contract::ErrorCode,
     diffusion::{DiffusionError, ImageSpec, LoraSpec, Source},
 };
 use support::{data, model};
@@ -25,17 +25,11 @@ fn zeros(shape: &[usize]) -> Tensor {
 fn error_of_file(file: &Path) -> DiffusionError {
     let good = LoraSpec { name: "old".into(), file: data("loras/text/old.safetensors"), strength: 1.0 };
     let spec = ImageSpec {
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 1,
         guidance_scale: 1.0,
-        guidance_interval: None,
         seed: 1,
-        scheduler: None,
         loras: vec![good, LoraSpec { name: "bad".into(), file: file.into(), strength: 1.0 }],
-        source: Source::Text { width: 64, height: 64 },
+        ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
     };
     model("text").begin(&spec).err().expect("an error")
 }

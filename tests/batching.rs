@@ -70,7 +70,6 @@ fn spec(choices: &mut Choices, kinds: &[&str]) -> ImageSpec {
     let long = "a red circle, ".repeat(30);
     let interval = |bounds| Some(GuidanceInterval::new(bounds).unwrap());
     ImageSpec {
-        prompt: choices.of(&["a red circle", "a blue square", "", long.as_str()]).to_owned(),
         negative_prompt: choices.of(&[None, Some("blue".to_owned())]),
         prompt_syntax: choices.of(&[PromptSyntax::Plain, PromptSyntax::A1111]),
         clip_skip: choices.below(2) as u32,
@@ -79,8 +78,10 @@ fn spec(choices: &mut Choices, kinds: &[&str]) -> ImageSpec {
         guidance_interval: choices.of(&[None, interval([0.0, 0.5]), interval([0.3, 0.9])]),
         seed: choices.below(1 << 30) as u64,
         scheduler: Some(choices.of(StableDiffusion::schedulers()).to_owned()),
-        loras: Vec::new(),
-        source: source(choices, kinds),
+        ..ImageSpec::new(
+            choices.of(&["a red circle", "a blue square", "", long.as_str()]),
+            source(choices, kinds),
+        )
     }
 }
 
@@ -180,17 +181,10 @@ fn pictures_with_the_same_loras_share_a_pass_and_others_do_not() {
 
 fn plain() -> ImageSpec {
     ImageSpec {
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 4,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed: 1,
         scheduler: Some("euler_a".into()),
-        loras: Vec::new(),
-        source: Source::Text { width: 64, height: 64 },
+        ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
     }
 }
 

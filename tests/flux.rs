@@ -28,19 +28,7 @@ fn model(name: &str) -> Flux {
 }
 
 fn spec(source: Source) -> ImageSpec {
-    ImageSpec {
-        loras: Vec::new(),
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 2,
-        guidance_scale: 0.0,
-        guidance_interval: None,
-        seed: 3,
-        scheduler: None,
-        source,
-    }
+    ImageSpec { steps: 2, guidance_scale: 0.0, seed: 3, ..ImageSpec::new("a red circle", source) }
 }
 
 fn text(width: u32, height: u32) -> ImageSpec {

@@ -7,25 +7,13 @@ mod support;
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::{ErrorCode, PromptSyntax},
+    contract::ErrorCode,
     diffusion::{DiffusionError, ImageSpec, Source, StableDiffusion},
 };
 use support::{data, model, picture};
 
 fn spec(source: Source) -> ImageSpec {
-    ImageSpec {
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 4,
-        guidance_scale: 5.0,
-        guidance_interval: None,
-        seed: 1,
-        scheduler: None,
-        loras: Vec::new(),
-        source,
-    }
+    ImageSpec { steps: 4, guidance_scale: 5.0, seed: 1, ..ImageSpec::new("a red circle", source) }
 }
 
 fn text(width: u32, height: u32) -> ImageSpec {

@@ -8,25 +8,16 @@ use std::fs;
 
 use candle_core::{DType, Device, safetensors};
 use image::RgbImage;
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{ImageSpec, Precision, Source, StableDiffusion},
-};
+use sd_worker_rbee::diffusion::{ImageSpec, Precision, Source, StableDiffusion};
 use support::data;
 
 fn draw(model: &StableDiffusion) -> RgbImage {
     let spec = ImageSpec {
-        loras: Vec::new(),
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed: 5,
         steps: 3,
         scheduler: Some("euler".into()),
         clip_skip: 1,
-        source: Source::Text { width: 64, height: 64 },
+        ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
     };
     let mut job = model.begin(&spec).unwrap();
     while !job.is_done() {

@@ -12,7 +12,6 @@ use std::path::Path;
 use image::RgbImage;
 use runs::{check_runs, lora};
 use sd_worker_rbee::{
-    contract::PromptSyntax,
     diffusion::{DType, Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
     engine::InferencePipeline,
 };
@@ -21,17 +20,13 @@ use tempfile::TempDir;
 
 fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
     ImageSpec {
-        prompt: "a red circle".into(),
         negative_prompt: Some("blue".into()),
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 3,
         guidance_scale: 5.0,
-        guidance_interval: None,
         seed: 1,
         scheduler: Some("euler_a".into()),
         loras,
-        source: Source::Text { width: 64, height: 64 },
+        ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
     }
 }
 

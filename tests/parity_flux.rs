@@ -7,12 +7,9 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5;
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{
-        Checkpoint, ImageSpec, Source,
-        flux::{Flux, FluxDenoising, TransformerInput},
-    },
+use sd_worker_rbee::diffusion::{
+    Checkpoint, ImageSpec, Source,
+    flux::{Flux, FluxDenoising, TransformerInput},
 };
 use serde::Deserialize;
 use support::{Golden, data, picture, relative_l2};
@@ -133,17 +130,10 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
         },
     };
     ImageSpec {
-        prompt: run.prompt.clone(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
-        guidance_interval: None,
         seed: run.seed,
-        scheduler: None,
-        loras: Vec::new(),
-        source,
+        ..ImageSpec::new(run.prompt.clone(), source)
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 use candle_core::Device;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::PromptSyntax,
     diffusion::{ImageSpec, Source},
     engine::InferencePipeline,
     models::ModelSource,
@@ -20,19 +19,7 @@ static PIPELINE: LazyLock<InferencePipeline> = LazyLock::new(|| {
 });
 
 fn spec(prompt: &str, seed: u64, source: Source) -> ImageSpec {
-    ImageSpec {
-        prompt: prompt.into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 20,
-        guidance_scale: 7.5,
-        guidance_interval: None,
-        seed,
-        scheduler: None,
-        loras: Vec::new(),
-        source,
-    }
+    ImageSpec { seed, ..ImageSpec::new(prompt, source) }
 }
 
 fn draw(spec: &ImageSpec) -> RgbImage {

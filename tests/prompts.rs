@@ -169,17 +169,12 @@ fn weighted_embeddings_are_those_of_the_formula() {
 
 fn spec(prompt: &str, negative: &str, syntax: PromptSyntax, run: &Run) -> ImageSpec {
     ImageSpec {
-        prompt: prompt.into(),
         negative_prompt: Some(negative.into()),
         prompt_syntax: syntax,
-        clip_skip: 0,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
-        guidance_interval: None,
         seed: run.seed,
-        scheduler: None,
-        loras: Vec::new(),
-        source: Source::Text { width: run.width, height: run.height },
+        ..ImageSpec::new(prompt, Source::Text { width: run.width, height: run.height })
     }
 }
 

@@ -8,10 +8,7 @@ mod support;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{Checkpoint, ImageSpec, Source, StableDiffusion},
-};
+use sd_worker_rbee::diffusion::{Checkpoint, ImageSpec, Source, StableDiffusion};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::{Golden, data, picture, relative_l2};
@@ -116,17 +113,12 @@ fn a_run_from_a_single_file_is_that_of_diffusers() {
     assert_eq!(model.tokenizer().encode(prompt).unwrap().ids, ids[0]);
     assert_eq!(model.tokenizer().encode(negative).unwrap().ids, ids[1]);
     let spec = ImageSpec {
-        prompt: prompt.into(),
         negative_prompt: Some(negative.into()),
-        prompt_syntax: PromptSyntax::Plain,
         guidance_scale: 5.0,
-        guidance_interval: None,
         seed: 3,
         steps: 4,
         scheduler: Some("ddim".into()),
-        clip_skip: 0,
-        loras: Vec::new(),
-        source: Source::Text { width: 32, height: 16 },
+        ..ImageSpec::new(prompt, Source::Text { width: 32, height: 16 })
     };
     let mut job = model.begin(&spec).unwrap();
     while !job.is_done() {

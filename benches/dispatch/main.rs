@@ -26,7 +26,7 @@ use std::{
 
 use sd_worker_rbee::{
     bus::StreamOptions,
-    contract::{Capability, Job, Limits, Operation, PromptSyntax},
+    contract::{Capability, Job, Limits, Operation},
     diffusion::{ImageSpec, Source},
     engine::Generated,
     worker::encode::encode,
@@ -200,19 +200,8 @@ fn tell_latency(store: &str, what: &str, each: Vec<Duration>) {
 fn png_ms(size: u32) -> f64 {
     let operation = Operation::parse(Some(Capability::Generate), REQUEST.as_bytes()).expect("a request");
     let job = Job::new(operation, &Limits::default()).expect("a job");
-    let spec = ImageSpec {
-        prompt: "a".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 1,
-        guidance_scale: 7.5,
-        guidance_interval: None,
-        seed: 7,
-        scheduler: None,
-        loras: vec![],
-        source: Source::Text { width: size, height: size },
-    };
+    let spec =
+        ImageSpec { steps: 1, seed: 7, ..ImageSpec::new("a", Source::Text { width: size, height: size }) };
     let image = image::RgbImage::from_pixel(size, size, image::Rgb([120, 40, 200]));
     let picture = Generated { index: 0, seed: 7, scheduler: "sim", image };
     let took = (0..50).map(|_| {

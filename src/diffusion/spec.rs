@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use image::{GrayImage, RgbImage};
 
+use super::Defaults;
 use crate::contract::{GuidanceInterval, PromptSyntax};
 
 /// One picture to draw.
@@ -32,6 +33,26 @@ pub struct ImageSpec {
     pub loras: Vec<LoraSpec>,
     /// What the picture starts from.
     pub source: Source,
+}
+
+impl ImageSpec {
+    /// A picture with the defaults of a model that says nothing else, and the seed 0.
+    pub fn new(prompt: impl Into<String>, source: Source) -> Self {
+        let Defaults { steps, guidance_scale } = Defaults::default();
+        Self {
+            prompt: prompt.into(),
+            negative_prompt: None,
+            prompt_syntax: PromptSyntax::Plain,
+            clip_skip: 0,
+            steps,
+            guidance_scale,
+            guidance_interval: None,
+            seed: 0,
+            scheduler: None,
+            loras: Vec::new(),
+            source,
+        }
+    }
 }
 
 /// A LoRA and how strongly it is added.

@@ -171,7 +171,7 @@ pub(super) mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::{contract::PromptSyntax, diffusion::Source};
+    use crate::diffusion::Source;
 
     /// A request for `sim`, and the semaphore of one slot that its permit is from.
     pub(in crate::engine) fn request(seed: u64) -> (GenerationRequest, Arc<Semaphore>) {
@@ -189,17 +189,9 @@ pub(super) mod tests {
             job_id: JobId::generate(),
             model: "sim".into(),
             spec: ImageSpec {
-                prompt: "a circle".into(),
-                negative_prompt: None,
-                prompt_syntax: PromptSyntax::Plain,
-                clip_skip: 0,
                 steps: 4,
-                guidance_scale: 7.5,
-                guidance_interval: None,
                 seed,
-                scheduler: None,
-                loras: Vec::new(),
-                source: Source::Text { width: 64, height: 64 },
+                ..ImageSpec::new("a circle", Source::Text { width: 64, height: 64 })
             },
             n: 1,
             preview_every: 0,

@@ -151,17 +151,13 @@ mod tests {
         let operation = Operation::parse(Some(Capability::Generate), body.as_bytes()).unwrap();
         let job = Job::new(operation, &Limits::default()).unwrap();
         let spec = ImageSpec {
-            prompt: job.prompt.clone(),
             negative_prompt: job.negative_prompt.clone(),
             prompt_syntax: job.prompt_syntax,
             clip_skip: 1,
-            steps: 20,
-            guidance_scale: 7.5,
             guidance_interval: job.guidance_interval,
             seed: job.seed,
-            scheduler: None,
             loras: vec![LoraSpec { name: "ink".into(), file: "ink.safetensors".into(), strength: 0.5 }],
-            source: Source::Text { width: 64, height: 72 },
+            ..ImageSpec::new(job.prompt.clone(), Source::Text { width: 64, height: 72 })
         };
         let image = RgbImage::from_fn(64, 72, |x, y| Rgb([x as u8, y as u8, 9]));
         let picture = Generated { index: 0, seed: 7, scheduler: "euler_a", image: image.clone() };

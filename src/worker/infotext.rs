@@ -76,22 +76,15 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
-    use crate::{contract::PromptSyntax, diffusion::Source};
+    use crate::diffusion::Source;
 
     fn text(scheduler: &'static str, model: &str, negative: Option<&str>, source: Source) -> String {
         let (width, height) = source.size();
         let spec = ImageSpec {
-            prompt: "a, \"b\": c\nd".into(),
             negative_prompt: negative.map(str::to_owned),
-            prompt_syntax: PromptSyntax::Plain,
-            clip_skip: 0,
-            steps: 20,
             guidance_scale: 7.0,
-            guidance_interval: None,
             seed: 7,
-            scheduler: None,
-            loras: Vec::new(),
-            source,
+            ..ImageSpec::new("a, \"b\": c\nd", source)
         };
         let image = RgbImage::new(width, height);
         infotext(&spec, model, &Generated { index: 0, seed: 7, scheduler, image })

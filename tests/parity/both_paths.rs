@@ -2,10 +2,7 @@
 //! weights, at sizes that fit no tile.
 
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{Added, Conditioning, ImageSpec, Source, StableDiffusion, TorchRng},
-};
+use sd_worker_rbee::diffusion::{Added, Conditioning, ImageSpec, Source, StableDiffusion, TorchRng};
 
 use crate::support::{data, picture, relative_l2};
 
@@ -65,17 +62,11 @@ fn pictures_end_where_they_end_in_f64_without_kernels() {
     for checkpoint in ["text", "sd2", "xl", "turbo"] {
         let [kernels, candle] = both(checkpoint).map(|model| {
             let spec = ImageSpec {
-                prompt: "a large red circle".into(),
                 negative_prompt: Some("the blue".into()),
-                prompt_syntax: PromptSyntax::Plain,
-                clip_skip: 0,
                 steps: 4,
                 guidance_scale: 5.0,
-                guidance_interval: None,
                 seed: 7,
-                scheduler: None,
-                loras: Vec::new(),
-                source: Source::Text { width: 128, height: 64 },
+                ..ImageSpec::new("a large red circle", Source::Text { width: 128, height: 64 })
             };
             let mut job = model.begin(&spec).unwrap();
             while !job.is_done() {

@@ -1,10 +1,7 @@
 //! The other families: SD 2, Turbo, LCM, SDXL, its inpainting variant and its refiner, and TAESD.
 
 use candle_core::Device;
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{DType, ImageSpec, Precision, Source, inspect},
-};
+use sd_worker_rbee::diffusion::{DType, ImageSpec, Precision, Source, inspect};
 
 use super::{
     runs::{MODULE, check_runs, close},
@@ -33,17 +30,10 @@ fn sdxl_refiner_runs_end_in_diffusers_pictures() {
 
 fn drawing() -> ImageSpec {
     ImageSpec {
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 2,
         guidance_scale: 5.0,
-        guidance_interval: None,
         seed: 1,
-        scheduler: None,
-        loras: Vec::new(),
-        source: Source::Text { width: 64, height: 64 },
+        ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
     }
 }
 

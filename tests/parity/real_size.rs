@@ -4,10 +4,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{ImageSpec, Source, StableDiffusion},
-};
+use sd_worker_rbee::diffusion::{ImageSpec, Source, StableDiffusion};
 
 use super::{
     runs::{LATENTS, PICTURE_LARGEST, PICTURE_MEAN, close},
@@ -17,17 +14,10 @@ use super::{
 /// The run of `real_size.py`.
 fn spec(width: u32, height: u32) -> ImageSpec {
     ImageSpec {
-        loras: Vec::new(),
-        prompt: "a red circle on the blue".into(),
         negative_prompt: Some("the circle".into()),
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
         steps: 2,
-        guidance_scale: 7.5,
-        guidance_interval: None,
         seed: 42,
-        scheduler: None,
-        source: Source::Text { width, height },
+        ..ImageSpec::new("a red circle on the blue", Source::Text { width, height })
     }
 }
 

@@ -1,10 +1,7 @@
 //! Whole runs of diffusers' pipelines, done again here: latents after every step, and the picture.
 
 use candle_core::{Device, Tensor};
-use sd_worker_rbee::{
-    contract::PromptSyntax,
-    diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion},
-};
+use sd_worker_rbee::diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::support::{Golden, data, model, picture, relative_l2};
@@ -59,17 +56,14 @@ pub fn spec(run: &Run, golden: &Golden, inputs: &str) -> ImageSpec {
         },
     };
     ImageSpec {
-        prompt: run.prompt.clone(),
         negative_prompt: run.negative_prompt.clone(),
-        prompt_syntax: PromptSyntax::Plain,
         clip_skip: run.clip_skip,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
-        guidance_interval: None,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
-        source,
+        ..ImageSpec::new(run.prompt.clone(), source)
     }
 }
 

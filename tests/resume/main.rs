@@ -10,7 +10,7 @@ mod tampered;
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
-    contract::{JobId, PromptSyntax},
+    contract::JobId,
     diffusion::{ImageSpec, Precision, Source},
     engine::{Checkpoint, InferencePipeline},
     models::ModelSource,
@@ -34,19 +34,7 @@ fn open(model: &str) -> InferencePipeline {
 }
 
 fn spec(source: Source) -> ImageSpec {
-    ImageSpec {
-        prompt: "a red circle".into(),
-        negative_prompt: None,
-        prompt_syntax: PromptSyntax::Plain,
-        clip_skip: 0,
-        steps: 4,
-        guidance_scale: 5.0,
-        guidance_interval: None,
-        seed: 11,
-        scheduler: None,
-        loras: Vec::new(),
-        source,
-    }
+    ImageSpec { steps: 4, guidance_scale: 5.0, seed: 11, ..ImageSpec::new("a red circle", source) }
 }
 
 fn text() -> ImageSpec {

@@ -70,10 +70,7 @@ mod tests {
     use candle_core::DType;
 
     use super::*;
-    use crate::{
-        contract::PromptSyntax,
-        diffusion::{Device, ImageSpec, Source, StableDiffusion},
-    };
+    use crate::diffusion::{Device, ImageSpec, Source, StableDiffusion};
 
     #[test]
     fn pictures_of_one_prompt_share_what_was_computed_of_it() {
@@ -82,17 +79,10 @@ mod tests {
             let model = StableDiffusion::load(&folder, &Device::Cpu, DType::F32).unwrap();
             let begin = |prompt: &str, seed, guidance_scale| {
                 let spec = ImageSpec {
-                    prompt: prompt.into(),
-                    negative_prompt: None,
-                    prompt_syntax: PromptSyntax::Plain,
-                    clip_skip: 0,
                     steps: 2,
                     guidance_scale,
-                    guidance_interval: None,
                     seed,
-                    scheduler: None,
-                    loras: Vec::new(),
-                    source: Source::Text { width: 64, height: 64 },
+                    ..ImageSpec::new(prompt, Source::Text { width: 64, height: 64 })
                 };
                 model.begin(&spec).unwrap()
             };
