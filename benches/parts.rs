@@ -1,4 +1,5 @@
 //! The parts of a picture with a checkpoint of any size: one pass of the UNet, VAE decode, text encoder, whole pictures.
+//! Of a Flux checkpoint it draws pictures only.
 //!
 //! `cargo bench --bench parts -- --model FOLDER` prints a table. With `--serve` it measures what a line on its input asks
 //! for and answers with a line of JSON; `tools/compare` does so, and says in its README what may be asked for.
@@ -13,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use sd_worker_rbee::{
-    diffusion::{Added, Conditioning, Denoising, ImageSpec, Source, StableDiffusion},
+    diffusion::{Added, Conditioning, ImageSpec, Source, StableDiffusion},
+    models::{Denoising, Model, ModelSource},
     worker::DtypeOption,
 };
 use serde_json::{Value, json};
@@ -69,18 +71,19 @@ impl Inputs {
             timesteps: has(take("unet.timesteps"), "unet.timesteps")?.to_dtype(DType::F32)?.to_vec1()?,
             conditioning,
             vae_latents: has(take("vae.latents"), "vae.latents")?
-                .to_dtype(model.model.vae().dtype())?
+                .to_dtype(model.stable_diffusion()?.vae().dtype())?
                 .to_device(&model.device)?,
             ids: has(take("text.ids"), "text.ids")?.to_dtype(DType::U32)?.to_vec2()?,
         })
     }
 
     /// Two samples, as guidance has them, and one picture.
-    fn random(model: &Bench) -> Result<Self> {
-        let unet = model.model.unet().config();
+    fn random(bench: &Bench) -> Result<Self> {
+        let (model, own) = (bench, bench.stable_diffusion()?);
+        let unet = own.unet().config();
         let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &model.device);
         let (height, width) = unet.sample_size;
-        let (tokens, prompts) = (model.model.tokenizer(), model.model.prompts());
+        let (tokens, prompts) = (own.tokenizer(), own.prompts());
         let ids = tokens.encode("a lighthouse at dusk")?.ids;
         let mut conditioning =
             Conditioning::of_text(random(&[2, ids.len(), prompts.width()])?.to_dtype(model.dtype)?);
@@ -91,7 +94,7 @@ impl Inputs {
                 time_ids: (Tensor::ones((2, sizes), DType::F32, &model.device)? * 512.0)?,
             });
         }
-        let vae = model.model.vae();
+        let vae = own.vae();
         Ok(Self {
             latents: random(&[2, unet.in_channels, height, width])?.to_dtype(model.dtype)?,
             timesteps: vec![500.0; 2],
@@ -104,7 +107,7 @@ impl Inputs {
 
 /// A checkpoint on its device.
 struct Bench {
-    model: StableDiffusion,
+    model: Model,
     device: Device,
     /// What the UNet computes in.
     dtype: DType,
@@ -114,7 +117,7 @@ impl Bench {
     fn load(arguments: &Arguments) -> Result<Self> {
         let device = match arguments.device.as_str() {
             "cpu" => Device::Cpu,
-            "cuda" => Device::new_cuda(0)?,
+            "cuda" => cuda()?,
             other => bail!("--device {other}: there are cpu and cuda"),
         };
         let option: DtypeOption = match arguments.dtype.as_str() {
@@ -123,19 +126,29 @@ impl Bench {
         };
         let precision = option.on(&device);
         let dtype = if device.is_cpu() { DType::F32 } else { precision.denoiser };
-        Ok(Self { model: StableDiffusion::load(&arguments.model, &device, precision)?, device, dtype })
+        let folder = arguments.model.to_str().context("--model: a path in UTF-8")?;
+        let source: ModelSource = format!("model={folder}").parse().map_err(anyhow::Error::msg)?;
+        Ok(Self { model: Model::load(&source, &device, precision)?, device, dtype })
+    }
+
+    fn stable_diffusion(&self) -> Result<&StableDiffusion> {
+        match &self.model {
+            Model::StableDiffusion(model) => Ok(model),
+            _ => bail!("of this family there are no parts; ask for `draw`"),
+        }
     }
 
     /// One of the parts; the device is done when it returns.
     fn part(&self, part: &str, inputs: &Inputs) -> Result<Tensor> {
+        let model = self.stable_diffusion()?;
         let out = match part {
-            "unet" => self.model.unet().forward(&inputs.latents, &inputs.timesteps, &inputs.conditioning)?,
-            "vae" => self.model.vae().decode(&inputs.vae_latents)?,
+            "unet" => model.unet().forward(&inputs.latents, &inputs.timesteps, &inputs.conditioning)?,
+            "vae" => model.vae().decode(&inputs.vae_latents)?,
             "text" => {
-                let encoder = self.model.prompts().encoders().next().context("a text encoder")?;
+                let encoder = model.prompts().encoders().next().context("a text encoder")?;
                 encoder.forward(&inputs.ids, 0)?
             }
-            other => bail!("`{other}` is no part; there are unet, vae, text and draw"),
+            other => bail!("`{other}` is no part; there are unet, vae, text, draw, begin, step and finish"),
         };
         self.device.synchronize()?;
         Ok(out)
@@ -152,23 +165,40 @@ impl Bench {
         Ok(json!({ "seconds": seconds }))
     }
 
-    /// Pictures with the seeds from 0 on that go through the network together.
-    fn draw(&self, pictures: u64, steps: u32, side: u32, path: Option<&str>) -> Result<Value> {
+    /// Pictures with the seeds from 0 on, begun.
+    fn begin(&self, pictures: u64, steps: u32, side: u32) -> Result<Vec<Denoising>> {
+        let begun = (0..pictures).map(|seed| Ok(self.model.begin(&spec(seed, steps, side))?)).collect();
+        self.device.synchronize()?;
+        begun
+    }
+
+    /// One step of all that go through the network together.
+    fn step(&self, pictures: &mut [Denoising]) -> Result<()> {
+        self.model.advance(&mut pictures.iter_mut().collect::<Vec<_>>())?;
+        Ok(self.device.synchronize()?)
+    }
+
+    fn finish(&self, pictures: &[Denoising]) -> Result<Vec<image::RgbImage>> {
+        let images = pictures.iter().map(|picture| Ok(self.model.finish(picture)?)).collect();
+        self.device.synchronize()?;
+        images
+    }
+
+    /// Whole pictures that go through the network together.
+    fn draw(&self, count: u64, steps: u32, side: u32, path: Option<&str>) -> Result<Value> {
         let begun = Instant::now();
-        let mut jobs = (0..pictures)
-            .map(|seed| Ok(self.model.begin(&spec(seed, steps, side))?))
-            .collect::<Result<Vec<Denoising>>>()?;
+        let mut pictures = self.begin(count, steps, side)?;
         let encoded = Instant::now();
-        while jobs.iter().any(|job| !job.is_done()) {
-            self.model.advance(&mut jobs.iter_mut().collect::<Vec<_>>())?;
+        while pictures.iter().any(|picture| !picture.is_done()) {
+            self.step(&mut pictures)?;
         }
         let denoised = Instant::now();
-        let images = jobs.iter().map(|job| Ok(self.model.finish(job)?)).collect::<Result<Vec<_>>>()?;
+        let images = self.finish(&pictures)?;
         let finished = Instant::now();
         if let Some(path) = path {
             let pixels: Vec<u8> = images.into_iter().flat_map(image::RgbImage::into_raw).collect();
             let side = side as usize;
-            Tensor::from_vec(pixels, (jobs.len(), side, side, 3), &Device::Cpu)?
+            Tensor::from_vec(pixels, (pictures.len(), side, side, 3), &Device::Cpu)?
                 .save_safetensors("output", path)?;
         }
         Ok(json!({
@@ -178,24 +208,45 @@ impl Bench {
         }))
     }
 
-    /// `unet [FILE]`, `vae [FILE]`, `text [FILE]`, `draw PICTURES STEPS SIDE [FILE]`.
-    fn answer(&self, line: &str, inputs: &Inputs) -> Result<Value> {
+    /// `unet [FILE]`, `vae [FILE]`, `text [FILE]`, `draw PICTURES STEPS SIDE [FILE]`; and one after the other, of the same
+    /// pictures: `begin PICTURES STEPS SIDE`, `step` as often as wanted, `finish`.
+    fn answer(&self, line: &str, inputs: Option<&Inputs>, pictures: &mut Vec<Denoising>) -> Result<Value> {
+        let begun = Instant::now();
+        let seconds = || Ok(json!({ "seconds": begun.elapsed().as_secs_f64() }));
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["draw", pictures, steps, side, path @ ..] => {
-                self.draw(pictures.parse()?, steps.parse()?, side.parse()?, path.first().copied())
+            ["draw", count, steps, side, path @ ..] => {
+                self.draw(count.parse()?, steps.parse()?, side.parse()?, path.first().copied())
             }
-            [part, path @ ..] => self.timed(part, inputs, path.first().copied()),
+            ["begin", count, steps, side] => {
+                *pictures = self.begin(count.parse()?, steps.parse()?, side.parse()?)?;
+                seconds()
+            }
+            ["step"] if !pictures.is_empty() => {
+                self.step(pictures)?;
+                seconds()
+            }
+            ["finish"] if !pictures.is_empty() => {
+                self.finish(pictures)?;
+                seconds()
+            }
+            ["step" | "finish"] => bail!("nothing was begun"),
+            [part, path @ ..] => {
+                let inputs = inputs.context("of this family there are no parts; ask for `draw`")?;
+                self.timed(part, inputs, path.first().copied())
+            }
             [] => bail!("an empty line"),
         }
     }
 
-    fn serve(&self, inputs: &Inputs) -> Result<()> {
+    fn serve(&self, inputs: Option<&Inputs>) -> Result<()> {
+        let mut pictures = Vec::new();
         let mut out = std::io::stdout();
         writeln!(out, "{}", json!({ "ready": true }))?;
         for line in std::io::stdin().lock().lines() {
-            let answer =
-                self.answer(&line?, inputs).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+            let answer = self
+                .answer(&line?, inputs, &mut pictures)
+                .unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
             writeln!(out, "{answer}")?;
         }
         Ok(())
@@ -219,6 +270,16 @@ impl Bench {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Device> {
+    Ok(sd_worker_rbee::models::cuda::open(0)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Device> {
+    bail!("this build has no CUDA")
+}
+
 /// What `tools/compare` asks diffusers for, too.
 fn spec(seed: u64, steps: u32, side: u32) -> ImageSpec {
     ImageSpec {
@@ -233,8 +294,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let bench = Bench::load(&arguments)?;
     let inputs = match &arguments.inputs {
-        Some(path) => Inputs::read(path, &bench)?,
-        None => Inputs::random(&bench)?,
+        _ if bench.stable_diffusion().is_err() => None,
+        Some(path) => Some(Inputs::read(path, &bench)?),
+        None => Some(Inputs::random(&bench)?),
     };
-    if arguments.serve { bench.serve(&inputs) } else { bench.table(&inputs, arguments.rounds) }
+    match inputs {
+        inputs if arguments.serve => bench.serve(inputs.as_ref()),
+        Some(inputs) => bench.table(&inputs, arguments.rounds),
+        None => bail!("of this family there is no table: ask for `draw` with --serve"),
+    }
 }

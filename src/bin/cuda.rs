@@ -15,8 +15,8 @@ fn main() -> ExitCode {
 
 #[cfg(feature = "cuda")]
 fn open(index: usize) -> Result<(candle_core::Device, String), String> {
-    match candle_core::Device::new_cuda(index) {
+    match sd_worker_rbee::models::cuda::open(index) {
         Ok(device) => Ok((device, format!("cuda:{index}"))),
-        Err(error) => Err(format!("--device {index}: {error}; is there such a GPU, and its driver?")),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -85,6 +85,11 @@ impl Denoising {
         !self.finite || self.step() >= self.total()
     }
 
+    /// Width and height of the picture, in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        self.size
+    }
+
     /// What the requester should know, for example that a prompt was cut; `finish` may add to it.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.list()

@@ -132,7 +132,17 @@ pub enum DiffusionError {
     },
     /// The tensor library failed: memory of the device, or a defect of ours.
     #[error("computing failed: {0}")]
-    Compute(#[from] candle_core::Error),
+    Compute(#[source] candle_core::Error),
+}
+
+impl From<candle_core::Error> for DiffusionError {
+    /// Without the backtrace that candle adds where RUST_BACKTRACE is set: what is said here goes to whoever sent the job.
+    fn from(mut error: candle_core::Error) -> Self {
+        while let candle_core::Error::WithBacktrace { inner, .. } = error {
+            error = *inner;
+        }
+        Self::Compute(error)
+    }
 }
 
 impl DiffusionError {
@@ -178,6 +188,14 @@ mod tests {
         assert_eq!(DiffusionError::from(full).code(), ErrorCode::OutOfMemory);
         let defect = candle_core::Error::Msg("shape mismatch".into());
         assert_eq!(DiffusionError::from(defect).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn a_backtrace_is_not_told_to_the_sender() {
+        let inner = Box::new(candle_core::Error::Msg("shape mismatch".into()));
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let error = DiffusionError::from(candle_core::Error::WithBacktrace { inner, backtrace });
+        assert_eq!(error.to_string(), "computing failed: shape mismatch");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use candle_core::Device;
+
 use super::{
-    Activations, Checkpoint, DiffusionError, Precision,
+    Activations, Arithmetic, Checkpoint, DiffusionError, Precision,
     config::{AutoencoderConfig, ConfigFile, Family, UNetConfig},
     flux,
 };
@@ -36,15 +38,16 @@ impl Default for Defaults {
     }
 }
 
-/// Reads the configurations and the headers of the weights of a checkpoint.
+/// Reads the configurations and the headers of the weights of a checkpoint that is to be computed on `device`.
 ///
 /// # Errors
 /// What loading would refuse, as far as it can be seen so: the file and the key that are wrong.
-pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, DiffusionError> {
+pub fn inspect(path: &Path, device: &Device, precision: Precision) -> Result<Inspection, DiffusionError> {
+    let with = Arithmetic::of(device, precision);
     let checkpoint = Checkpoint::open(path)?;
     let weight_bytes = checkpoint.weight_bytes(precision)?;
     if flux::Flux::is(&checkpoint) {
-        let (native_size, defaults, activations) = flux::inspect(&checkpoint)?;
+        let (native_size, defaults, activations) = flux::inspect(&checkpoint, with)?;
         return Ok(Inspection { native_size, defaults, weight_bytes, activations });
     }
     Family::of(&checkpoint)?;
@@ -56,7 +59,7 @@ pub fn inspect(path: &Path, precision: Precision) -> Result<Inspection, Diffusio
         native_size: (pixels(width), pixels(height)),
         defaults: defaults(&unet, &checkpoint.config("scheduler")?)?,
         weight_bytes,
-        activations: Activations::of_unet(&unet, &vae),
+        activations: Activations::of_unet(&unet, &vae, with),
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
     DiffusionError,
     checkpoint::Scope,
     lora::{Delta, LayerMut, Visit},
-    ops::{self, Activation, Bands, Norm},
+    ops::{self, Activation, Bands, Norm, Seen},
 };
 
 /// `torch.nn.Linear`.
@@ -136,6 +136,18 @@ impl Conv2d {
         let (stride, padding) = (self.stride, self.padding);
         let y = ops::conv2d_plus(x, &self.weight, self.bias.as_ref(), more, stride, padding)?;
         self.with_deltas(y, x)
+    }
+
+    /// Of what is seen of a map, with the zeros around it that it does not have in place of the layer's own padding.
+    pub fn forward_seen(&self, x: &Seen) -> Result<Tensor> {
+        let y = ops::conv2d(&x.map, &self.weight, self.bias.as_ref(), self.stride, x.padding)?;
+        self.with_deltas(y, &x.map)
+    }
+
+    /// As [`Self::forward_seen`], plus `more` of the shape that comes out.
+    pub fn forward_seen_plus(&self, x: &Seen, more: &Tensor) -> Result<Tensor> {
+        let y = ops::conv2d_plus(&x.map, &self.weight, self.bias.as_ref(), more, self.stride, x.padding)?;
+        self.with_deltas(y, &x.map)
     }
 
     /// As [`Self::forward`], plus `shift` `[batch, outputs]`: a number for each sample and channel.

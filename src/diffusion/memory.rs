@@ -1,12 +1,15 @@
-//! How much memory a picture takes beside the weights, told from the configurations: the maps that are alive at once where
-//! they are most, counted from the code. `benches/memory.rs` measures the same.
+//! How much memory a picture takes beside the weights, estimated from the configurations: the maps that are alive at once
+//! where they are most, counted from the code. `benches/memory.rs` measures the same on a CPU; on a GPU it is an estimate.
+
+use candle_core::{DType, Device};
 
 use super::{
     config::{AutoencoderConfig, UNetConfig, VaeConfig},
-    ops::BAND_PIXELS,
+    ops::{BAND_PIXELS, MAX_SCORES, WORKSPACE},
+    precision::{Precision, computed_in},
 };
 
-/// Bytes of a value: activations are f32 on a CPU.
+/// Bytes of a value in f32.
 const FLOAT: u64 = 4;
 /// Bytes that do not depend on the picture: what threads lay out for products of matrices, a weight that is widened,
 /// prompts.
@@ -25,8 +28,38 @@ const TINY_MAPS: u64 = 6;
 const ATTENTION_MAPS: u64 = 10;
 /// Bands that are made of each other: seen, convolved, added, joined.
 const BANDS: u64 = 4;
+/// Scores of attention on candle's operations: as they are, normalised, and in between.
+const SCORES: u64 = 3;
+/// Pixels that a convolution of 3x3 without cuDNN lays out for each that it has, and what it makes of them.
+const LAID_OUT: u64 = 9 + 3;
 
-/// Bytes of activations by the pixels of a picture, for one picture at a time, in f32.
+/// What a picture is computed with.
+#[derive(Debug, Clone, Copy)]
+pub struct Arithmetic {
+    /// Whether the kernels of a CPU compute: maps of the autoencoder in bands, attention without a matrix of scores.
+    on_cpu: bool,
+    /// Bytes of a value in the denoiser and in the autoencoder.
+    denoiser: u64,
+    vae: u64,
+}
+
+impl Arithmetic {
+    /// That of a device, with weights kept in these types.
+    pub fn of(device: &Device, precision: Precision) -> Self {
+        let bytes = |kept: DType| computed_in(kept, device).size_in_bytes() as u64;
+        Self { on_cpu: device.is_cpu(), denoiser: bytes(precision.denoiser), vae: bytes(precision.vae) }
+    }
+
+    /// Bytes that do not depend on the picture.
+    fn fixed(self) -> u64 {
+        match self.on_cpu {
+            true => SCRATCH,
+            false => SCRATCH + SCORES * FLOAT * MAX_SCORES as u64 + WORKSPACE as u64,
+        }
+    }
+}
+
+/// Bytes of activations by the pixels of a picture, for one picture at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Activations {
     denoising: Line,
@@ -56,18 +89,24 @@ impl Activations {
     }
 
     /// Of a UNet and its autoencoder.
-    pub(super) fn of_unet(unet: &UNetConfig, vae: &AutoencoderConfig) -> Self {
+    pub(super) fn of_unet(unet: &UNetConfig, vae: &AutoencoderConfig, with: Arithmetic) -> Self {
         let area = (vae.factor() * vae.factor()) as u64;
-        let per_pixel = (GUIDED * FLOAT * unet_maps(unet)).div_ceil(area);
-        Self { denoising: Line { fixed: SCRATCH, per_pixel }, decoding: of_autoencoder(vae) }
+        let per_pixel = (GUIDED * with.denoiser * unet_maps(unet)).div_ceil(area);
+        Self { denoising: Line { fixed: with.fixed(), per_pixel }, decoding: of_autoencoder(vae, with) }
     }
 
     /// Of a transformer of this width, over `words` and a token for each square of `side` pixels.
-    pub(super) fn of_transformer(width: usize, words: usize, side: usize, vae: &VaeConfig) -> Self {
-        let token = FLUX_MAPS * FLOAT * width as u64;
+    pub(super) fn of_transformer(
+        width: usize,
+        words: usize,
+        side: usize,
+        vae: &VaeConfig,
+        with: Arithmetic,
+    ) -> Self {
+        let token = FLUX_MAPS * with.denoiser * width as u64;
         let per_pixel = token.div_ceil((side * side) as u64);
-        let denoising = Line { fixed: SCRATCH + words as u64 * token, per_pixel };
-        Self { denoising, decoding: of_autoencoder(&AutoencoderConfig::Kl(vae.clone())) }
+        let denoising = Line { fixed: with.fixed() + words as u64 * token, per_pixel };
+        Self { denoising, decoding: of_autoencoder(&AutoencoderConfig::Kl(vae.clone()), with) }
     }
 }
 
@@ -92,15 +131,23 @@ fn unet_maps(config: &UNetConfig) -> u64 {
     most
 }
 
-fn of_autoencoder(config: &AutoencoderConfig) -> Line {
+fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
     let config = match config {
         AutoencoderConfig::Kl(config) => config,
         AutoencoderConfig::Tiny(config) => {
             let channels = config.encoder_channels.max(config.decoder_channels) as u64;
-            return Line { fixed: SCRATCH, per_pixel: TINY_MAPS * FLOAT * channels };
+            return Line { fixed: with.fixed(), per_pixel: TINY_MAPS * with.vae * channels };
         }
     };
     let channels: Vec<u64> = config.block_out_channels.iter().map(|channels| *channels as u64).collect();
+    if !with.on_cpu {
+        // Maps are whole. At the largest, a norm has two in f32 beside what it reads and makes; without cuDNN a
+        // convolution has more.
+        let first = channels.get(1).copied().unwrap_or(0).max(channels[0]);
+        let norm = 2 * FLOAT + 2 * with.vae;
+        let convolution = if cfg!(feature = "cudnn") { 0 } else { LAID_OUT * with.vae };
+        return Line { fixed: with.fixed(), per_pixel: first * norm.max(convolution) + 4 * 3 * FLOAT };
+    }
     let mut per_pixel = 0;
     for (level, own) in channels.iter().enumerate() {
         let area = 1 << (2 * level);
@@ -115,7 +162,31 @@ fn of_autoencoder(config: &AutoencoderConfig) -> Line {
     let largest = channels.iter().max().copied().unwrap_or(0);
     // The picture is there as values, as bytes and as a file.
     Line {
-        fixed: SCRATCH + BANDS * FLOAT * largest * BAND_PIXELS as u64,
+        fixed: with.fixed() + BANDS * FLOAT * largest * BAND_PIXELS as u64,
         per_pixel: per_pixel + 4 * 3 * FLOAT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::diffusion::{Checkpoint, config::VaeConfig};
+
+    #[test]
+    fn a_gpu_has_whole_maps_and_scores_and_half_as_much_of_the_rest_in_f16() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text");
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let unet = UNetConfig::read(&checkpoint.config("unet").unwrap()).unwrap();
+        let vae = AutoencoderConfig::Kl(VaeConfig::read(&checkpoint.config("vae").unwrap()).unwrap());
+        let of = |on_cpu, bytes| {
+            Activations::of_unet(&unet, &vae, Arithmetic { on_cpu, denoiser: bytes, vae: bytes })
+        };
+        let (cpu, gpu, half) = (of(true, 4), of(false, 4), of(false, 2));
+        assert!(gpu.denoising.fixed > cpu.denoising.fixed + (MAX_SCORES as u64) * FLOAT);
+        assert!(gpu.decoding.per_pixel > cpu.decoding.per_pixel);
+        assert_eq!(gpu.denoising.per_pixel, cpu.denoising.per_pixel);
+        assert!(half.denoising.per_pixel.abs_diff(gpu.denoising.per_pixel / 2) <= 1);
     }
 }

@@ -42,7 +42,7 @@ pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
 pub use error::DiffusionError;
 pub use inspect::{Defaults, Inspection, inspect};
 pub use lora::Loras;
-pub use memory::Activations;
+pub use memory::{Activations, Arithmetic};
 pub use noise::TorchRng;
 pub(crate) use passes::{Fit, passes};
 pub use pipeline::StableDiffusion;

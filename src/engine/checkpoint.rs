@@ -8,10 +8,10 @@ use crate::models::{Denoising, Progress, ProgressError};
 /// With the request, all that a job goes on from. Pictures before `index` are not drawn again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// The picture that is being drawn, from 0.
+    /// The first picture that is being drawn, from 0.
     pub index: u32,
-    /// How far it is.
-    pub progress: Progress,
+    /// How far it is, and those after it that are drawn together with it.
+    pub pictures: Vec<Progress>,
 }
 
 /// A checkpoint that is not of this job.
@@ -20,16 +20,17 @@ enum Unfit {
     /// The job has no such picture.
     #[error("it is of picture {index}, counted from 0, and the job has {n}")]
     Index { index: u32, n: u32 },
+    /// It is of more pictures than a job draws together.
+    #[error("it is of {0} pictures")]
+    Count(usize),
     /// Not of the picture.
     #[error(transparent)]
     Progress(#[from] ProgressError),
-    /// A checkpoint is of a picture that has steps left.
-    #[error("its picture has no step left")]
-    Done,
 }
 
 impl Checkpoint {
-    /// The picture, begun and brought to where it was; none when this is not a checkpoint of the job, which is logged.
+    /// The pictures, begun and brought to where they were; none when this is not a checkpoint of the job, which is
+    /// logged.
     ///
     /// # Errors
     /// When the model does not take the request, or fails.
@@ -37,7 +38,7 @@ impl Checkpoint {
         self,
         pipeline: &InferencePipeline,
         request: &GenerationRequest,
-    ) -> Result<Option<Denoising>, EngineError> {
+    ) -> Result<Option<Vec<Denoising>>, EngineError> {
         let restored = self.try_restore(pipeline, request)?;
         if let Err(reason) = &restored {
             tracing::warn!(
@@ -51,18 +52,24 @@ impl Checkpoint {
         self,
         pipeline: &InferencePipeline,
         request: &GenerationRequest,
-    ) -> Result<Result<Denoising, Unfit>, EngineError> {
-        let (index, n) = (self.index, request.n);
-        if index >= n {
-            return Ok(Err(Unfit::Index { index, n }));
+    ) -> Result<Result<Vec<Denoising>, Unfit>, EngineError> {
+        let (first, n, count) = (self.index, request.n, self.pictures.len());
+        if !(1..=running_job::MOST_TOGETHER).contains(&count) {
+            return Ok(Err(Unfit::Count(count)));
         }
-        let mut denoising = running_job::begin_picture(pipeline, request, index)?;
-        // Inside the guard: what came from outside must not take the engine down, whatever is in it.
-        let resumed = running_job::guarded(|| Ok(denoising.resume(self.progress)))?;
-        Ok(match resumed {
-            Err(error) => Err(error.into()),
-            Ok(()) if denoising.is_done() => Err(Unfit::Done),
-            Ok(()) => Ok(denoising),
-        })
+        let mut pictures = Vec::with_capacity(count);
+        for (index, progress) in (u64::from(first)..).zip(self.pictures) {
+            let Some(index) = u32::try_from(index).ok().filter(|index| *index < n) else {
+                return Ok(Err(Unfit::Index { index: u32::try_from(index).unwrap_or(u32::MAX), n }));
+            };
+            let mut picture = running_job::begin_picture(pipeline, request, index)?;
+            // Inside the guard: what came from outside must not take the engine down, whatever is in it.
+            let resumed = running_job::guarded(|| Ok(picture.resume(progress)))?;
+            match resumed {
+                Err(error) => return Ok(Err(error.into())),
+                Ok(()) => pictures.push(picture),
+            }
+        }
+        Ok(Ok(pictures))
     }
 }

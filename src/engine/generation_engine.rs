@@ -1,25 +1,31 @@
 //! The engine: one long-lived blocking loop per device that advances running jobs step by step, in turns.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use tokio::task::JoinHandle;
 
 use super::{
-    GenerationRequest, InferencePipeline, RequestReceiver,
+    EngineError, GenerationRequest, InferencePipeline, RequestReceiver,
+    loading::{Loading, Look},
     request_queue::Next,
-    running_job::{RunningJob, end_early},
+    running_job::{RunningJob, end_early, guarded},
     turns::Turns,
 };
+use crate::models::{Held, Reserved};
 
 /// Owns the pipeline and the receiving end of the queue.
 ///
 /// It works in turns. At the beginning of a turn, free slots are given to the jobs that wait, in the order they came; a
-/// job whose model has no room beside running ones keeps those behind it waiting. Then every running job goes exactly one
-/// step, whatever its size and however many steps it has left: none is passed over, and none goes twice. Jobs that the
-/// pipeline takes together share a pass, each at its own timestep; others have passes of their own in the same turn. Cancel
-/// and deadline are looked at before each pass. A job that is done leaves its slot at the end of the turn.
+/// job whose model has no room beside running ones keeps those behind it waiting. A model that is not in memory is loaded
+/// on a thread of its own, one at a time, and jobs whose models are there go on meanwhile, those behind it too. Then every
+/// picture that is being drawn goes exactly one step, whatever its size and however many steps it has left: none is passed
+/// over, and none goes twice. Pictures that the pipeline takes together share a pass, each at its own timestep, whether
+/// they are of one job or of several; others have passes of their own in the same turn. Cancel and deadline are looked at
+/// before each pass. At the end of a turn one picture that has gone its last step is decoded, and a job whose last
+/// picture that was leaves its slot.
 ///
-/// A pass that fails is gone again by each of its jobs alone, so that a job fails by its own fault only.
+/// A pass that fails is gone again by each of its pictures alone, so that a job fails by its own fault only. What runs out
+/// of memory is done once more when idle models are out of it.
 pub struct GenerationEngine {
     pipeline: InferencePipeline,
     requests: RequestReceiver,
@@ -63,34 +69,83 @@ impl GenerationEngine {
         EngineHandle(tokio::task::spawn_blocking(move || self.run()))
     }
 
-    fn run(mut self) {
+    fn run(self) {
+        let Self { pipeline, mut requests, slots } = self;
+        let pipeline = Arc::new(pipeline);
         let mut waiting: VecDeque<GenerationRequest> = VecDeque::new();
-        let mut running: Vec<RunningJob> = Vec::with_capacity(self.slots);
-        let mut turns = Turns::new(self.slots);
+        let mut running: Vec<RunningJob> = Vec::with_capacity(slots);
+        let mut loading: Option<Loading> = None;
+        let mut turns = Turns::new();
         loop {
-            if running.is_empty() && waiting.is_empty() {
-                match self.requests.wait() {
+            if running.is_empty() && waiting.is_empty() && loading.is_none() {
+                match requests.wait() {
                     Some(request) => waiting.push_back(request),
                     None => return,
                 }
             }
-            while let Next::Request(request) = self.requests.look() {
+            while let Next::Request(request) = requests.look() {
                 waiting.push_back(*request);
             }
             // A job that was cancelled, or whose time ran out, ends here even while every slot is busy.
             waiting = waiting.into_iter().filter_map(end_early).collect();
-            // A model that has no room beside those of running jobs waits for them, and who came later waits too.
-            while running.len() < self.slots
-                && waiting
-                    .front()
-                    .is_some_and(|request| running.is_empty() || self.pipeline.has_room_for(&request.model))
-                && let Some(request) = waiting.pop_front()
-            {
-                running.extend(RunningJob::begin(&self.pipeline, request));
+            loading = match loading.map(|loading| loading.look(running.is_empty())) {
+                Some(Look::Goes(loading)) => Some(loading),
+                Some(Look::Done(request, held)) => {
+                    running.extend(RunningJob::begin(&pipeline, request, held));
+                    None
+                }
+                Some(Look::Ended) | None => None,
+            };
+            while running.len() + usize::from(loading.is_some()) < slots {
+                match next(&pipeline, &mut waiting, running.is_empty(), loading.is_some()) {
+                    Some(Start::Begin(request, held)) => {
+                        running.extend(RunningJob::begin(&pipeline, request, held));
+                    }
+                    Some(Start::Load(request, reserved)) => {
+                        loading = Some(Loading::begin(&pipeline, request, reserved));
+                    }
+                    None => break,
+                }
             }
-            running = turns.next(&self.pipeline, running);
+            running = turns.next(&pipeline, running);
         }
     }
+}
+
+/// What is to be done for the next waiting job.
+enum Start {
+    /// It begins: its model is in memory, or cannot be.
+    Begin(GenerationRequest, Result<Held, EngineError>),
+    /// Its model is loaded first.
+    Load(GenerationRequest, Reserved),
+}
+
+/// Takes the next job that has all it needs out of `waiting`. A job whose model has no room beside those of running jobs
+/// waits for them, and who came later waits too. A job whose model would be loaded while another is waits for that alone.
+fn next(
+    pipeline: &InferencePipeline,
+    waiting: &mut VecDeque<GenerationRequest>,
+    nothing_runs: bool,
+    is_loading: bool,
+) -> Option<Start> {
+    for at in 0..waiting.len() {
+        let model = waiting[at].model.clone();
+        let begin = match guarded(|| pipeline.hold_loaded(&model)) {
+            Ok(Some(held)) => Ok(held),
+            Err(error) => Err(error),
+            Ok(None) if is_loading => continue,
+            Ok(None) if !nothing_runs && !pipeline.has_room_for(&model) => return None,
+            Ok(None) => match guarded(|| pipeline.reserve(&model)) {
+                Ok(Some(reserved)) => {
+                    return waiting.remove(at).map(|request| Start::Load(request, reserved));
+                }
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            },
+        };
+        return waiting.remove(at).map(|request| Start::Begin(request, begin));
+    }
+    None
 }
 
 #[cfg(test)]
@@ -235,6 +290,56 @@ mod tests {
         for load in &loads[1..] {
             assert!((Duration::from_millis(60)..Duration::from_secs(5)).contains(load), "{loads:?}");
         }
+    }
+
+    /// Two slots: `quick` is in memory at the start, `slow` takes its time and has no room beside `idle`.
+    fn engine_that_loads(load_ms: u32) -> RequestQueue {
+        let slow = format!("slow=sim://?step_ms=0&memory=6MiB&load_ms={load_ms}");
+        let sources = ["idle=sim://?memory=6MiB", "quick=sim://?step_ms=5&memory=1MiB", &slow];
+        let sources = sources.map(|source| source.parse().unwrap());
+        let options = ModelOptions { memory: Some(8 << 20), ..ModelOptions::new(&candle_core::Device::Cpu) };
+        let pipeline = InferencePipeline::open(&sources, options).unwrap();
+        let (queue, receiver) = RequestQueue::new();
+        GenerationEngine::new(pipeline, receiver).with_slots(2).start();
+        queue
+    }
+
+    #[tokio::test]
+    async fn a_model_is_loaded_while_jobs_of_others_begin_and_end() {
+        let queue = engine_that_loads(1000);
+        let (mut slow, _, mut slow_responses) = request_with_responses(1);
+        slow.model = "slow".into();
+        let begun = Instant::now();
+        queue.add(slow).unwrap();
+        // Behind the one that loads, and done before it.
+        for seed in 2..4 {
+            let (mut quick, _, responses) = request_with_responses(seed);
+            quick.model = "quick".into();
+            queue.add(quick).unwrap();
+            let got = all(responses).await;
+            assert!(matches!(got.last(), Some(GenerationResponse::Done { .. })), "{got:?}");
+        }
+        assert!(slow_responses.try_recv().is_err(), "its model is not there yet");
+        let got = all(slow_responses).await;
+        assert!(begun.elapsed() >= Duration::from_millis(1000));
+        let Some(GenerationResponse::Done { timings, .. }) = got.last() else { panic!("{got:?}") };
+        assert!(timings.load >= Duration::from_millis(1000), "{timings:?}");
+        assert!(timings.queue < Duration::from_millis(1000), "{timings:?}");
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_model_is_being_loaded_can_be_cancelled() {
+        let queue = engine_that_loads(2000);
+        let (mut slow, slots, responses) = request_with_responses(1);
+        slow.model = "slow".into();
+        let (cancel, begun) = (slow.cancel.clone(), Instant::now());
+        queue.add(slow).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cancel.set();
+        let got = all(responses).await;
+        assert!(matches!(got[..], [GenerationResponse::Cancelled { step: 0 }]), "{got:?}");
+        assert!(begun.elapsed() < Duration::from_millis(1500));
+        assert_eq!(slots.available_permits(), 1);
     }
 
     #[tokio::test]

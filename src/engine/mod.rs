@@ -2,10 +2,12 @@
 
 mod checkpoint;
 mod generation_engine;
+mod loading;
 mod pipeline;
 mod request;
 mod request_queue;
 mod running_job;
+mod sharing;
 mod turns;
 
 pub use checkpoint::Checkpoint;

@@ -5,7 +5,7 @@ use image::RgbImage;
 use crate::{
     contract::ErrorCode,
     diffusion::ImageSpec,
-    models::{Denoising, Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource},
+    models::{Denoising, Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource, Reserved},
 };
 
 /// Serves every model of the worker. A picture is a [`Denoising`] that is begun, advanced step by step, and finished;
@@ -67,6 +67,44 @@ impl InferencePipeline {
     /// Whether [`hold`](Self::hold) would not fail for lack of room.
     pub fn has_room_for(&self, model: &str) -> bool {
         self.models.has_room_for(model)
+    }
+
+    /// The model, if it is in memory.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub fn hold_loaded(&self, model: &str) -> Result<Option<Held>, PipelineError> {
+        Ok(self.models.hold_loaded(model)?)
+    }
+
+    /// Takes room for a model that is to be loaded; none when it is in memory by now, or on its way.
+    ///
+    /// # Errors
+    /// When there is no such model, or no room for it beside those that are held.
+    pub fn reserve(&self, model: &str) -> Result<Option<Reserved>, PipelineError> {
+        Ok(self.models.reserve(model)?)
+    }
+
+    /// Loads a model into the room that was taken for it. Pictures of other models can be drawn meanwhile.
+    ///
+    /// # Errors
+    /// When loading fails.
+    pub fn load_reserved(&self, reserved: Reserved) -> Result<Held, PipelineError> {
+        Ok(self.models.load(reserved)?)
+    }
+
+    /// Puts every model out of memory that no job runs with, and gives back what the device keeps for later; whether that
+    /// made room.
+    pub fn make_room(&self) -> bool {
+        self.models.put_out_idle()
+    }
+
+    /// Pictures of one job that the model draws together, if there are so many: where they gain by sharing a pass.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub fn pictures_together(&self, model: &str) -> Result<usize, PipelineError> {
+        Ok(self.hold(model)?.model.pictures_together())
     }
 
     /// Reads the prompt and the inputs and makes the first latents.

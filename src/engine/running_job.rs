@@ -1,4 +1,4 @@
-//! A job on the engine: its pictures one after the other, and what follows from each of their steps.
+//! A job on the engine: its pictures, a few at a time, and what follows from each of their steps.
 
 use std::{
     any::Any,
@@ -11,18 +11,24 @@ use super::{
     InferencePipeline, PipelineError,
 };
 use crate::{
+    contract::ErrorCode,
     diffusion::ImageSpec,
     models::{Denoising, Held},
 };
+
+/// Pictures of one job that are drawn together at most, where the model shares passes among them. What each keeps
+/// between steps counts towards the size of a checkpoint.
+pub(super) const MOST_TOGETHER: usize = 8;
 
 /// A job between two steps.
 pub(super) struct RunningJob {
     request: GenerationRequest,
     /// Keeps its model in memory between its steps.
     _held: Held,
-    denoising: Denoising,
-    /// Which picture is being drawn, from 0.
-    index: u32,
+    /// Which of its pictures is the first of `pictures`, from 0. Those before it are finished.
+    first: u32,
+    /// Pictures that are drawn together, in their order: one at least. They have the same steps.
+    pictures: Vec<Denoising>,
     /// When it last gave a checkpoint, or began.
     last_checkpoint: Instant,
     timings: EngineTimings,
@@ -41,26 +47,39 @@ pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest>
 }
 
 impl RunningJob {
-    /// Loads its model if need be, and begins its first picture or goes on from its checkpoint. `None` when that
-    /// failed; the job has had its response.
-    pub(super) fn begin(pipeline: &InferencePipeline, mut request: GenerationRequest) -> Option<Self> {
+    /// Begins its first pictures, or goes on from its checkpoint. `None` when that failed; the job has had its response.
+    pub(super) fn begin(
+        pipeline: &InferencePipeline,
+        mut request: GenerationRequest,
+        held: Result<Held, EngineError>,
+    ) -> Option<Self> {
         let mut timings = EngineTimings { queue: request.received.elapsed(), ..EngineTimings::default() };
-        let begun = guarded(|| pipeline.hold(&request.model)).and_then(|held| {
+        let begun = held.and_then(|held| {
             timings.load = held.load.unwrap_or_default();
+            timings.queue = timings.queue.saturating_sub(timings.load);
             let begun = Instant::now();
             let resumed = resume(pipeline, &mut request)?;
             let goes_on = resumed.is_some();
-            let (index, denoising) = match resumed {
+            let (first, pictures) = match resumed {
                 Some(resumed) => resumed,
-                None => (0, begin_picture(pipeline, &request, 0)?),
+                None => (0, begin_pictures(pipeline, &request, 0)?),
             };
             timings.text += begun.elapsed();
-            Ok((held, goes_on, index, denoising))
+            Ok((held, goes_on, first, pictures))
         });
         match begun {
-            Ok((held, goes_on, index, denoising)) => {
-                let (last_checkpoint, warnings) = (Instant::now(), denoising.warnings());
-                let job = Self { request, _held: held, denoising, index, last_checkpoint, timings, warnings };
+            Ok((held, goes_on, first, pictures)) => {
+                let last_checkpoint = Instant::now();
+                let mut job = Self {
+                    request,
+                    _held: held,
+                    first,
+                    pictures,
+                    last_checkpoint,
+                    timings,
+                    warnings: Vec::new(),
+                };
+                job.keep_warnings();
                 if goes_on {
                     job.send(GenerationResponse::Resumed { step: job.step() });
                 }
@@ -85,8 +104,13 @@ impl RunningJob {
         self.end(response)
     }
 
-    /// What follows from a step, with the picture one further or the step failed: progress, preview, the picture, the
-    /// next picture, the end. `took` is the time of the pass, which other jobs may have shared.
+    /// The job, unless it was cancelled. A drawn picture is decoded even when the job's time ran out in its last step.
+    pub(super) fn unless_cancelled(self) -> Option<Self> {
+        if self.request.cancel.is_set() { self.unless_stopped() } else { Some(self) }
+    }
+
+    /// What follows from a step of some of its pictures, with each of them one further or the step failed: progress,
+    /// preview, checkpoint, the end. `took` is the time of the pass, which other jobs may have shared.
     pub(super) fn after_step(
         mut self,
         pipeline: &InferencePipeline,
@@ -95,6 +119,19 @@ impl RunningJob {
     ) -> Option<Self> {
         self.timings.denoise += took;
         match step.and_then(|()| self.follow_step(pipeline)) {
+            Ok(()) => Some(self),
+            Err(error) => self.end(GenerationResponse::Failed(error)),
+        }
+    }
+
+    /// Whether its pictures have gone their last step, and wait to be decoded.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.pictures.iter().all(Denoising::is_done)
+    }
+
+    /// Decodes the first of its pictures, and after the last of them begins the next ones or ends.
+    pub(super) fn finish_picture(mut self, pipeline: &InferencePipeline) -> Option<Self> {
+        match self.decode(pipeline) {
             Ok(true) => {
                 let done = GenerationResponse::Done {
                     timings: self.timings,
@@ -112,67 +149,74 @@ impl RunningJob {
         &self.request.model
     }
 
-    /// The picture that is being drawn.
-    pub(super) fn picture(&self) -> &Denoising {
-        &self.denoising
+    /// The pictures that are being drawn.
+    pub(super) fn pictures(&self) -> &[Denoising] {
+        &self.pictures
     }
 
-    /// The picture that is being drawn, to be advanced.
-    pub(super) fn picture_mut(&mut self) -> &mut Denoising {
-        &mut self.denoising
+    /// The pictures that are being drawn, to be advanced.
+    pub(super) fn pictures_mut(&mut self) -> &mut [Denoising] {
+        &mut self.pictures
     }
 
-    /// True after the last picture.
-    fn follow_step(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
-        let model = &self.request.model;
+    fn follow_step(&mut self, pipeline: &InferencePipeline) -> Result<(), EngineError> {
         let begun = Instant::now();
         let (step, total) = (self.step(), self.total());
         self.send(GenerationResponse::Progress { step, total });
-        let finished = self.denoising.is_done();
-        let every = self.request.preview_every;
-        if every > 0 && self.denoising.step().is_multiple_of(every) && !finished {
-            let image = guarded(|| pipeline.preview(model, &self.denoising))?;
+        let drawn = self.is_drawn();
+        let (every, picture) = (self.request.preview_every, &self.pictures[0]);
+        if every > 0 && picture.step().is_multiple_of(every) && !drawn {
+            let image = guarded(|| pipeline.preview(&self.request.model, picture))?;
             self.send(GenerationResponse::Preview { step, total, image });
         }
-        let due = |every| !finished && self.last_checkpoint.elapsed() >= every;
+        let due = |every| !drawn && self.last_checkpoint.elapsed() >= every;
         if self.request.checkpoint_every.is_some_and(due) {
             self.send_checkpoint();
         }
         self.timings.denoise += begun.elapsed();
-        if finished { self.finish_picture(pipeline) } else { Ok(false) }
+        Ok(())
     }
 
-    fn finish_picture(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
+    /// True after the job's last picture.
+    fn decode(&mut self, pipeline: &InferencePipeline) -> Result<bool, EngineError> {
         let begun = Instant::now();
-        let image = guarded(|| pipeline.finish(&self.request.model, &self.denoising))?;
+        let model = &self.request.model;
+        let image = with_room(pipeline, || pipeline.finish(model, &self.pictures[0]))?;
         self.timings.decode += begun.elapsed();
-        for warning in self.denoising.warnings() {
+        self.keep_warnings();
+        let picture = self.pictures.remove(0);
+        let (index, seed) = (self.first, seed(&self.request, self.first));
+        let scheduler = picture.scheduler_name();
+        self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
+        self.first += 1;
+        if self.first == self.request.n {
+            return Ok(true);
+        }
+        if self.pictures.is_empty() {
+            let begun = Instant::now();
+            self.pictures = begin_pictures(pipeline, &self.request, self.first)?;
+            self.timings.text += begun.elapsed();
+        }
+        Ok(false)
+    }
+
+    fn keep_warnings(&mut self) {
+        for warning in self.pictures.iter().flat_map(Denoising::warnings) {
             if !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
             }
         }
-        let (index, seed) = (self.index, seed(&self.request, self.index));
-        let scheduler = self.denoising.scheduler_name();
-        self.send(GenerationResponse::Image(Generated { index, seed, scheduler, image }));
-        if self.index + 1 == self.request.n {
-            return Ok(true);
-        }
-        self.index += 1;
-        let begun = Instant::now();
-        self.denoising = begin_picture(pipeline, &self.request, self.index)?;
-        self.timings.text += begun.elapsed();
-        Ok(false)
     }
 
     fn send_checkpoint(&mut self) {
-        let checkpoint = Checkpoint { index: self.index, progress: self.denoising.progress() };
-        self.send(GenerationResponse::Checkpoint(checkpoint));
+        let pictures = self.pictures.iter().map(Denoising::progress).collect();
+        self.send(GenerationResponse::Checkpoint(Checkpoint { index: self.first, pictures }));
         self.last_checkpoint = Instant::now();
     }
 
     #[cfg(test)]
     pub(super) fn seed(&self) -> u64 {
-        seed(&self.request, self.index)
+        seed(&self.request, self.first)
     }
 
     #[cfg(test)]
@@ -181,11 +225,12 @@ impl RunningJob {
     }
 
     fn step(&self) -> u32 {
-        self.index * self.denoising.total() + self.denoising.step()
+        let total = self.pictures.first().map_or(0, Denoising::total);
+        self.first * total + self.pictures.iter().map(Denoising::step).sum::<u32>()
     }
 
     fn total(&self) -> u32 {
-        self.request.n * self.denoising.total()
+        self.request.n * self.pictures.first().map_or(0, Denoising::total)
     }
 
     fn send(&self, response: GenerationResponse) {
@@ -198,14 +243,26 @@ impl RunningJob {
     }
 }
 
-/// The picture that a job's checkpoint is of, and where it was; none when there is none, or it is not of this job.
+/// The pictures that a job's checkpoint is of, as they were, with the index of the first; none when there is no
+/// checkpoint, or it is not of this job.
 fn resume(
     pipeline: &InferencePipeline,
     request: &mut GenerationRequest,
-) -> Result<Option<(u32, Denoising)>, EngineError> {
+) -> Result<Option<(u32, Vec<Denoising>)>, EngineError> {
     let Some(checkpoint) = request.resume.take() else { return Ok(None) };
-    let index = checkpoint.index;
-    Ok(checkpoint.restore(pipeline, request)?.map(|denoising| (index, denoising)))
+    let first = checkpoint.index;
+    Ok(checkpoint.restore(pipeline, request)?.map(|pictures| (first, pictures)))
+}
+
+/// Begins picture `first` of the job, and those after it that the model draws together with it.
+fn begin_pictures(
+    pipeline: &InferencePipeline,
+    request: &GenerationRequest,
+    first: u32,
+) -> Result<Vec<Denoising>, EngineError> {
+    let together = guarded(|| pipeline.pictures_together(&request.model))?.clamp(1, MOST_TOGETHER);
+    let last = first.saturating_add(together as u32).min(request.n).max(first + 1);
+    (first..last).map(|index| begin_picture(pipeline, request, index)).collect()
 }
 
 /// Begins one of the job's pictures.
@@ -215,7 +272,7 @@ pub(super) fn begin_picture(
     index: u32,
 ) -> Result<Denoising, EngineError> {
     let spec = ImageSpec { seed: seed(request, index), ..request.spec.clone() };
-    guarded(|| pipeline.begin(&request.model, &spec))
+    with_room(pipeline, || pipeline.begin(&request.model, &spec))
 }
 
 fn seed(request: &GenerationRequest, index: u32) -> u64 {
@@ -243,6 +300,21 @@ fn end(request: GenerationRequest, response: GenerationResponse) {
     drop(permit);
     if response_tx.send(response).is_err() {
         tracing::warn!(%job_id, "the job's end has no reader");
+    }
+}
+
+/// Runs model code, guarded. Where the device runs out of memory, what it can do without is put out, and the work is
+/// done once more.
+pub(super) fn with_room<T>(
+    pipeline: &InferencePipeline,
+    mut work: impl FnMut() -> Result<T, PipelineError>,
+) -> Result<T, EngineError> {
+    match guarded(&mut work) {
+        Err(error) if error.code() == ErrorCode::OutOfMemory && pipeline.make_room() => {
+            tracing::warn!(%error, "the device ran out of memory; it is tried again with what is free now");
+            guarded(work)
+        }
+        other => other,
     }
 }
 

@@ -1,10 +1,12 @@
-//! Turns of the engine: in each, every running job goes one step, and jobs that fit together share a pass.
+//! Turns of the engine: in each, every picture that is being drawn goes one step, those that fit together share a pass,
+//! and one picture at most is decoded.
 
 use std::time::Instant;
 
 use super::{
     EngineError, InferencePipeline,
-    running_job::{RunningJob, guarded},
+    running_job::{RunningJob, guarded, with_room},
+    sharing::Sharing,
 };
 use crate::{
     contract::ErrorCode,
@@ -13,89 +15,163 @@ use crate::{
 
 /// What was learned of passes in earlier turns.
 pub(super) struct Turns {
-    /// Jobs that share a pass at most. It is less than the slots after a pass of more ran out of memory, and stays so:
-    /// what a device has room for is not known beforehand.
-    most: usize,
+    sharing: Sharing,
 }
 
+/// A picture of a running job: which job, and which of the pictures that it draws together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Member {
+    job: usize,
+    picture: usize,
+}
+
+/// The running jobs; those that ended in this turn are gone.
+type Jobs = [Option<RunningJob>];
+
 impl Turns {
-    /// Of up to `slots` jobs.
-    pub(super) fn new(slots: usize) -> Self {
-        Self { most: slots }
+    /// Nothing is known as yet.
+    pub(super) fn new() -> Self {
+        Self { sharing: Sharing::default() }
     }
 
-    /// One step of each job; those that go on are returned.
+    /// One step of each picture, and one picture decoded where one is drawn; the jobs that go on are returned.
     pub(super) fn next(&mut self, pipeline: &InferencePipeline, running: Vec<RunningJob>) -> Vec<RunningJob> {
-        let passes = self.passes(pipeline, running);
-        passes.into_iter().flat_map(|pass| self.advance(pipeline, pass)).collect()
+        let passes = self.passes(pipeline, &running);
+        let mut jobs: Vec<Option<RunningJob>> = running.into_iter().map(Some).collect();
+        for pass in passes {
+            self.advance(pipeline, &mut jobs, pass);
+        }
+        // Decoding takes as long as several steps: the other drawn pictures wait for the next turns, so that jobs with
+        // steps left go theirs in between.
+        if let Some(job) = jobs.iter_mut().find(|job| job.as_ref().is_some_and(RunningJob::is_drawn)) {
+            *job = job
+                .take()
+                .and_then(RunningJob::unless_cancelled)
+                .and_then(|job| job.finish_picture(pipeline));
+        }
+        jobs.into_iter().flatten().collect()
     }
 
-    /// The jobs of each pass, in the order of the first of each.
-    fn passes(&self, pipeline: &InferencePipeline, running: Vec<RunningJob>) -> Vec<Vec<RunningJob>> {
-        let mut models: Vec<Vec<RunningJob>> = Vec::new();
-        for job in running {
-            match models.iter_mut().find(|jobs| jobs[0].model() == job.model()) {
-                Some(jobs) => jobs.push(job),
-                None => models.push(vec![job]),
+    /// The pictures of each pass, in the order of the first of each.
+    fn passes(&self, pipeline: &InferencePipeline, running: &[RunningJob]) -> Vec<Vec<Member>> {
+        let mut models: Vec<(&str, Vec<(Member, &Denoising)>)> = Vec::new();
+        for (job, of) in running.iter().enumerate() {
+            let waiting = of.pictures().iter().enumerate().filter(|(_, picture)| !picture.is_done());
+            let own = waiting.map(|(picture, denoising)| (Member { job, picture }, denoising));
+            match models.iter_mut().find(|(model, _)| *model == of.model()) {
+                Some((_, members)) => members.extend(own),
+                None => models.push((of.model(), own.collect())),
             }
         }
         let mut passes = Vec::new();
-        for jobs in models {
-            let pictures: Vec<&Denoising> = jobs.iter().map(RunningJob::picture).collect();
+        for (model, members) in models {
+            let pictures: Vec<&Denoising> = members.iter().map(|(_, picture)| *picture).collect();
             let alone = |_| (0..pictures.len()).map(|index| vec![index]).collect();
             // What is wrong with a picture is told by its own step.
-            let members: Vec<Vec<usize>> =
-                guarded(|| pipeline.passes(jobs[0].model(), &pictures)).unwrap_or_else(alone);
-            let mut jobs: Vec<Option<RunningJob>> = jobs.into_iter().map(Some).collect();
-            for pass in members.iter().flat_map(|members| members.chunks(self.most)) {
-                passes.push(pass.iter().filter_map(|index| jobs[*index].take()).collect());
+            let shared: Vec<Vec<usize>> = guarded(|| pipeline.passes(model, &pictures)).unwrap_or_else(alone);
+            for pass in shared {
+                let size = pass.first().map_or((0, 0), |index| pictures[*index].size());
+                let most = self.sharing.most(model, size);
+                passes.extend(
+                    pass.chunks(most).map(|pass| pass.iter().map(|index| members[*index].0).collect()),
+                );
             }
         }
         passes
     }
 
-    fn advance(&mut self, pipeline: &InferencePipeline, pass: Vec<RunningJob>) -> Vec<RunningJob> {
-        let mut pass: Vec<RunningJob> = pass.into_iter().filter_map(RunningJob::unless_stopped).collect();
+    fn advance(&mut self, pipeline: &InferencePipeline, jobs: &mut Jobs, pass: Vec<Member>) {
+        let mut own: Vec<usize> = pass.iter().map(|member| member.job).collect();
+        own.dedup();
+        for job in &own {
+            jobs[*job] = jobs[*job].take().and_then(RunningJob::unless_stopped);
+        }
+        let pass: Vec<Member> = pass.into_iter().filter(|member| jobs[member.job].is_some()).collect();
         let begun = Instant::now();
-        let steps = self.steps(pipeline, &mut pass);
+        let steps = self.steps(pipeline, jobs, &pass);
         let took = begun.elapsed();
-        pass.into_iter().zip(steps).filter_map(|(job, step)| job.after_step(pipeline, step, took)).collect()
+        let mut results = pass.iter().zip(steps).peekable();
+        while let Some((Member { job, .. }, mut result)) = results.next() {
+            // A job fails when one of its pictures does.
+            while let Some((_, other)) = results.next_if(|(member, _)| member.job == *job) {
+                result = result.and(other);
+            }
+            jobs[*job] = jobs[*job].take().and_then(|job| job.after_step(pipeline, result, took));
+        }
     }
 
-    /// How the step of each went. Where a pass that is shared fails, each of its jobs goes its step alone, from where it
-    /// was before: only those fail that fail by themselves.
+    /// How the step of each went. Where a pass that is shared fails, each of its pictures goes its step alone, from where
+    /// it was before: only those fail that fail by themselves.
     fn steps(
         &mut self,
         pipeline: &InferencePipeline,
-        pass: &mut [RunningJob],
+        jobs: &mut Jobs,
+        pass: &[Member],
     ) -> Vec<Result<(), EngineError>> {
-        if pass.len() < 2 {
-            return pass.iter_mut().map(|job| step(pipeline, std::slice::from_mut(job))).collect();
-        }
-        let before: Vec<Progress> = pass.iter().map(|job| job.picture().progress()).collect();
-        let Err(error) = step(pipeline, pass) else { return pass.iter().map(|_| Ok(())).collect() };
-        tracing::warn!(jobs = pass.len(), %error, "a shared pass failed; each of its jobs goes its step alone");
-        let again = |(job, before): (&mut RunningJob, Progress)| {
-            guarded(|| {
-                job.picture_mut().resume(before).expect("a picture's own progress is of this picture");
-                Ok(())
-            })?;
-            step(pipeline, std::slice::from_mut(job))
+        let Some((model, size)) = pass.first().and_then(|first| {
+            let job = jobs[first.job].as_ref()?;
+            Some((job.model().to_owned(), job.pictures()[first.picture].size()))
+        }) else {
+            return Vec::new();
         };
-        let steps: Vec<_> = pass.iter_mut().zip(before).map(again).collect();
+        let mut pictures = members(jobs, pass);
+        let before: Vec<Progress> = pictures.iter().map(|picture| picture.progress()).collect();
+        let Err(error) = step(pipeline, &model, &mut pictures, &before) else {
+            self.sharing.went_well(&model, size, pass.len());
+            return pass.iter().map(|_| Ok(())).collect();
+        };
+        if pass.len() == 1 {
+            return vec![Err(error)];
+        }
+        tracing::warn!(
+            pictures = pass.len(), %error, "a shared pass failed; each of its pictures goes its step alone"
+        );
+        let again = |(picture, before): (&mut &mut Denoising, &Progress)| {
+            go_back(picture, before)?;
+            step(pipeline, &model, std::slice::from_mut(picture), std::slice::from_ref(before))
+        };
+        let steps: Vec<_> = pictures.iter_mut().zip(&before).map(again).collect();
         if error.code() == ErrorCode::OutOfMemory && steps.iter().all(Result::is_ok) {
-            self.most = pass.len() / 2;
-            tracing::warn!(jobs = self.most, "from now on a pass is shared by so many jobs at most");
+            self.sharing.ran_out(&model, size, pass.len());
         }
         steps
     }
 }
 
-/// One step of jobs of one model, guarded.
-fn step(pipeline: &InferencePipeline, jobs: &mut [RunningJob]) -> Result<(), EngineError> {
-    let Some(model) = jobs.first().map(|job| job.model().to_owned()) else { return Ok(()) };
-    let mut pictures: Vec<&mut Denoising> = jobs.iter_mut().map(RunningJob::picture_mut).collect();
-    guarded(|| pipeline.advance(&model, &mut pictures))
+/// The pictures of a pass, whose members are in the order of the jobs.
+fn members<'a>(jobs: &'a mut Jobs, pass: &[Member]) -> Vec<&'a mut Denoising> {
+    let all = jobs.iter_mut().enumerate().flat_map(|(job, of)| {
+        let pictures = of.as_mut().map_or(&mut [][..], RunningJob::pictures_mut);
+        pictures.iter_mut().enumerate().map(move |(picture, denoising)| (Member { job, picture }, denoising))
+    });
+    all.filter(|(member, _)| pass.contains(member)).map(|(_, picture)| picture).collect()
+}
+
+/// One step of pictures that share a pass; where memory runs out, once more with what can be put out of it gone.
+fn step(
+    pipeline: &InferencePipeline,
+    model: &str,
+    pictures: &mut [&mut Denoising],
+    before: &[Progress],
+) -> Result<(), EngineError> {
+    let mut again = false;
+    with_room(pipeline, || {
+        if std::mem::replace(&mut again, true) {
+            pictures.iter_mut().zip(before).for_each(|(picture, before)| back_to(picture, before));
+        }
+        pipeline.advance(model, pictures)
+    })
+}
+
+fn go_back(picture: &mut Denoising, before: &Progress) -> Result<(), EngineError> {
+    guarded(|| {
+        back_to(picture, before);
+        Ok(())
+    })
+}
+
+fn back_to(picture: &mut Denoising, before: &Progress) {
+    picture.resume(before.clone()).expect("a picture's own progress is of this picture");
 }
 
 #[cfg(test)]
@@ -125,13 +201,15 @@ mod tests {
             let (mut request, _, responses) = request_with_responses(index as u64);
             request.spec.prompt = (*prompt).to_owned();
             change(index, &mut request);
-            (RunningJob::begin(pipeline, request).unwrap(), responses)
+            let held = pipeline.hold(&request.model).map_err(EngineError::from);
+            (RunningJob::begin(pipeline, request, held).unwrap(), responses)
         };
         prompts.iter().enumerate().map(begin).unzip()
     }
 
-    fn seeds(passes: &[Vec<RunningJob>]) -> Vec<Vec<u64>> {
-        passes.iter().map(|pass| pass.iter().map(RunningJob::seed).collect()).collect()
+    /// The jobs of each pass, by their seeds, which are their indices.
+    fn seeds(passes: &[Vec<Member>], running: &[RunningJob]) -> Vec<Vec<u64>> {
+        passes.iter().map(|pass| pass.iter().map(|member| running[member.job].seed()).collect()).collect()
     }
 
     /// The steps that were told, and the last word but for those.
@@ -160,12 +238,75 @@ mod tests {
             2 => request.spec.source = Source::Text { width: 128, height: 64 },
             _ => {}
         };
-        let six = || jobs(&pipeline, &["a"; 6], change).0;
-        assert_eq!(seeds(&Turns::new(6).passes(&pipeline, six())), [vec![0, 3, 5], vec![2], vec![1, 4]]);
-        assert_eq!(
-            seeds(&Turns::new(2).passes(&pipeline, six())),
-            [vec![0, 3], vec![5], vec![2], vec![1, 4]]
-        );
+        let six = jobs(&pipeline, &["a"; 6], change).0;
+        let mut turns = Turns::new();
+        assert_eq!(seeds(&turns.passes(&pipeline, &six), &six), [vec![0, 3, 5], vec![2], vec![1, 4]]);
+        turns.sharing.ran_out("sim", (64, 64), 4);
+        assert_eq!(seeds(&turns.passes(&pipeline, &six), &six), [vec![0, 3], vec![5], vec![2], vec![1, 4]]);
+    }
+
+    #[test]
+    fn the_pictures_of_a_job_share_a_pass_with_those_of_others() {
+        let pipeline = pipeline(&["sim=sim://?step_ms=0&together=3"]);
+        let change = |index: usize, request: &mut GenerationRequest| request.n = 1 + 3 * index as u32;
+        let (mut running, mut responses) = jobs(&pipeline, &["a"; 2], change);
+        let mut turns = Turns::new();
+        assert_eq!(seeds(&turns.passes(&pipeline, &running), &running), [vec![0, 1, 1, 1]]);
+        // Four steps; then a picture a turn is decoded, and the last of the second job's four begins.
+        for _ in 0..4 {
+            running = turns.next(&pipeline, running);
+        }
+        assert_eq!(told(&mut responses[0]).0, [1, 2, 3, 4]);
+        assert_eq!(told(&mut responses[1]).0, [3, 6, 9, 12]);
+        run(&mut turns, &pipeline, running);
+        let (steps, last) = told(&mut responses[1]);
+        assert_eq!(steps, [13, 14, 15, 16]);
+        assert!(matches!(last, Some(GenerationResponse::Done { .. })), "{last:?}");
+    }
+
+    #[test]
+    fn a_turn_decodes_one_picture_and_others_go_their_steps_meanwhile() {
+        let pipeline = pipeline(&["sim=sim://?step_ms=0"]);
+        let change = |index: usize, request: &mut GenerationRequest| {
+            request.spec.steps = if index < 3 { 1 } else { 4 };
+        };
+        let (mut running, mut responses) = jobs(&pipeline, &["a"; 4], change);
+        let mut turns = Turns::new();
+        for left in [3, 2, 1] {
+            running = turns.next(&pipeline, running);
+            assert_eq!(running.len(), left);
+        }
+        assert_eq!(told(&mut responses[3]).0, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_runs_out_of_memory_is_done_once_more_when_idle_models_are_out_of_it() {
+        // The first step, the third, and the end of the picture.
+        for step in ["1", "3", "end"] {
+            let full = format!("sim=sim://?step_ms=0&fail=out_of_memory&fail_step={step}&fail_times=1");
+            let pipeline = pipeline(&[&full, "idle=sim://?memory=1MiB"]);
+            assert!(pipeline.hold_loaded("idle").unwrap().is_some());
+            let (running, mut responses) = jobs(&pipeline, &["a"], |_, _| {});
+            run(&mut Turns::new(), &pipeline, running);
+            let (steps, last) = told(&mut responses[0]);
+            assert_eq!(steps, [1, 2, 3, 4], "{step}");
+            assert!(matches!(last, Some(GenerationResponse::Done { .. })), "{step}: {last:?}");
+            assert!(pipeline.hold_loaded("idle").unwrap().is_none(), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_runs_out_of_memory_twice_fails_alone() {
+        let pipeline = pipeline(&[
+            "sim=sim://?step_ms=0&fail=out_of_memory&fail_step=2&fail_prompt=large",
+            "idle=sim://",
+        ]);
+        let (running, mut responses) = jobs(&pipeline, &["a", "a large one"], |_, _| {});
+        run(&mut Turns::new(), &pipeline, running);
+        assert!(matches!(told(&mut responses[0]).1, Some(GenerationResponse::Done { .. })));
+        let (steps, last) = told(&mut responses[1]);
+        let Some(GenerationResponse::Failed(error)) = last else { panic!("{last:?}") };
+        assert_eq!((steps, error.code()), (vec![1], ErrorCode::OutOfMemory));
     }
 
     #[test]
@@ -173,7 +314,7 @@ mod tests {
         let pipeline = pipeline(&["sim=sim://?step_ms=0"]);
         let change = |index: usize, request: &mut GenerationRequest| request.spec.steps = 1 + index as u32;
         let (mut running, mut responses) = jobs(&pipeline, &["a"; 4], change);
-        let mut turns = Turns::new(4);
+        let mut turns = Turns::new();
         for turn in 1..=4 {
             running = turns.next(&pipeline, running);
             assert_eq!(running.len(), 4 - turn);
@@ -189,7 +330,7 @@ mod tests {
     fn a_panic_in_a_shared_pass_fails_its_job_alone_and_no_step_is_gone_twice() {
         let pipeline = pipeline(&["sim=sim://?step_ms=0&fail=panic&fail_step=3&fail_prompt=bad"]);
         let (running, mut responses) = jobs(&pipeline, &["a", "a bad one", "b"], |_, _| {});
-        let mut turns = Turns::new(3);
+        let mut turns = Turns::new();
         run(&mut turns, &pipeline, running);
         for (index, responses) in responses.iter_mut().enumerate() {
             match (index, told(responses)) {
@@ -202,21 +343,21 @@ mod tests {
                 }
             }
         }
-        assert_eq!(turns.most, 3, "a panic says nothing of memory");
+        assert_eq!(turns.sharing.most("sim", (64, 64)), usize::MAX, "a panic says nothing of memory");
     }
 
     #[test]
     fn jobs_whose_shared_pass_runs_out_of_memory_go_on_in_smaller_ones() {
         let pipeline = pipeline(&["sim=sim://?step_ms=0&room=2"]);
         let (running, mut responses) = jobs(&pipeline, &["a"; 4], |_, _| {});
-        let mut turns = Turns::new(4);
+        let mut turns = Turns::new();
         run(&mut turns, &pipeline, running);
         for responses in &mut responses {
             let (steps, last) = told(responses);
             assert_eq!(steps, [1, 2, 3, 4]);
             assert!(matches!(last, Some(GenerationResponse::Done { .. })), "{last:?}");
         }
-        assert_eq!(turns.most, 2);
+        assert_eq!(turns.sharing.most("sim", (64, 64)), 2);
     }
 
     #[test]
@@ -226,13 +367,15 @@ mod tests {
             request.spec.source = Source::Text { width: 64 * (1 + index as u32), height: 64 };
         };
         let (running, mut responses) = jobs(&pipeline, &["a"; 2], change);
-        let mut turns = Turns::new(2);
-        let mut passes = turns.passes(&pipeline, running);
+        let mut turns = Turns::new();
+        let mut passes = turns.passes(&pipeline, &running);
+        let cancel = running[1].cancel();
+        let mut jobs: Vec<_> = running.into_iter().map(Some).collect();
         let second = passes.pop().unwrap();
-        let cancel = second[0].cancel();
-        turns.advance(&pipeline, passes.pop().unwrap());
+        turns.advance(&pipeline, &mut jobs, passes.pop().unwrap());
         cancel.set();
-        assert!(turns.advance(&pipeline, second).is_empty());
+        turns.advance(&pipeline, &mut jobs, second);
+        assert!(jobs[0].is_some() && jobs[1].is_none());
         assert_eq!(told(&mut responses[0]).0, [1]);
         assert!(matches!(told(&mut responses[1]).1, Some(GenerationResponse::Cancelled { step: 0 })));
     }

@@ -1,6 +1,9 @@
 //! Which checkpoints there are, where they come from, and which stay in memory. A model is a Stable Diffusion
 //! checkpoint, or a simulation.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod hub;
 mod loras;
 mod memory;
@@ -15,6 +18,6 @@ pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
 pub use model::{Denoising, Limit, Model, ModelError, ModelInfo, Needs};
 pub use progress::{Progress, ProgressError};
-pub use set::{Held, ModelOptions, ModelSet};
+pub use set::{Held, ModelOptions, ModelSet, Reserved};
 pub use sim::{Sim, SimError};
 pub use source::{ModelSource, Origin, SourceError};

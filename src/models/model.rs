@@ -139,6 +139,8 @@ pub enum Limit {
     Memory,
     /// What the machine, or its control group, has free.
     Machine,
+    /// What the GPU has free.
+    Device,
 }
 
 impl std::fmt::Display for Limit {
@@ -147,6 +149,7 @@ impl std::fmt::Display for Limit {
             Self::Flag => "--model-memory",
             Self::Memory => "--memory-limit, less what the largest picture takes",
             Self::Machine => "free memory of this machine",
+            Self::Device => "free memory of this GPU",
         })
     }
 }
@@ -185,6 +188,17 @@ impl Model {
         device: &candle_core::Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
+        let model = Self::read(source, device, precision)?;
+        // What failed on the device while it was loaded is an error of loading.
+        device.synchronize().map_err(DiffusionError::from)?;
+        Ok(model)
+    }
+
+    fn read(
+        source: &ModelSource,
+        device: &candle_core::Device,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
                 let checkpoint = Checkpoint::open(path)?;
@@ -209,11 +223,15 @@ impl Model {
     ///
     /// # Errors
     /// What loading would refuse, as far as the configuration files and the headers of the weights show it.
-    pub fn inspect(source: &ModelSource, precision: Precision) -> Result<(ModelInfo, Needs), ModelError> {
+    pub fn inspect(
+        source: &ModelSource,
+        device: &candle_core::Device,
+        precision: Precision,
+    ) -> Result<(ModelInfo, Needs), ModelError> {
         let name = source.name().to_owned();
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let found = diffusion::inspect(path, precision)?;
+                let found = diffusion::inspect(path, device, precision)?;
                 let info = ModelInfo {
                     name,
                     native_size: found.native_size,
@@ -280,6 +298,15 @@ impl Model {
         })
     }
 
+    /// See [`InferencePipeline::pictures_together`](crate::engine::InferencePipeline::pictures_together).
+    pub fn pictures_together(&self) -> usize {
+        match self {
+            Self::StableDiffusion(model) => model.pictures_together(),
+            Self::Flux(model) => model.pictures_together(),
+            Self::Sim(sim) => sim.pictures_together(),
+        }
+    }
+
     /// See [`InferencePipeline::preview`](crate::engine::InferencePipeline::preview).
     pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
@@ -295,7 +322,7 @@ impl Model {
         match (self, job) {
             (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.finish(job)?),
             (Self::Flux(model), Denoising::Flux(job)) => Ok(model.finish(job)?),
-            (Self::Sim(_), Denoising::Sim(job)) => Ok(job.finish()),
+            (Self::Sim(sim), Denoising::Sim(job)) => Ok(sim.finish(job)?),
             _ => Err(ModelError::Foreign),
         }
     }
@@ -326,6 +353,15 @@ impl Denoising {
             Self::StableDiffusion(job) => job.is_done(),
             Self::Flux(job) => job.is_done(),
             Self::Sim(job) => job.step() >= job.total(),
+        }
+    }
+
+    /// Width and height of the picture, in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        match self {
+            Self::StableDiffusion(job) => job.size(),
+            Self::Flux(job) => job.size(),
+            Self::Sim(job) => job.size(),
         }
     }
 

@@ -2,13 +2,13 @@
 //! first; one that is held stays.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use candle_core::{DType, Device};
 
-use super::{Limit, MemoryLimit, Model, ModelError, ModelInfo, ModelSource, memory};
+use super::{Limit, MemoryLimit, Model, ModelError, ModelInfo, ModelSource, device};
 use crate::{contract::ErrorCode, diffusion::Precision};
 
 /// How models are loaded.
@@ -36,7 +36,9 @@ pub struct ModelSet {
     models: Vec<Entry>,
     options: ModelOptions,
     budget: u64,
-    loaded: Mutex<Vec<Loaded>>,
+    memory: Mutex<Memory>,
+    /// Told whenever a model was loaded, or could not be.
+    settled: Condvar,
 }
 
 struct Entry {
@@ -45,7 +47,16 @@ struct Entry {
     weight_bytes: u64,
 }
 
-/// A model in memory. The list of them is in the order of use, the latest last.
+/// What is in memory, and what is on its way there.
+#[derive(Default)]
+struct Memory {
+    /// In the order of use, the latest last.
+    loaded: Vec<Loaded>,
+    /// Entries whose room is taken and whose weights are being read.
+    loading: Vec<usize>,
+}
+
+/// A model in memory.
 struct Loaded {
     entry: usize,
     model: Arc<Model>,
@@ -58,6 +69,10 @@ pub struct Held {
     /// How long loading took; none when it was in memory.
     pub load: Option<Duration>,
 }
+
+/// Room in memory for a model that is to be loaded; see [`ModelSet::load`].
+#[must_use = "the room stays taken until the model is loaded into it"]
+pub struct Reserved(usize);
 
 /// Memory that weights may take, in bytes.
 struct Room {
@@ -75,12 +90,14 @@ impl ModelSet {
     /// The first source that cannot be used: what is wrong with it, or how much memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
         let mut models = Vec::with_capacity(sources.len());
-        let mut reserve = 0;
+        let (mut reserve, mut picture) = (0, 0);
         for source in sources {
-            let (info, needs) = Model::inspect(source, options.precision)?;
+            let (info, needs) = Model::inspect(source, &options.device, options.precision)?;
             if let Some(limit) = options.limit {
                 reserve = limit.reserve(source.name(), needs)?.max(reserve);
             }
+            let (width, height) = info.native_size;
+            picture = needs.activations.bytes(u64::from(width) * u64::from(height)).max(picture);
             models.push(Entry { info, source: source.clone(), weight_bytes: needs.weights });
         }
         let (budget, limit) = options.budget(reserve);
@@ -88,19 +105,43 @@ impl ModelSet {
             let (model, needed) = (entry.info.name.clone(), entry.weight_bytes);
             return Err(ModelError::TooLarge { model, needed, available: budget, limit });
         }
-        let set = Self { models, options, budget, loaded: Mutex::default() };
-        for (index, entry) in set.models.iter().enumerate() {
-            if entry.weight_bytes <= set.room(&set.lock()).free {
-                set.load(index, &mut set.lock())?;
-            } else {
-                tracing::info!(
-                    model = entry.info.name,
-                    weight_bytes = entry.weight_bytes,
-                    "a model is loaded when it is first used: beside the others it has no room"
-                );
-            }
+        let largest = models.iter().map(|entry| entry.weight_bytes).max().unwrap_or(0);
+        let budget = match options.device.is_cpu() {
+            true => budget,
+            // A full GPU has no swap and no cache of files to give up: several models leave room for a picture.
+            false => budget.saturating_sub(picture).max(largest),
+        };
+        let set = Self { models, options, budget, memory: Mutex::default(), settled: Condvar::new() };
+        for index in 0..set.models.len() {
+            set.load_at_start(index)?;
         }
         Ok(set)
+    }
+
+    fn load_at_start(&self, index: usize) -> Result<(), ModelError> {
+        let entry = &self.models[index];
+        let mut memory = self.lock();
+        let mut reason = "beside the others it has no room".to_owned();
+        if entry.weight_bytes <= self.room(&memory).free {
+            match self.read(index) {
+                Ok(model) => {
+                    memory.loaded.push(Loaded { entry: index, model });
+                    return Ok(());
+                }
+                Err(error) if error.code() == ErrorCode::OutOfMemory && !memory.loaded.is_empty() => {
+                    device::give_back(&self.options.device);
+                    reason = error.to_string();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        tracing::info!(
+            model = entry.info.name,
+            weight_bytes = entry.weight_bytes,
+            reason,
+            "a model is loaded when it is first used"
+        );
+        Ok(())
     }
 
     /// Every model, in the order of the sources.
@@ -110,15 +151,15 @@ impl ModelSet {
 
     /// The models in memory, the least recently used first.
     pub fn in_memory(&self) -> Vec<String> {
-        self.lock().iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
+        self.lock().loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
     }
 
     /// Whether [`hold`](Self::hold) would find the model in memory or room for it.
     pub fn has_room_for(&self, name: &str) -> bool {
-        let loaded = self.lock();
+        let memory = self.lock();
         self.find(name).is_none_or(|index| {
-            loaded.iter().any(|other| other.entry == index)
-                || self.models[index].weight_bytes <= self.room(&loaded).possible
+            memory.loaded.iter().any(|other| other.entry == index)
+                || self.models[index].weight_bytes <= self.room(&memory).possible
         })
     }
 
@@ -127,64 +168,124 @@ impl ModelSet {
     /// # Errors
     /// When there is no model of that name, no room for it, or when loading fails.
     pub fn hold(&self, name: &str) -> Result<Held, ModelError> {
-        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
-        let mut loaded = self.lock();
-        if let Some(at) = loaded.iter().position(|loaded| loaded.entry == index) {
-            let found = loaded.remove(at);
-            let model = found.model.clone();
-            loaded.push(found);
-            return Ok(Held { model, load: None });
+        loop {
+            if let Some(held) = self.hold_loaded(name)? {
+                return Ok(held);
+            }
+            if let Some(reserved) = self.reserve(name)? {
+                return self.load(reserved);
+            }
+            let index = self.find(name);
+            let loading = |memory: &mut Memory| index.is_some_and(|index| memory.loading.contains(&index));
+            drop(self.settled.wait_while(self.lock(), loading).unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    /// The model, if it is in memory.
+    ///
+    /// # Errors
+    /// When there is no model of that name.
+    pub fn hold_loaded(&self, name: &str) -> Result<Option<Held>, ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let loaded = &mut self.lock().loaded;
+        let Some(at) = loaded.iter().position(|loaded| loaded.entry == index) else { return Ok(None) };
+        let found = loaded.remove(at);
+        let model = found.model.clone();
+        loaded.push(found);
+        Ok(Some(Held { model, load: None }))
+    }
+
+    /// Takes room for a model, which [`load`](Self::load) then reads; idle models go for it as far as needed. None when it
+    /// is in memory by now, or on its way.
+    ///
+    /// # Errors
+    /// When there is no model of that name, or no room for it.
+    pub fn reserve(&self, name: &str) -> Result<Option<Reserved>, ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let mut memory = self.lock();
+        if memory.loading.contains(&index) || memory.loaded.iter().any(|loaded| loaded.entry == index) {
+            return Ok(None);
+        }
+        self.make_room(index, &mut memory)?;
+        memory.loading.push(index);
+        Ok(Some(Reserved(index)))
+    }
+
+    /// Reads a model into the room that was taken for it. Other models can be held meanwhile.
+    ///
+    /// # Errors
+    /// When loading fails; the room is free again.
+    pub fn load(&self, reserved: Reserved) -> Result<Held, ModelError> {
+        let settles = Settles { set: self, index: reserved.0 };
         let begun = Instant::now();
-        self.make_room(index, &mut loaded)?;
         let model = loop {
-            match self.load(index, &mut loaded) {
-                // A device whose memory cannot be asked for says so itself.
-                Err(error) if error.code() == ErrorCode::OutOfMemory && self.evict(&mut loaded).is_some() => {
-                    tracing::warn!(model = name, %error, "loading ran out of memory; it is tried again");
+            match self.read(reserved.0) {
+                // What is free on a device is not all that decides whether a model fits.
+                Err(error)
+                    if error.code() == ErrorCode::OutOfMemory && self.evict(&mut self.lock()).is_some() =>
+                {
+                    let model = &self.models[reserved.0].info.name;
+                    tracing::warn!(model, %error, "loading ran out of memory; it is tried again");
                 }
                 other => break other?,
             }
         };
+        self.lock().loaded.push(Loaded { entry: reserved.0, model: model.clone() });
+        drop(settles);
         Ok(Held { model, load: Some(begun.elapsed()) })
+    }
+
+    /// Puts every idle model out of memory, and gives back what the device keeps for later; whether that made room.
+    pub fn put_out_idle(&self) -> bool {
+        let mut memory = self.lock();
+        let mut evicted = false;
+        while self.evict(&mut memory).is_some() {
+            evicted = true;
+        }
+        device::give_back(&self.options.device) > 0 || evicted
     }
 
     fn find(&self, name: &str) -> Option<usize> {
         self.models.iter().position(|entry| entry.info.name == name)
     }
 
-    /// A panic while a model was loaded leaves the list as it was before.
-    fn lock(&self) -> MutexGuard<'_, Vec<Loaded>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic while it was held leaves it as it was before.
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bytes<'a>(&self, loaded: impl Iterator<Item = &'a Loaded>) -> u64 {
-        loaded.map(|loaded| self.models[loaded.entry].weight_bytes).sum()
+    fn bytes(&self, entries: impl Iterator<Item = usize>) -> u64 {
+        entries.map(|entry| self.models[entry].weight_bytes).sum()
     }
 
-    fn room(&self, loaded: &[Loaded]) -> Room {
-        let kept = self.bytes(loaded.iter());
-        let idle = self.bytes(loaded.iter().filter(|loaded| loaded.is_idle()));
-        let free = self.budget.saturating_sub(kept).min(self.options.free_memory());
+    fn room(&self, memory: &Memory) -> Room {
+        let loading = self.bytes(memory.loading.iter().copied());
+        let kept = self.bytes(memory.loaded.iter().map(|loaded| loaded.entry)) + loading;
+        let idle =
+            self.bytes(memory.loaded.iter().filter(|loaded| loaded.is_idle()).map(|loaded| loaded.entry));
+        // What is loading has taken a part of its room by now, and counts whole.
+        let unused = device::free_memory(&self.options.device).saturating_sub(loading);
+        let free = self.budget.saturating_sub(kept).min(unused);
         // What an idle model gives back is taken again by the next: that it shows as free is not waited for.
         Room { free, possible: free.saturating_add(idle).min(self.budget.saturating_sub(kept - idle)) }
     }
 
-    fn make_room(&self, index: usize, loaded: &mut Vec<Loaded>) -> Result<(), ModelError> {
+    fn make_room(&self, index: usize, memory: &mut Memory) -> Result<(), ModelError> {
         let needed = self.models[index].weight_bytes;
-        let room = self.room(loaded);
+        let room = self.room(memory);
         if needed > room.possible {
-            let busy = loaded.iter().filter(|loaded| !loaded.is_idle());
+            let busy = memory.loaded.iter().filter(|loaded| !loaded.is_idle()).map(|loaded| loaded.entry);
+            let busy = busy.chain(memory.loading.iter().copied());
             return Err(ModelError::NoRoom {
                 model: self.models[index].info.name.clone(),
                 needed,
                 available: room.possible,
-                busy: busy.map(|loaded| self.models[loaded.entry].info.name.clone()).collect(),
+                busy: busy.map(|entry| self.models[entry].info.name.clone()).collect(),
             });
         }
         let mut free = room.free;
         while needed > free
-            && let Some(evicted) = self.evict(loaded)
+            && let Some(evicted) = self.evict(memory)
         {
             free = free.saturating_add(evicted);
         }
@@ -192,19 +293,18 @@ impl ModelSet {
     }
 
     /// Puts the least recently used idle model out of memory; the bytes of its weights.
-    fn evict(&self, loaded: &mut Vec<Loaded>) -> Option<u64> {
-        let at = loaded.iter().position(Loaded::is_idle)?;
-        let entry = &self.models[loaded.remove(at).entry];
+    fn evict(&self, memory: &mut Memory) -> Option<u64> {
+        let at = memory.loaded.iter().position(Loaded::is_idle)?;
+        let entry = &self.models[memory.loaded.remove(at).entry];
         let (model, weight_bytes) = (&entry.info.name, entry.weight_bytes);
         tracing::info!(model, weight_bytes, "a model was put out of memory");
         Some(weight_bytes)
     }
 
-    fn load(&self, index: usize, loaded: &mut Vec<Loaded>) -> Result<Arc<Model>, ModelError> {
+    fn read(&self, index: usize) -> Result<Arc<Model>, ModelError> {
         let entry = &self.models[index];
         let begun = Instant::now();
         let model = Arc::new(Model::load(&entry.source, &self.options.device, self.options.precision)?);
-        loaded.push(Loaded { entry: index, model: model.clone() });
         tracing::info!(
             model = entry.info.name,
             weight_bytes = entry.weight_bytes,
@@ -212,6 +312,19 @@ impl ModelSet {
             "a model was loaded"
         );
         Ok(model)
+    }
+}
+
+/// Takes a model off the list of those that are loading, however loading ends.
+struct Settles<'a> {
+    set: &'a ModelSet,
+    index: usize,
+}
+
+impl Drop for Settles<'_> {
+    fn drop(&mut self) {
+        self.set.lock().loading.retain(|index| *index != self.index);
+        self.set.settled.notify_all();
     }
 }
 
@@ -226,14 +339,10 @@ impl ModelOptions {
     fn budget(&self, reserve: u64) -> (u64, Limit) {
         let flag = self.memory.map(|memory| (memory, Limit::Flag));
         let limit = self.limit.map(|limit| (limit.bytes.saturating_sub(reserve), Limit::Memory));
-        let machine = (self.free_memory(), Limit::Machine);
+        let limits = if self.device.is_cpu() { Limit::Machine } else { Limit::Device };
+        let free = (device::free_memory(&self.device), limits);
         // Of equals the first: what was said counts.
-        [flag, limit, Some(machine)].into_iter().flatten().min_by_key(|(bytes, _)| *bytes).unwrap_or(machine)
-    }
-
-    /// Bytes that can still be taken. What a GPU has free it does not tell here: loading fails there instead.
-    fn free_memory(&self) -> u64 {
-        if self.device.is_cpu() { memory::available() } else { u64::MAX }
+        [flag, limit, Some(free)].into_iter().flatten().min_by_key(|(bytes, _)| *bytes).unwrap_or(free)
     }
 }
 
@@ -339,6 +448,44 @@ mod tests {
         // Where even a small picture is too much, none is offered.
         let text = limited(&[source], 300 * MIB, None).err().unwrap().to_string();
         assert!(text.contains("--memory-limit is 300.0 MiB") && !text.contains("--max-pixels 1"), "{text}");
+    }
+
+    #[test]
+    fn others_can_be_held_while_a_model_is_read_into_its_room_and_it_is_read_once() {
+        let set = open(
+            &["a=sim://?memory=4MiB", "b=sim://?memory=4MiB&load_ms=300", "c=sim://?memory=4MiB"],
+            8 * MIB,
+        );
+        let set = set.unwrap();
+        set.put_out_idle();
+        let reserved = set.reserve("b").unwrap().unwrap();
+        assert!(set.reserve("b").unwrap().is_none(), "it is on its way");
+        assert!(set.hold_loaded("b").unwrap().is_none());
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| set.load(reserved).unwrap());
+            // Its room is taken, and what is left is for one other.
+            let held = set.hold("a").unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(250));
+            let error = set.hold("c").err().unwrap();
+            assert_eq!(error.code(), ErrorCode::OutOfMemory);
+            assert!(error.to_string().contains("b"), "{error}");
+            // Who wants the same model waits for it, and does not read it again.
+            assert!(set.hold("b").unwrap().load.is_none());
+            assert!(begun.elapsed() >= Duration::from_millis(250));
+            drop((held, loading.join().unwrap()));
+        });
+        assert_eq!(set.in_memory(), ["a", "b"]);
+    }
+
+    #[test]
+    fn every_idle_model_can_be_put_out_and_one_that_is_held_stays() {
+        let set = three(12 * MIB);
+        let held = set.hold("b").unwrap();
+        assert!(set.put_out_idle());
+        assert_eq!(set.in_memory(), ["b"]);
+        assert!(!set.put_out_idle());
+        drop(held);
     }
 
     #[test]

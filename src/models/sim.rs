@@ -9,8 +9,17 @@
 //! far, or with `fail_prompt=WORD` those whose prompt has it; `exit` ends the whole process there, with status 9, as a
 //! job does that brings down whichever worker takes it. A pass ends where a job fails, like that of a scheduler that panics:
 //! who comes before it has gone the step. `room=N` is a device on which a pass of more than N pictures runs out of memory.
+//! `fail_step=end` fails where the picture is decoded. `fail_times=N` fails N times and no more. `together=N`
+//! draws N pictures of a job together.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use image::{Rgb, RgbImage};
 use sha2::{Digest, Sha256};
@@ -32,6 +41,9 @@ const EXIT_STATUS: i32 = 9;
 /// The longest side of a preview, in pixels.
 const PREVIEW_SIDE: u32 = 256;
 
+/// Stands for the end of a picture where a step is named.
+const AT_THE_END: u32 = u32::MAX;
+
 /// A simulated model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sim {
@@ -40,6 +52,7 @@ pub struct Sim {
     load: Duration,
     memory: u64,
     room: usize,
+    together: usize,
     failure: Option<Fails>,
 }
 
@@ -59,7 +72,32 @@ struct Fails {
     step: u32,
     /// What is in the prompt of those that fail.
     prompt: String,
+    /// How often it fails yet.
+    times: Times,
 }
+
+/// A number that counts down, shared by all that is cloned of it.
+#[derive(Debug, Clone)]
+struct Times(Arc<AtomicU32>);
+
+impl Times {
+    fn new(times: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(times)))
+    }
+
+    /// Whether one was left, which is taken.
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+impl PartialEq for Times {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.load(Ordering::Relaxed) == other.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Eq for Times {}
 
 /// A simulated job.
 #[derive(Debug, Clone)]
@@ -77,8 +115,9 @@ pub enum SimError {
     /// The URL has an option that there is not, or a value out of bounds.
     #[error(
         "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
-         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, room=1.., \
-         fail=panic|out_of_memory|non_finite|exit, fail_step=1.. and fail_prompt=WORD are allowed"
+         {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, room=1.., together=1.., \
+         fail=panic|out_of_memory|non_finite|exit, fail_step=1..|end, fail_times=1.. and fail_prompt=WORD are \
+         allowed"
     )]
     Option {
         /// The whole URL.
@@ -111,9 +150,10 @@ impl FromStr for Sim {
             load: Duration::ZERO,
             memory: 0,
             room: usize::MAX,
+            together: 1,
             failure: None,
         };
-        let (mut failure, mut fail_step, mut fail_prompt) = (None, 1, "");
+        let (mut failure, mut fail_step, mut fail_times, mut fail_prompt) = (None, 1, u32::MAX, "");
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').ok_or_else(|| bad(option))?;
             let number = || value.parse::<u64>().map_err(|_| bad(option));
@@ -121,6 +161,7 @@ impl FromStr for Sim {
                 "step_ms" if number()? <= MAX_STEP_MS => sim.step = Duration::from_millis(number()?),
                 "load_ms" if number()? <= MAX_STEP_MS => sim.load = Duration::from_millis(number()?),
                 "room" => sim.room = usize::try_from(number()?).map_err(|_| bad(option))?.max(1),
+                "together" => sim.together = usize::try_from(number()?).map_err(|_| bad(option))?.max(1),
                 "memory" => sim.memory = parse_size(value).map_err(|_| bad(option))?,
                 "size" => {
                     sim.size = u32::try_from(number()?)
@@ -138,11 +179,18 @@ impl FromStr for Sim {
                     });
                 }
                 "fail_prompt" => fail_prompt = value,
+                "fail_step" if value == "end" => fail_step = AT_THE_END,
                 "fail_step" => fail_step = u32::try_from(number()?).map_err(|_| bad(option))?,
+                "fail_times" => fail_times = u32::try_from(number()?).map_err(|_| bad(option))?,
                 _ => return Err(bad(option)),
             }
         }
-        sim.failure = failure.map(|how| Fails { how, step: fail_step, prompt: fail_prompt.to_owned() });
+        sim.failure = failure.map(|how| Fails {
+            how,
+            step: fail_step,
+            prompt: fail_prompt.to_owned(),
+            times: Times::new(fail_times),
+        });
         Ok(sim)
     }
 }
@@ -178,6 +226,11 @@ impl Sim {
         }
     }
 
+    /// Pictures of one job that are drawn together.
+    pub(super) fn pictures_together(&self) -> usize {
+        self.together
+    }
+
     /// By size.
     pub(super) fn passes(&self, jobs: &[&SimDenoising]) -> Vec<Vec<usize>> {
         passes(jobs.iter().map(|job| Fit { key: job.source.size(), size: 1 }), usize::MAX)
@@ -191,17 +244,28 @@ impl Sim {
         std::thread::sleep(self.step);
         for job in jobs {
             job.step += 1;
-            match &self.failure {
-                Some(Fails { how, step, .. }) if job.fails && *step == job.step => match how {
-                    Failure::Panic => panic!("the simulation panicked, as it was told to"),
-                    Failure::OutOfMemory => return Err(SimError::OutOfMemory),
-                    Failure::NonFinite => return Err(SimError::NonFinite),
-                    Failure::Exit => std::process::exit(EXIT_STATUS),
-                },
-                _ => {}
-            }
+            self.fail_at(job, job.step)?;
         }
         Ok(())
+    }
+
+    /// Fails, if it was told to fail this job at this step.
+    fn fail_at(&self, job: &SimDenoising, at: u32) -> Result<(), SimError> {
+        match &self.failure {
+            Some(Fails { how, step, times, .. }) if job.fails && *step == at && times.take() => match how {
+                Failure::Panic => panic!("the simulation panicked, as it was told to"),
+                Failure::OutOfMemory => Err(SimError::OutOfMemory),
+                Failure::NonFinite => Err(SimError::NonFinite),
+                Failure::Exit => std::process::exit(EXIT_STATUS),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// The picture, after the last step.
+    pub(super) fn finish(&self, job: &SimDenoising) -> Result<RgbImage, SimError> {
+        self.fail_at(job, AT_THE_END)?;
+        Ok(job.picture())
     }
 }
 
@@ -212,6 +276,10 @@ impl SimDenoising {
 
     pub(super) fn total(&self) -> u32 {
         self.total
+    }
+
+    pub(super) fn size(&self) -> (u32, u32) {
+        self.source.size()
     }
 
     /// Goes on from a step that it has; false for any other, which changes nothing.
@@ -229,7 +297,7 @@ impl SimDenoising {
     }
 
     /// Flat; what a mask keeps stays as it was.
-    pub(super) fn finish(&self) -> RgbImage {
+    fn picture(&self) -> RgbImage {
         let (width, height) = self.source.size();
         match &self.source {
             Source::Text { .. } | Source::Image { .. } => RgbImage::from_pixel(width, height, self.colour),
@@ -249,7 +317,9 @@ mod tests {
         let sim: Sim = "sim://?step_ms=0&size=128&load_ms=7&memory=2KiB".parse().unwrap();
         let load = Duration::from_millis(7);
         let room = usize::MAX;
-        assert_eq!(sim, Sim { step: Duration::ZERO, size: 128, load, memory: 2048, room, failure: None });
+        let expected =
+            Sim { step: Duration::ZERO, size: 128, load, memory: 2048, room, together: 1, failure: None };
+        assert_eq!(sim, expected);
         assert!("sim://".parse::<Sim>().is_ok());
         for (name, failure) in [
             ("panic", Failure::Panic),
@@ -258,7 +328,10 @@ mod tests {
             ("exit", Failure::Exit),
         ] {
             let sim: Sim = format!("sim://?fail={name}&fail_step=3").parse().unwrap();
-            assert_eq!(sim.failure, Some(Fails { how: failure, step: 3, prompt: String::new() }));
+            assert_eq!(
+                sim.failure,
+                Some(Fails { how: failure, step: 3, prompt: String::new(), times: Times::new(u32::MAX) })
+            );
         }
         for bad in
             ["sim://x", "sim://?size=63", "sim://?size=100", "sim://?step_ms=-1", "sim://?fail=no", "sim:"]

@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// The format and its version; another version is another line.
-const HEADER: &[u8] = b"sd-worker-rbee checkpoint 1\n";
+const HEADER: &[u8] = b"sd-worker-rbee checkpoint 2\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
 /// The most bytes of a checkpoint. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
-/// that keeps most.
-const MAX_CHECKPOINT: u64 = 64 << 20;
+/// that keeps most, and eight are drawn together at most.
+const MAX_CHECKPOINT: u64 = 128 << 20;
 
 /// What a checkpoint is of. Latents go on bit for bit only with all of it the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,7 +190,7 @@ mod tests {
             "memory": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
             "rng": {"words": (0..624_u32).collect::<Vec<_>>(), "next": 5, "cached": (-0.25_f64).to_bits()},
         }});
-        Checkpoint { index: 1, progress: serde_json::from_value(progress).unwrap() }
+        Checkpoint { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] }
     }
 
     fn decoded(bytes: &[u8]) -> String {
@@ -201,7 +201,8 @@ mod tests {
     async fn what_is_written_is_read_back_bit_for_bit_until_it_is_removed() {
         let (store, job) = store();
         assert_eq!(read(&store, &job, &origin()).await, None);
-        let simulated = Checkpoint { index: 7, progress: Progress::Sim { step: 4 } };
+        let pictures = vec![Progress::Sim { step: 4 }, Progress::Sim { step: 3 }];
+        let simulated = Checkpoint { index: 7, pictures };
         for checkpoint in [simulated, checkpoint()] {
             write(&store, &job, &origin(), checkpoint.clone()).await.unwrap();
             assert_eq!(read(&store, &job, &origin()).await, Some(checkpoint));
@@ -253,9 +254,9 @@ mod tests {
     fn what_is_no_checkpoint_is_refused_with_the_reason() {
         let whole = encode(&origin(), &checkpoint());
         assert!(decode(&whole, &origin()).is_ok());
-        let next = [b"sd-worker-rbee checkpoint 2\n", &whole[HEADER.len()..]].concat();
+        let next = [b"sd-worker-rbee checkpoint 3\n", &whole[HEADER.len()..]].concat();
         for bytes in [&b""[..], b"sd-worker", b"\x89PNG\r\n", &next] {
-            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 1`"), "{}", decoded(bytes));
+            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 2`"), "{}", decoded(bytes));
         }
         for cut in [HEADER.len(), HEADER.len() + DIGEST, whole.len() - 1] {
             assert!(decoded(&whole[..cut]).contains("damaged or cut off"));

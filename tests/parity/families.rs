@@ -47,7 +47,7 @@ fn a_refiner_draws_nothing_from_noise() {
 fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
     let golden = Golden::read("families.safetensors");
     let model = model("turbo");
-    let counted = inspect(&data("turbo"), Precision::all(DType::F32)).unwrap().weight_bytes;
+    let counted = inspect(&data("turbo"), &Device::Cpu, Precision::all(DType::F32)).unwrap().weight_bytes;
     assert_eq!(counted, model.weight_bytes(), "it is counted before it is loaded");
     let taesd = model.preview_autoencoder().unwrap();
     let encoded = taesd.encode(golden.get("taesd.picture")).unwrap();
@@ -76,7 +76,7 @@ fn a_job_that_names_neither_gets_the_steps_and_guidance_of_its_family() {
         ("flux/dev", 28, 3.5),
     ];
     for (checkpoint, steps, guidance_scale) in families {
-        let found = inspect(&data(checkpoint), Precision::all(DType::F32)).unwrap().defaults;
+        let found = inspect(&data(checkpoint), &Device::Cpu, Precision::all(DType::F32)).unwrap().defaults;
         assert_eq!((found.steps, found.guidance_scale), (steps, guidance_scale), "{checkpoint}");
     }
 }

@@ -144,9 +144,10 @@ async fn a_job_stopped_in_its_second_picture_is_ended_by_another_engine_that_com
 async fn every_step_but_a_picture_s_last_gives_a_checkpoint_when_its_time_has_passed() {
     let model = "sim://?step_ms=0&size=64";
     let at = |said: &GenerationResponse| match said {
-        GenerationResponse::Checkpoint(Checkpoint { index, progress: Progress::Sim { step } }) => {
-            Some((*index, *step))
-        }
+        GenerationResponse::Checkpoint(Checkpoint { index, pictures }) => match pictures[..] {
+            [Progress::Sim { step }] => Some((*index, step)),
+            _ => panic!("{pictures:?}"),
+        },
         _ => None,
     };
     for (every, expected) in [
@@ -158,6 +159,63 @@ async fn every_step_but_a_picture_s_last_gives_a_checkpoint_when_its_time_has_pa
         job.checkpoint_every = every;
         let got = all(model, (job, responses, cancel)).await;
         assert_eq!(got.iter().filter_map(at).collect::<Vec<_>>(), expected, "{every:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_picture_that_was_put_down_after_its_last_step_is_decoded_and_not_drawn_again() {
+    let pipeline = open("text");
+    let mut drawn = pipeline.begin(MODEL, &text()).unwrap();
+    (0..4).for_each(|_| pipeline.advance(MODEL, &mut [&mut drawn]).unwrap());
+    let whole = pictures(all("text", request(MODEL, text(), 2)).await);
+    let (mut job, responses, cancel) = request(MODEL, text(), 2);
+    job.resume = Some(carried(Checkpoint { index: 0, pictures: vec![drawn.progress()] }).await);
+    let got = all("text", (job, responses, cancel)).await;
+    assert!(matches!(got[0], GenerationResponse::Resumed { step: 4 }), "{:?}", got[0]);
+    assert_eq!(steps(&got), [5, 6, 7, 8]);
+    for (ours, whole) in pictures(got).iter().zip(&whole) {
+        assert!((ours.index, &ours.image) == (whole.index, &whole.image));
+    }
+}
+
+#[tokio::test]
+async fn pictures_that_are_drawn_together_are_put_down_together_and_each_goes_on() {
+    let model = "sim://?step_ms=0&size=64&together=3";
+    let whole = all(model, request(MODEL, text(), 5)).await;
+    // Three a step, and then the other two.
+    assert_eq!(steps(&whole), [3, 6, 9, 12, 14, 16, 18, 20]);
+    let whole = pictures(whole);
+    assert_eq!(whole.iter().map(|picture| picture.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    let (mut job, responses, cancel) = request(MODEL, text(), 5);
+    job.checkpoint_every = Some(Duration::ZERO);
+    let put_down = all(model, (job, responses, cancel)).await.into_iter().filter_map(|said| match said {
+        GenerationResponse::Checkpoint(checkpoint) => Some(checkpoint),
+        _ => None,
+    });
+    let put_down: Vec<Checkpoint> = put_down.collect();
+    let sizes: Vec<_> = put_down.iter().map(|at| (at.index, at.pictures.len())).collect();
+    assert_eq!(sizes, [(0, 3), (0, 3), (0, 3), (3, 2), (3, 2), (3, 2)]);
+    for checkpoint in put_down {
+        let first = checkpoint.index as usize;
+        let (mut job, responses, cancel) = request(MODEL, text(), 5);
+        job.resume = Some(carried(checkpoint).await);
+        let rest = all(model, (job, responses, cancel)).await;
+        assert!(matches!(rest[0], GenerationResponse::Resumed { .. }), "{first}");
+        let rest = pictures(rest);
+        assert_eq!(rest.len(), 5 - first);
+        for (ours, whole) in rest.iter().zip(&whole[first..]) {
+            assert!((ours.index, &ours.image) == (whole.index, &whole.image), "{first}");
+        }
+    }
+    let nine = Checkpoint { index: 0, pictures: vec![Progress::Sim { step: 1 }; 9] };
+    let none = Checkpoint { index: 0, pictures: vec![] };
+    let beyond = Checkpoint { index: 3, pictures: vec![Progress::Sim { step: 1 }; 3] };
+    for checkpoint in [nine, none, beyond] {
+        let (mut job, responses, cancel) = request(MODEL, text(), 5);
+        job.resume = Some(checkpoint);
+        let got = all(model, (job, responses, cancel)).await;
+        assert!(!got.iter().any(|said| matches!(said, GenerationResponse::Resumed { .. })));
+        assert_eq!(pictures(got).len(), 5);
     }
 }
 
@@ -187,14 +245,13 @@ async fn a_checkpoint_that_is_not_of_the_job_is_logged_and_the_job_starts_over()
         (1, progress(&wide, 2), "512 numbers in `latents`"),
         (1, progress(&ImageSpec { steps: 5, ..text() }, 2), "step 2 of 5"),
         (1, progress(&scheduler("unipc"), 2), "scheduler `unipc`"),
-        (0, progress(&text(), 4), "no step left"),
         (0, Progress::Sim { step: 1 }, "another family"),
     ];
     let whole = pictures(all("text", request(MODEL, text(), 2)).await);
     for (index, progress, reason) in cases {
         let (mut job, responses, cancel) = request(MODEL, text(), 2);
         let id = job.job_id.clone();
-        job.resume = Some(Checkpoint { index, progress });
+        job.resume = Some(Checkpoint { index, pictures: vec![progress] });
         let got = all("text", (job, responses, cancel)).await;
         assert!(!got.iter().any(|said| matches!(said, GenerationResponse::Resumed { .. })), "{reason}");
         assert_eq!(steps(&got), (1..=8).collect::<Vec<_>>(), "{reason}");

@@ -30,9 +30,10 @@ async fn goes_on_bit_for_bit(pipelines: [&InferencePipeline; 2], spec: &ImageSpe
     }
     for (step, progress) in put_down {
         let what = format!("{} from step {step} of {}", job.scheduler_name(), job.total());
-        let checkpoint = carried(Checkpoint { index: 0, progress }).await;
+        let checkpoint = carried(Checkpoint { index: 0, pictures: vec![progress] }).await;
         let mut job = other.begin(MODEL, spec).unwrap();
-        job.resume(checkpoint.progress).unwrap();
+        let [progress] = <[_; 1]>::try_from(checkpoint.pictures).unwrap();
+        job.resume(progress).unwrap();
         assert_eq!(job.step(), step, "{what}");
         while !job.is_done() {
             other.advance(MODEL, &mut [&mut job]).unwrap();

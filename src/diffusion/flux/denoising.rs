@@ -60,6 +60,11 @@ impl FluxDenoising {
         !self.finite || self.step() >= self.total()
     }
 
+    /// Width and height of the picture, in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        self.size
+    }
+
     /// What the requester should know, for example that a prompt was cut.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings.list()

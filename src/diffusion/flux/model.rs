@@ -15,8 +15,8 @@ use super::{
 use crate::{
     contract::PromptSyntax,
     diffusion::{
-        Activations, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError, EmbeddingCache,
-        EmbeddingKey, ImageSpec, Precision, TextEncoder,
+        Activations, Arithmetic, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError,
+        EmbeddingCache, EmbeddingKey, ImageSpec, Precision, TextEncoder,
         checkpoint::Weights,
         config::{TextConfig, VaeConfig},
         passes::{Fit, in_passes, passes},
@@ -65,13 +65,17 @@ pub struct TextEmbeddings {
 ///
 /// # Errors
 /// The file and the key that are wrong.
-pub fn inspect(checkpoint: &Checkpoint) -> Result<((u32, u32), Defaults, Activations), DiffusionError> {
+pub fn inspect(
+    checkpoint: &Checkpoint,
+    with: Arithmetic,
+) -> Result<((u32, u32), Defaults, Activations), DiffusionError> {
     config::check_pipeline(checkpoint)?;
     let transformer = TransformerConfig::read(&checkpoint.config("transformer")?)?;
     let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
     let side = (NATIVE_LATENTS * vae.factor()) as u32;
     let (defaults, words) = if transformer.guidance { (DEV, WORDS.0) } else { (SCHNELL, WORDS.1) };
-    let activations = Activations::of_transformer(transformer.width(), words, PATCH * vae.factor(), &vae);
+    let activations =
+        Activations::of_transformer(transformer.width(), words, PATCH * vae.factor(), &vae, with);
     Ok(((side, side), defaults, activations))
 }
 
@@ -219,6 +223,11 @@ impl Flux {
     /// alone, so that its bits do not depend on its company.
     pub fn passes(&self, jobs: &[&FluxDenoising]) -> Vec<Vec<usize>> {
         passes(jobs.iter().map(|job| fit(job)), self.largest_pass())
+    }
+
+    /// Pictures of one job that are drawn together: on the CPU one, as each has a pass of its own there.
+    pub fn pictures_together(&self) -> usize {
+        if self.device.is_cpu() { 1 } else { usize::MAX }
     }
 
     fn largest_pass(&self) -> usize {

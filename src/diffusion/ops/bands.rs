@@ -10,8 +10,11 @@ use rayon::prelude::*;
 use super::{Activation, as_type_of, floats::Floats, has_kernels, lanes::Level, simd};
 use crate::allocator::leftover;
 
-/// Pixels of a band: enough for many threads, few against a large map. A band has one row at least.
+/// Pixels of a band on a CPU: enough for many threads, few against a large map. A band has one row at least.
 pub const BAND_PIXELS: usize = 1 << 15;
+/// The pixels of a band where maps are not cut. On a GPU that is so: each band would be as many kernels to start as the
+/// whole map is, and the memory is there.
+const WHOLE: usize = usize::MAX;
 /// What the rows of a band are a multiple of: as many as a convolution computes together.
 const ROWS: usize = 4;
 
@@ -24,11 +27,17 @@ pub struct Bands {
     pixels: usize,
 }
 
-/// What a norm does to a map: per sample and channel, value by value.
+/// What a norm does to a map.
 pub struct Norm {
-    /// `(x - mean) * scale + shift`.
-    channels: Vec<Affine>,
+    of: Of,
     activation: Option<Activation>,
+}
+
+enum Of {
+    /// Per sample and channel, value by value: `(x - mean) * scale + shift`.
+    Channels(Vec<Affine>),
+    /// Computed where it is used, from a map that is there whole: nothing of it has to come to the host.
+    Map { weight: Tensor, bias: Tensor, groups: usize, eps: f64 },
 }
 
 #[derive(Clone, Copy)]
@@ -46,6 +55,14 @@ struct Moments {
     squares: f64,
 }
 
+/// What a convolution sees of a map, and the zeros around it that it has still to think of.
+pub struct Seen {
+    /// `[batch, channels, rows, columns]`.
+    pub map: Tensor,
+    /// Rows and columns of zeros on each side.
+    pub padding: usize,
+}
+
 /// What a convolution without padding of its own is to see of a map.
 pub struct View<'a> {
     /// Rows, counted from the map's first; what is outside of it is zero.
@@ -59,9 +76,10 @@ pub struct View<'a> {
 }
 
 impl Bands {
-    /// A map that is there whole; what is made of it is in bands of [`BAND_PIXELS`].
+    /// A map that is there whole; what is made of it is in bands of [`BAND_PIXELS`] on a CPU, and whole elsewhere.
     pub fn of(x: Tensor) -> Result<Self> {
-        Self::in_bands(x, BAND_PIXELS)
+        let pixels = if x.device().is_cpu() { BAND_PIXELS } else { WHOLE };
+        Self::in_bands(x, pixels)
     }
 
     /// As [`Self::of`], in bands of another size.
@@ -135,16 +153,16 @@ impl Bands {
     }
 
     /// The map as `view` says, in one tensor.
-    pub fn see(&self, view: &View<'_>) -> Result<Tensor> {
-        let seen = match has_kernels(self.any()?) {
-            true => self.see_floats(view)?,
+    pub fn see(&self, view: &View<'_>) -> Result<Seen> {
+        let mut seen = match has_kernels(self.any()?) {
+            true => Seen { map: self.see_floats(view)?, padding: 0 },
             false => self.see_plain(view)?,
         };
-        match view.norm.and_then(|norm| norm.activation) {
-            None | Some(Activation::Silu) => Ok(seen),
+        if let Some(other) = view.norm.and_then(|norm| norm.activation).filter(|of| *of != Activation::Silu) {
             // Every activation leaves the zeros around the map as they are.
-            Some(other) => super::activate(&seen, other),
+            seen.map = super::activate(&seen.map, other)?;
         }
+        Ok(seen)
     }
 
     /// What a group norm over the map, whole, does to it; see [`super::group_norm`].
@@ -156,6 +174,10 @@ impl Bands {
         eps: f64,
         activation: Option<Activation>,
     ) -> Result<Norm> {
+        if self.pixels == WHOLE && !has_kernels(self.any()?) {
+            let of = Of::Map { weight: weight.clone(), bias: bias.clone(), groups, eps };
+            return Ok(Norm { of, activation });
+        }
         let mut all: Vec<Moments> = Vec::new();
         for (_, band) in &self.bands {
             let found = moments(band, groups)?;
@@ -174,7 +196,7 @@ impl Bands {
             let scale = f64::from(weight[channel]) / (moments.squares / moments.count + eps).sqrt();
             Affine { mean: moments.mean as f32, scale: scale as f32, shift: bias[channel] }
         });
-        Ok(Norm { channels: channels.collect(), activation })
+        Ok(Norm { of: Of::Channels(channels.collect()), activation })
     }
 
     fn any(&self) -> Result<&Tensor> {
@@ -195,6 +217,7 @@ impl Bands {
             bands.push((*first, *rows, floats.values()?));
         }
         let level = Level::best();
+        let norm = view.norm.map(|norm| Ok::<_, candle_core::Error>((norm, norm.channels()?))).transpose()?;
         let mut out = leftover(samples * channels * lines * columns);
         out.par_chunks_mut(lines * columns).enumerate().for_each(|(channel, out)| {
             for (row, out) in view.rows.clone().zip(out.chunks_mut(columns)) {
@@ -211,8 +234,8 @@ impl Bands {
                 out[..before].fill(0.0);
                 out[columns - after..].fill(0.0);
                 let out = &mut out[before..columns - after];
-                match view.norm {
-                    Some(norm) => norm.channel(channel, level, line, out),
+                match norm {
+                    Some((norm, channels)) => norm.channel(&channels[channel], level, line, out),
                     None if view.times == 1 => out.copy_from_slice(line),
                     None => {
                         out.chunks_mut(view.times).zip(line).for_each(|(out, value)| out.fill(*value));
@@ -223,7 +246,7 @@ impl Bands {
         Tensor::from_vec(out, (samples, channels, lines, columns), &Device::Cpu)
     }
 
-    fn see_plain(&self, view: &View<'_>) -> Result<Tensor> {
+    fn see_plain(&self, view: &View<'_>) -> Result<Seen> {
         let times = view.times;
         let height = (self.height * times) as isize;
         let inside = view.rows.start.max(0) as usize..view.rows.end.min(height) as usize;
@@ -239,7 +262,13 @@ impl Bands {
         }
         let above = view.rows.start.min(0).unsigned_abs();
         let below = (view.rows.end - height).max(0) as usize;
-        x.pad_with_zeros(2, above, below)?.pad_with_zeros(D::Minus1, view.columns.0, view.columns.1)
+        let sides = [above, below, view.columns.0, view.columns.1];
+        if self.pixels == WHOLE && sides.iter().all(|side| *side == above) {
+            return Ok(Seen { map: x, padding: above });
+        }
+        let map =
+            x.pad_with_zeros(2, above, below)?.pad_with_zeros(D::Minus1, view.columns.0, view.columns.1)?;
+        Ok(Seen { map, padding: 0 })
     }
 }
 
@@ -251,8 +280,15 @@ impl View<'_> {
 }
 
 impl Norm {
-    fn channel(&self, channel: usize, level: Level, x: &[f32], out: &mut [f32]) {
-        let Affine { mean, scale, shift } = self.channels[channel];
+    fn channels(&self) -> Result<&[Affine]> {
+        match &self.of {
+            Of::Channels(channels) => Ok(channels),
+            Of::Map { .. } => candle_core::bail!("a norm of a whole map was used on a map in bands"),
+        }
+    }
+
+    fn channel(&self, of: &Affine, level: Level, x: &[f32], out: &mut [f32]) {
+        let Affine { mean, scale, shift } = *of;
         match self.activation {
             Some(Activation::Silu) => simd::normalise_silu(level, x, out, mean, scale, shift),
             _ => simd::normalise(level, x, out, mean, scale, shift),
@@ -260,9 +296,16 @@ impl Norm {
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        if let Of::Map { weight, bias, groups, eps } = &self.of {
+            return match self.activation {
+                Some(Activation::Silu) => super::group_norm_silu(x, weight, bias, *groups, *eps),
+                _ => super::group_norm(x, weight, bias, *groups, *eps),
+            };
+        }
         let (samples, channels, _, _) = x.dims4()?;
+        let affine = self.channels()?;
         let each = |of: fn(&Affine) -> f32| {
-            let values: Vec<f32> = self.channels.iter().map(of).collect();
+            let values: Vec<f32> = affine.iter().map(of).collect();
             Tensor::from_vec(values, (samples, channels, 1, 1), x.device())
         };
         let y = x.to_dtype(DType::F32)?.broadcast_sub(&each(|channel| channel.mean)?)?;

@@ -40,9 +40,27 @@ fn a_norm_over_bands_is_the_norm_over_the_whole_map() {
         let bands = banded(&x, rows);
         let norm = bands.group_norm(&weight, &bias, 2, 1e-6, Some(Activation::Silu)).unwrap();
         let view = View { rows: 0..9, times: 1, columns: (0, 0), norm: Some(&norm) };
-        assert_close(&bands.see(&view).unwrap(), &expected);
-        assert_close(&bands.see_plain(&view).unwrap(), &expected);
+        assert_close(&bands.see(&view).unwrap().map, &expected);
+        assert_close(&bands.see_plain(&view).unwrap().map, &expected);
     }
+}
+
+#[test]
+fn a_map_that_is_not_cut_is_normalised_where_it_is_and_leaves_its_zeros_to_the_convolution() {
+    let x = map().to_dtype(DType::F64).unwrap();
+    let of = |values: &[f64; 4]| Tensor::new(values, &Device::Cpu).unwrap();
+    let (weight, bias) = (of(&[1.0, -2.0, 0.5, 3.0]), of(&[0.0, 1.0, -1.0, 0.2]));
+    let expected = super::super::group_norm_silu(&x, &weight, &bias, 2, 1e-6).unwrap();
+    let bands = Bands::in_bands(x, WHOLE).unwrap();
+    let norm = bands.group_norm(&weight, &bias, 2, 1e-6, Some(Activation::Silu)).unwrap();
+    assert!(matches!(norm.of, Of::Map { .. }));
+    let seen = bands.see(&View { norm: Some(&norm), ..View::around(&(0..9)) }).unwrap();
+    assert_eq!(seen.padding, 1);
+    assert_close(&seen.map.to_dtype(DType::F32).unwrap(), &expected.to_dtype(DType::F32).unwrap());
+    // Where the zeros are not the same all around, they are there.
+    let after = View { rows: 0..10, times: 1, columns: (0, 1), norm: None };
+    let seen = bands.see(&after).unwrap();
+    assert_eq!((seen.padding, seen.map.dims()), (0, &[2, 4, 10, 6][..]));
 }
 
 #[test]
@@ -54,7 +72,8 @@ fn a_view_is_the_map_grown_with_zeros_around_it() {
         let padded = grown.pad_with_zeros(2, 1, 1).unwrap().pad_with_zeros(3, 2, 1).unwrap();
         let expected = padded.narrow(2, (rows.start + 1) as usize, rows.len()).unwrap();
         let view = View { rows: rows.clone(), times, columns: (2, 1), norm: None };
-        for seen in [bands.see(&view).unwrap(), bands.see_plain(&view).unwrap()] {
+        for Seen { map: seen, padding } in [bands.see(&view).unwrap(), bands.see_plain(&view).unwrap()] {
+            assert_eq!(padding, 0);
             assert_eq!(seen.dims(), expected.dims(), "{times} {rows:?}");
             assert_eq!(values(&seen), values(&expected), "{times} {rows:?}");
         }

@@ -10,6 +10,8 @@
 mod attention;
 mod bands;
 mod conv;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod elementwise;
 mod floats;
 mod kept;
@@ -23,9 +25,10 @@ mod simd;
 mod tile;
 mod winograd;
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
-pub use self::bands::{BAND_PIXELS, Bands, Norm, View};
+pub use self::bands::{BAND_PIXELS, Bands, Norm, Seen, View};
+pub use self::plain::MAX_SCORES;
 pub use super::config::Activation;
 
 /// Whether the kernels of this folder compute with `x`.
@@ -37,6 +40,26 @@ fn has_kernels(x: &Tensor) -> bool {
 fn is_read_by_kernels(weight: &Tensor) -> bool {
     let dtype = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
     weight.device().is_cpu() && dtype && weight.elem_count() > 0
+}
+
+/// The most bytes that a convolution on a GPU takes beside its input and output, where cuDNN computes it.
+#[cfg(feature = "cudnn")]
+pub const WORKSPACE: usize = cuda::conv::WORKSPACE;
+/// The most bytes that a convolution on a GPU takes beside its input and output; without cuDNN that grows with them.
+#[cfg(not(feature = "cudnn"))]
+pub const WORKSPACE: usize = 0;
+
+/// On a GPU through CUDA, keeps what is uploaded in small pieces as long as it lives; nothing elsewhere. To be used around
+/// networks that are computed again and again with the same shapes, and upload no numbers.
+#[cfg(feature = "cuda")]
+pub fn keep_uploads(device: &Device) -> Option<impl Sized + use<>> {
+    cuda::keep_uploads(device)
+}
+
+/// On a GPU through CUDA, keeps what is uploaded in small pieces as long as it lives; this build has none.
+#[cfg(not(feature = "cuda"))]
+pub fn keep_uploads(_: &Device) -> Option<()> {
+    None
 }
 
 /// A weight in the type of the activations; no copy where it is that already.

@@ -24,6 +24,7 @@ use super::{
     config::UNetConfig,
     layers::{Conv2d, ConvShape, GroupNorm},
     lora::Visit,
+    ops,
 };
 
 /// The network.
@@ -104,6 +105,7 @@ impl UNet {
 
     /// As [`Self::forward`], of samples that were prepared.
     pub fn predict(&self, latents: &Tensor, StepInput { time, context }: &StepInput) -> Result<Tensor> {
+        let _uploads = ops::keep_uploads(latents.device());
         let mut context = context.layers();
         let mut x = self.conv_in.forward(latents)?;
         let mut skips = vec![x.clone()];

@@ -31,7 +31,7 @@ pub fn convolve(mut x: Bands, norm: Option<(&GroupNorm, Activation)>, conv: &Con
     for rows in x.parts()? {
         let seen = x.see(&View { norm: norm.as_ref(), ..View::around(&rows) })?;
         x.forget_before(rows.end - 1);
-        out.push(conv.forward(&seen)?)?;
+        out.push(conv.forward_seen(&seen)?)?;
     }
     Ok(out)
 }
@@ -75,7 +75,7 @@ impl ResnetBlock {
         for rows in h.parts()? {
             let seen = h.see(&View { norm: Some(&norm), ..View::around(&rows) })?;
             h.forget_before(rows.end - 1);
-            out.push(self.conv2.forward_plus(&seen, &residual.rows(rows.clone())?)?)?;
+            out.push(self.conv2.forward_seen_plus(&seen, &residual.rows(rows.clone())?)?)?;
             residual.forget_before(rows.end);
         }
         Ok(out)
@@ -88,7 +88,7 @@ impl ResnetBlock {
         let (mut h, mut residual) = (x.like(), x.like());
         for rows in x.parts()? {
             let seen = x.see(&View { norm: Some(&norm), ..View::around(&rows) })?;
-            h.push(self.conv1.forward(&seen)?)?;
+            h.push(self.conv1.forward_seen(&seen)?)?;
             if let Some(shortcut) = &self.shortcut {
                 residual.push(shortcut.forward(&x.rows(rows.clone())?)?)?;
                 x.forget_before(rows.end - 1);
@@ -119,7 +119,7 @@ impl Downsample {
                 norm: None,
             })?;
             x.forget_before(last);
-            out.push(self.0.forward(&seen)?)?;
+            out.push(self.0.forward_seen(&seen)?)?;
         }
         Ok(out)
     }
@@ -140,7 +140,7 @@ impl Upsample {
         for rows in x.cut(2 * x.height(), 2 * x.width()?) {
             let seen = x.see(&View { times: 2, ..View::around(&rows) })?;
             x.forget_before((rows.end - 1) / 2);
-            out.push(self.0.forward(&seen)?)?;
+            out.push(self.0.forward_seen(&seen)?)?;
         }
         Ok(out)
     }

@@ -13,7 +13,13 @@ use candle_core::{DType, Result, Tensor};
 
 use self::coder::{Decoder, Encoder};
 pub use self::{autoencoder::Autoencoder, tiny::TinyVae};
-use super::{DiffusionError, checkpoint::Scope, config::VaeConfig, layers::Conv2d, ops::Bands};
+use super::{
+    DiffusionError,
+    checkpoint::Scope,
+    config::VaeConfig,
+    layers::Conv2d,
+    ops::{self, Bands},
+};
 
 /// The log of a latent's variance is kept within these bounds, as diffusers does.
 const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
@@ -88,6 +94,7 @@ impl Vae {
             Some(conv) => conv.forward(latents)?,
             None => latents.clone(),
         };
+        let _uploads = ops::keep_uploads(latents.device());
         self.decoder.forward(Bands::of(latents)?)
     }
 

@@ -1,5 +1,10 @@
 //! Queries, keys and values of a stream of tokens, and the rotation that tells tokens where they are.
 
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::super::config::TransformerConfig;
@@ -64,10 +69,37 @@ impl Projections {
 
 /// Rotary position embedding: each pair of a head's numbers is turned by an angle that grows with one of the token's
 /// three positions. Words are all at (0, 0, 0), picture tokens at (0, row, column).
+#[derive(Clone)]
 pub struct Rotation {
     /// `[words + rows * columns, head_width / 2]`, f32.
     cos: Tensor,
     sin: Tensor,
+}
+
+/// The rotations of the last grids: computing one takes some hundred thousand sines, in f64 on the host.
+#[derive(Default)]
+pub struct Rotations(Mutex<VecDeque<(Grid, Rotation)>>);
+
+/// Words, and rows and columns of picture tokens.
+type Grid = (usize, (usize, usize));
+
+impl Rotations {
+    /// Grids that are kept: the one that was computed first goes for another.
+    const KEPT: usize = 8;
+
+    /// That of a grid; see [`Rotation::new`].
+    pub fn get(&self, axes: &[usize], grid: Grid, device: &Device) -> Result<Rotation> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, rotation)) = kept.iter().find(|(of, _)| *of == grid) {
+            return Ok(rotation.clone());
+        }
+        let rotation = Rotation::new(axes, grid.0, grid.1, device)?;
+        if kept.len() == Self::KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((grid, rotation.clone()));
+        Ok(rotation)
+    }
 }
 
 impl Rotation {
@@ -105,5 +137,24 @@ impl Rotation {
             tokens,
             heads * width,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rotation_of_a_grid_is_computed_once_while_it_is_among_the_last() {
+        let rotations = Rotations::default();
+        let get = |columns: usize| rotations.get(&[2, 4, 4], (3, (2, columns)), &Device::Cpu).unwrap();
+        let first = get(4);
+        assert_eq!(first.cos.dims(), [3 + 2 * 4, 5]);
+        assert_eq!(get(4).cos.id(), first.cos.id());
+        let fresh = Rotation::new(&[2, 4, 4], 3, (2, 4), &Device::Cpu).unwrap();
+        assert_eq!(fresh.sin.to_vec2::<f32>().unwrap(), first.sin.to_vec2::<f32>().unwrap());
+        (5..5 + Rotations::KEPT).for_each(|columns| drop(get(columns)));
+        assert_ne!(get(4).cos.id(), first.cos.id());
+        assert_eq!(rotations.0.lock().unwrap().len(), Rotations::KEPT);
     }
 }

@@ -7,12 +7,12 @@ mod embedding;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use self::{
-    attention::Rotation,
+    attention::Rotations,
     blocks::{DoubleBlock, PlainNorm, SingleBlock},
     embedding::{Embedding, waves},
 };
 use super::config::TransformerConfig;
-use crate::diffusion::{DiffusionError, checkpoint::Scope, layers::Linear};
+use crate::diffusion::{DiffusionError, checkpoint::Scope, layers::Linear, ops};
 
 /// The network.
 pub struct FluxTransformer {
@@ -29,6 +29,7 @@ pub struct FluxTransformer {
     norm: PlainNorm,
     modulation: Linear,
     out: Linear,
+    rotations: Rotations,
 }
 
 /// What one pass takes; `batch` samples of one size.
@@ -78,6 +79,7 @@ impl FluxTransformer {
             norm,
             modulation: Linear::load(&at.at("norm_out.linear"), width, 2 * width)?,
             out: Linear::load(&at.at("proj_out"), width, config.in_channels)?,
+            rotations: Rotations::default(),
             device: device.clone(),
             dtype,
             config,
@@ -95,7 +97,8 @@ impl FluxTransformer {
         let mut picture = self.picture_in.forward(&input.latents.to_dtype(self.dtype)?)?;
         let mut text = self.text_in.forward(&input.text.to_dtype(self.dtype)?)?;
         let condition = self.condition(input)?.silu()?;
-        let rotation = Rotation::new(&self.config.axes, words, input.grid, &self.device)?;
+        let rotation = self.rotations.get(&self.config.axes, (words, input.grid), &self.device)?;
+        let _uploads = ops::keep_uploads(&self.device);
         for block in &self.double {
             (picture, text) = block.forward(&picture, &text, &condition, &rotation)?;
         }

@@ -1,0 +1,80 @@
+//! A model that is brought into memory for a waiting job, on a thread of its own: running jobs go on meanwhile.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    EngineError, GenerationRequest, InferencePipeline,
+    running_job::{end_early, guarded},
+};
+use crate::models::{Held, Reserved};
+
+/// How long the engine waits for a model at a time, when it has nothing else to do.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A waiting job, and the loading of its model. It has a slot.
+pub(super) struct Loading {
+    /// None when the job has ended since.
+    request: Option<GenerationRequest>,
+    model: mpsc::Receiver<Result<Held, EngineError>>,
+}
+
+/// How far it is.
+pub(super) enum Look {
+    /// The model is still on its way.
+    Goes(Loading),
+    /// The job can begin, or its model cannot be loaded.
+    Done(GenerationRequest, Result<Held, EngineError>),
+    /// The job ended before its model was there.
+    Ended,
+}
+
+impl Loading {
+    /// Begins to load the model of this job into the room that was taken for it.
+    pub(super) fn begin(
+        pipeline: &Arc<InferencePipeline>,
+        request: GenerationRequest,
+        reserved: Reserved,
+    ) -> Self {
+        let (sender, model) = mpsc::channel();
+        let (shared, reserved) = (Arc::clone(pipeline), Arc::new(Mutex::new(Some(reserved))));
+        let load = move |shared: &InferencePipeline, reserved: &Mutex<Option<Reserved>>| {
+            let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(reserved) = reserved {
+                // Nobody waits for it any more when the engine has ended.
+                drop(sender.send(guarded(|| shared.load_reserved(reserved))));
+            }
+        };
+        let there = (load.clone(), Arc::clone(&reserved));
+        let started =
+            thread::Builder::new().name("model loader".into()).spawn(move || there.0(&shared, &there.1));
+        if let Err(error) = started {
+            tracing::warn!(%error, "there is no thread for loading a model: running jobs wait for it");
+            load(pipeline, &reserved);
+        }
+        Self { request: Some(request), model }
+    }
+
+    /// Looks whether the model is there; waits for it a little when there is nothing else to do.
+    pub(super) fn look(mut self, idle: bool) -> Look {
+        self.request = self.request.and_then(end_early);
+        let patience = if idle { LOOK_EVERY } else { Duration::ZERO };
+        match self.model.recv_timeout(patience) {
+            Ok(held) => match self.request {
+                Some(request) => Look::Done(request, held),
+                None => Look::Ended,
+            },
+            Err(mpsc::RecvTimeoutError::Timeout) => Look::Goes(self),
+            Err(mpsc::RecvTimeoutError::Disconnected) => match self.request {
+                Some(request) => Look::Done(
+                    request,
+                    Err(EngineError::Panicked("the thread that loaded the model is gone".into())),
+                ),
+                None => Look::Ended,
+            },
+        }
+    }
+}
