@@ -101,7 +101,7 @@ async fn the_keeper_draws_transforms_and_repaints_a_picture() {
 async fn a_result_on_s3_is_fetched_by_its_presigned_url() {
     let (logs, prefix) = (TempDir::new().unwrap(), prefix());
     let nats = NatsServer::shared().url();
-    let s3 = S3Server::s3s();
+    let s3 = S3Server::rclone();
     s3.bucket("pictures");
     let store = "s3://pictures/pool-a";
     let queen = QueenProcess::start_with(&nats, &prefix, store, &[], s3.environment());

@@ -29,7 +29,7 @@ fn image(job: &str) -> Key {
 
 #[tokio::test]
 async fn a_presigned_url_gives_a_stranger_the_bytes_the_type_and_the_job() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pictures");
     let store = server.store("s3://pictures/pool/one");
     store.check().await.unwrap();
@@ -47,14 +47,15 @@ async fn a_presigned_url_gives_a_stranger_the_bytes_the_type_and_the_job() {
     let other = url.replace("/j1/", "/j2/");
     assert_eq!(reqwest::get(&other).await.unwrap().status(), 403, "the URL is for that object alone");
     let unsigned = url.split('?').next().unwrap();
-    assert_eq!(reqwest::get(unsigned).await.unwrap().status(), 403, "without a signature nothing is given");
+    // What is not signed at all is a bad request to this server.
+    assert_eq!(reqwest::get(unsigned).await.unwrap().status(), 400, "without a signature nothing is given");
     let longer = url.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200");
     assert_eq!(reqwest::get(&longer).await.unwrap().status(), 403, "its time cannot be made longer");
 }
 
 #[tokio::test]
 async fn a_key_that_a_client_names_stays_below_the_prefix() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let (mine, other) = (server.store("s3://pool/mine"), server.store("s3://pool/other"));
     let key = Key::input(b"theirs");
@@ -73,7 +74,7 @@ async fn a_key_that_a_client_names_stays_below_the_prefix() {
 
 #[tokio::test]
 async fn an_object_is_read_back_and_overwritten() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let store = server.store("s3://pool");
     let key = image("j");
@@ -92,11 +93,11 @@ async fn an_object_is_read_back_and_overwritten() {
 
 #[tokio::test]
 async fn what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted() {
-    let (s3s, moto) = (S3Server::s3s(), S3Server::moto());
-    s3s.bucket("pool");
+    let (rclone, moto) = (S3Server::rclone(), S3Server::moto());
+    rclone.bucket("pool");
     let made = reqwest::Client::new().put(format!("{}/pool", moto.endpoint())).send().await.unwrap();
     assert_eq!(made.status(), 200);
-    for server in [&s3s, &moto] {
+    for server in [&rclone, &moto] {
         let store = server.store("s3://pool/one");
         let job = JobId::new("j").unwrap();
         let gone = Key::Checkpoint { job: job.clone() };
@@ -111,7 +112,7 @@ async fn what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted() {
         assert_eq!(store.get(&stays, MIB).await.unwrap(), "x");
         store.delete(&Key::Checkpoint { job: JobId::new("never-there").unwrap() }).await.unwrap();
     }
-    let wrong = environment(&s3s.endpoint(), "another-secret");
+    let wrong = environment(&rclone.endpoint(), "another-secret");
     let stranger = Store::open_with(&StoreOptions::new("s3://pool/one"), wrong).unwrap();
     let error = stranger.delete(&image("j")).await.unwrap_err();
     assert!(matches!(error, StorageError::Denied { .. }), "{error}");
@@ -120,7 +121,7 @@ async fn what_is_deleted_is_gone_and_what_is_not_there_may_be_deleted() {
 
 #[tokio::test]
 async fn a_wrong_secret_is_said_and_not_shown() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let wrong = format!("{SECRET}-wrong");
     let options = StoreOptions::new("s3://pool");
@@ -169,7 +170,7 @@ async fn a_server_that_is_not_there_is_said_within_the_time() {
 
 #[tokio::test]
 async fn readers_get_a_url_of_the_endpoint_that_they_can_reach() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let mut options = StoreOptions::new("s3://pool");
     options.public_url = Some(format!("http://localhost:{}/", server.port));
@@ -185,7 +186,7 @@ async fn readers_get_a_url_of_the_endpoint_that_they_can_reach() {
 #[tokio::test]
 async fn what_fails_for_a_while_is_tried_again() {
     for fault in [Fault::Status(500), Fault::Status(503), Fault::Drop, Fault::LoseAnswer] {
-        let server = S3Server::s3s();
+        let server = S3Server::rclone();
         server.bucket("pool");
         let proxy = Proxy::start(server.port, fault, 2).await;
         let store = Store::open_with(&StoreOptions::new("s3://pool"), environment(&proxy.endpoint(), SECRET))

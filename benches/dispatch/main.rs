@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `requests` | jobs per second on `image.generate` with `stream: false`, through 64 slots with 64 requests under way |
 //! | `durable` | jobs per second from a full queue (`JOBS`), each with its events stored and its message settled |
-//! | `latency` | milliseconds of a job from its sending to its end, one at a time: as a request and through the queue, with a store in memory and one over S3 (s3s-fs); beside them the time that its PNG takes |
+//! | `latency` | milliseconds of a job from its sending to its end, one at a time: as a request and through the queue, with a store in memory and one over S3 (rclone); beside them the time that its PNG takes |
 //! | `gap` | milliseconds between two jobs in which the device of a worker with one slot has nothing to do |
 //!
 //! `SD_WORKER` names another worker to measure: a build to compare with.
@@ -159,7 +159,7 @@ async fn latency() {
         println!("latency, {size}x{size}: a PNG takes {:.2} ms of each", png_ms(size));
         latency_of(size, "memory://", &[]).await;
     }
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let environment = server.environment().into_iter().map(|(name, value)| format!("{name}={value}"));
     latency_of(512, "s3://pool", &environment.collect::<Vec<_>>()).await;

@@ -33,7 +33,7 @@ fn picture() -> Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_fault_signed_requests_pass() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let faults = faulty(&server).await;
     let store = store(&faults, Duration::from_secs(20));
@@ -48,7 +48,7 @@ async fn without_a_fault_signed_requests_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_fails_a_request_that_is_not_tried_again_and_is_counted() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let faults = faulty(&server).await;
     let open = store(&faults, Duration::from_secs(20));
@@ -74,7 +74,7 @@ async fn each_fault_fails_a_request_that_is_not_tried_again_and_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_is_dropped_has_been_made() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let faults = faulty(&server).await;
     let store = store(&faults, Duration::from_millis(1500));
@@ -89,7 +89,7 @@ async fn a_write_whose_answer_is_dropped_has_been_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_hangs_is_made_when_the_fault_is_lifted() {
-    let server = S3Server::s3s();
+    let server = S3Server::rclone();
     server.bucket("pool");
     let faults = faulty(&server).await;
     let store = store(&faults, Duration::from_secs(30));

@@ -104,7 +104,7 @@ impl World {
         let store = match &shape.folder {
             Some(folder) => StorePlace::Folder(folder.clone()),
             None => {
-                let server = S3Server::s3s();
+                let server = S3Server::rclone();
                 server.bucket(BUCKET.0);
                 let faults = S3Faults::start(server.endpoint(), Random::of(shape.seed, "s3")).await;
                 StorePlace::S3 { server, faults }

@@ -39,7 +39,7 @@ fn environment<'a>(s3: &'a [(String, String)], more: &[(&'a str, &'a str)]) -> V
 #[tokio::test]
 async fn a_pool_that_logs_everything_logs_no_secret() {
     let server = Server::with(&format!("authorization {{ user: alice, password: {PASSWORD} }}"));
-    let s3 = S3Server::s3s();
+    let s3 = S3Server::rclone();
     s3.bucket("pictures");
     let variables = s3.environment();
     let (nats, folder) = (server.url(), TempDir::new().unwrap());
@@ -83,7 +83,7 @@ async fn a_pool_that_logs_everything_logs_no_secret() {
 #[tokio::test]
 async fn what_cannot_be_reached_is_said_without_secrets() {
     let server = Server::with(&format!("authorization {{ token: {TOKEN}-right }}"));
-    let s3 = S3Server::s3s();
+    let s3 = S3Server::rclone();
     s3.bucket("pictures");
     let (right, nats) = (s3.environment(), server.url());
     let mut wrong = right.clone();

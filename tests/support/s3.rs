@@ -1,4 +1,4 @@
-//! S3 servers over HTTP: s3s-fs, which checks signatures, and moto, which checks that a bucket exists.
+//! S3 servers over HTTP: rclone, which checks signatures, and moto, which checks that a bucket exists.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -18,14 +18,15 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// s3s-fs: a bucket is a folder.
-    pub fn s3s() -> Self {
-        let program = program("s3s-fs", "S3S_FS");
+    /// rclone: a bucket is a folder, an object a file. It looks again at what it knew of a folder a millisecond ago.
+    pub fn rclone() -> Self {
+        let program = program("rclone", "RCLONE");
         Self::start(|port, data| {
-            let port = port.to_string();
+            let (address, keys) = (format!("127.0.0.1:{port}"), format!("{KEY},{SECRET}"));
             let arguments =
-                ["--host", "127.0.0.1", "--port", &port, "--access-key", KEY, "--secret-key", SECRET, data];
-            (program.clone(), arguments.map(str::to_owned).to_vec())
+                ["serve", "s3", "--addr", &address, "--auth-key", &keys, "--dir-cache-time", "1ms"];
+            let arguments = arguments.into_iter().chain(["--config", "", data]);
+            (program.clone(), arguments.map(str::to_owned).collect())
         })
     }
 
@@ -56,12 +57,12 @@ impl S3Server {
         panic!("no S3 server could be started");
     }
 
-    /// Where s3s-fs keeps its buckets, each object a file.
+    /// Where rclone keeps its buckets.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// Makes a bucket of s3s-fs.
+    /// Makes a bucket of rclone.
     pub fn bucket(&self, name: &str) {
         fs::create_dir_all(self.data().join(name)).expect("a bucket");
     }

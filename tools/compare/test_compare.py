@@ -1,4 +1,4 @@
-"""Both scripts from end to end on a CPU, with the small checkpoints of the tests: `python -m unittest` in this folder.
+"""compare.py from end to end, with the small checkpoints of the tests: `python -m unittest` in this folder.
 
 OURS=PROGRAM names the benchmark `parts`; without it, it is built in release."""
 
@@ -12,7 +12,6 @@ import unittest
 from pathlib import Path
 
 import compare
-import gpu
 import peers
 
 CHECKPOINTS = peers.ROOT / "tests/data/parity"
@@ -48,32 +47,6 @@ class Scripts(unittest.TestCase):
                 self.assertLess(float(row[2]), 1e-4, row)
         self.assertRegex(done.stdout, r"Peak memory: ours \d+\.\d+ GiB, PyTorch \d+\.\d+ GiB, OpenVINO \d+\.\d+ GiB")
 
-    def test_the_script_for_a_gpu_checks_and_times_on_a_cpu(self) -> None:
-        for kind in ("text", "xl"):
-            with self.subTest(kind):
-                done = self.script(
-                    "gpu.py", "--device", "cpu", "--dtype", "f32", "--model", f"{kind}={CHECKPOINTS / kind}:64",
-                    "--batches", "1,2", "--steps", "1", "--check-steps", "2", "--rounds", "1", "--no-compile")
-                self.assertEqual(done.returncode, 0, done.stderr)
-                checked = self.rows(done.stdout, "ours, f32") + self.rows(done.stdout, "diffusers, f32")
-                for row in checked:
-                    self.assertLess(float(row[1]), 0.02, row)
-                times = self.rows(done.stdout, "ours (cpu, f32)") + self.rows(done.stdout, "diffusers |")
-                self.assertEqual([row[1] for row in times], ["1", "2", "1", "2"], done.stdout)
-                for row in times:
-                    self.assertGreater(float(row[3].split()[0]), 0.0, row)
-
-    def test_a_picture_that_is_far_off_is_seen(self) -> None:
-        allowed, gpu.TOLERANCES["f32"] = gpu.TOLERANCES["f32"], -1.0
-        self.addCleanup(gpu.TOLERANCES.update, f32=allowed)
-        with tempfile.TemporaryDirectory() as folder:
-            sys.argv = [
-                "gpu.py", folder, "--ours", str(self.program), "--device", "cpu", "--dtype", "f32", "--batches", "1",
-                "--model", f"text={CHECKPOINTS / 'text'}:64", "--steps", "1", "--check-steps", "1", "--rounds", "1",
-                "--no-compile"]
-            with self.assertRaisesRegex(SystemExit, "farther"):
-                gpu.main()
-
 
 class Peers(unittest.TestCase):
     def test_what_a_peer_cannot_do_is_an_error_with_its_reason(self) -> None:
@@ -82,6 +55,14 @@ class Peers(unittest.TestCase):
         with self.assertRaisesRegex(peers.PeerError, "ours: `nonsense` is no part"):
             peer.ask("nonsense")
         self.assertGreater(peer.ask("text")["seconds"], 0.0)
+
+    def test_a_peer_that_takes_too_long_is_ended(self) -> None:
+        peer = peers.Peer("slow", ["sh", "-c", "echo '{}'; exec sleep 60"], 1)
+        self.addCleanup(peer.close)
+        with self.assertRaisesRegex(peers.PeerError, "slow did not answer within 0 s"):
+            peer.ask("draw", 0.1)
+        with self.assertRaises(peers.PeerError):
+            peer.ask("draw", 10)
 
     def test_a_peer_that_does_not_start_is_an_error_with_its_reason(self) -> None:
         with self.assertRaisesRegex(peers.PeerError, "no such folder"):
@@ -92,13 +73,6 @@ class Figures(unittest.TestCase):
     def test_a_ratio_has_the_spread_of_its_rounds(self) -> None:
         self.assertEqual(compare.ratio([1.0, 2.0, 3.0], [2.0, 4.0, 3.0]), "0.67 (0.50 to 1.00)")
         self.assertEqual(compare.spread([3.0, 1.0, 2.0]), "2.00 (1.00 to 3.00)")
-
-    def test_what_did_not_run_has_its_reason_in_the_table(self) -> None:
-        one = [dict(begin=1.0, steps=2.0, finish=1.0)]
-        self.assertIn("out of memory", gpu.row("diffusers", 16, "out of memory", one, 20))
-        self.assertEqual(
-            gpu.row("ours", 2, one, one, 20),
-            "| ours | 2 | 10.00 (10.00 to 10.00) | 0.500 (0.500 to 0.500) | 1.00 (1.00 to 1.00) | 1.00 |")
 
 
 if __name__ == "__main__":
