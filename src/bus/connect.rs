@@ -173,9 +173,9 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, BusErr
 /// As [`connect`], with the connection's state.
 pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusError> {
     let servers = options.servers()?;
-    // NATS and the HTTP client bring a cryptographic library each, and rustls does not choose between two. An error says
-    // that somebody has chosen before.
-    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
+    // rustls does not choose between cryptographic libraries where a crate brings a second one. An error says that
+    // somebody has chosen before.
+    let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut logged: Option<Instant> = None;
     loop {
         let error = match attempt(options, name, servers.clone()).await? {

@@ -4,7 +4,9 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod device;
+#[cfg(feature = "hub")]
 mod hub;
+mod hub_repo;
 mod loras;
 mod memory;
 mod model;
@@ -13,7 +15,9 @@ mod set;
 mod sim;
 mod source;
 
-pub use hub::{Hub, HubError, HubOptions, HubRepo};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, HubError, HubOptions};
+pub use hub_repo::HubRepo;
 pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
 pub use model::{Denoising, Limit, Model, ModelError, ModelInfo, Needs};

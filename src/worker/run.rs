@@ -17,7 +17,7 @@ use super::{
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
-    models::{Hub, HubError, HubOptions, ModelError, ModelOptions, ModelSource, Origin},
+    models::{ModelError, ModelOptions, ModelSource, Origin},
     storage::{StorageError, Store},
 };
 
@@ -34,8 +34,15 @@ pub enum StartError {
     #[error("--model: {0}")]
     Model(#[from] ModelError),
     /// A model of the hub.
+    #[cfg(feature = "hub")]
     #[error("--model: {0}")]
-    Hub(#[from] HubError),
+    Hub(#[from] crate::models::HubError),
+    /// A model of the hub, for a build that cannot fetch it.
+    #[cfg(not(feature = "hub"))]
+    #[error(
+        "--model {0}: this build was made without the feature `hub`: give it a folder, or build it with that feature"
+    )]
+    NoHub(crate::models::HubRepo),
     /// The store.
     #[error(transparent)]
     Store(#[from] StorageError),
@@ -182,18 +189,33 @@ async fn start(
 }
 
 /// Brings what is on the hub into folders.
-async fn fetch(sources: &[ModelSource], loading: &ModelOptions) -> Result<Vec<ModelSource>, HubError> {
+async fn fetch(sources: &[ModelSource], loading: &ModelOptions) -> Result<Vec<ModelSource>, StartError> {
     let mut fetched = Vec::with_capacity(sources.len());
     for source in sources {
         fetched.push(match source.origin() {
-            Origin::Hub(repo) => {
-                let hub = Hub::new(HubOptions::from_environment())?;
-                source.in_folder(hub.fetch(repo, loading.precision).await?)
-            }
+            Origin::Hub(repo) => source.in_folder(fetch_repo(repo, loading).await?),
             Origin::Folder(_) | Origin::File(_) | Origin::Sim(_) => source.clone(),
         });
     }
     Ok(fetched)
+}
+
+#[cfg(feature = "hub")]
+async fn fetch_repo(
+    repo: &crate::models::HubRepo,
+    loading: &ModelOptions,
+) -> Result<std::path::PathBuf, StartError> {
+    use crate::models::{Hub, HubOptions};
+
+    Ok(Hub::new(HubOptions::from_environment())?.fetch(repo, loading.precision).await?)
+}
+
+#[cfg(not(feature = "hub"))]
+async fn fetch_repo(
+    repo: &crate::models::HubRepo,
+    _: &ModelOptions,
+) -> Result<std::path::PathBuf, StartError> {
+    Err(StartError::NoHub(repo.clone()))
 }
 
 /// Heartbeat and discovery, and the task that keeps them up to date.

@@ -4,7 +4,7 @@
 
 
 Saves the checkpoint in f16, runs it in f32, and prints seconds and peak memory of diffusers. What it made is compared by
-`PARITY_REAL=OUTPUT_FOLDER cargo test --test parity real_size -- --ignored --nocapture`. Nothing of it is committed: 2 and
+`PARITY_REAL=OUTPUT_FOLDER cargo test --test model parity::real_size -- --ignored --nocapture`. Nothing of it is committed: 2 and
 7 GB."""
 
 import gc

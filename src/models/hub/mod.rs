@@ -7,7 +7,6 @@
 mod cache;
 mod download;
 mod error;
-mod repo;
 mod selection;
 
 use std::{path::PathBuf, time::Duration};
@@ -16,7 +15,6 @@ use futures::TryStreamExt;
 use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel, repository::RepoTreeEntry};
 
 pub use error::HubError;
-pub use repo::HubRepo;
 
 use self::{
     cache::{RepoCache, is_commit},
@@ -24,6 +22,7 @@ use self::{
     error::status_of,
     selection::INDEX,
 };
+use super::HubRepo;
 use crate::diffusion::Precision;
 
 /// How long a download may go without a byte.

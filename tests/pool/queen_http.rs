@@ -1,17 +1,15 @@
 //! What queen answers over HTTP: what is refused, what is the same job, where a job is sent, how it all ends.
 
-mod support;
-
 use std::time::Duration;
 
-use sd_worker_rbee::storage::{Key, StoredResult};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     fake_pool::{Pool, generation, with},
     fake_worker::complete,
     nats::NatsServer,
     queen::{QueenProcess, types},
 };
+use sd_worker_rbee::storage::{Key, StoredResult};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn without_a_worker_a_job_is_refused_at_once() {

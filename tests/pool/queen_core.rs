@@ -1,16 +1,14 @@
 //! Queen and real workers, from POST to the picture.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     nats::{NatsServer, prefix},
     queen::{QueenProcess, types},
     worker::WorkerProcess,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const FAST: &str = "sim=sim://?step_ms=5&size=64";

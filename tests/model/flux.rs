@@ -1,11 +1,8 @@
 //! What a Flux model does with requests and with checkpoints that are not as they should be.
-#![cfg(feature = "worker")]
-
-#[path = "support/parity.rs"]
-mod support;
 
 use std::{fs, path::Path};
 
+use crate::support::{copy_folder, data};
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
@@ -15,7 +12,6 @@ use sd_worker_rbee::{
     models::ModelSource,
 };
 use serde_json::{Value, json};
-use support::{copy_folder, data};
 use tempfile::TempDir;
 
 fn load(folder: &Path) -> Result<Flux, String> {

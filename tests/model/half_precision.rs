@@ -1,15 +1,11 @@
 //! Weights that are kept in half precision: how much memory they take, and what becomes of the picture.
-#![cfg(feature = "worker")]
-
-#[path = "support/parity.rs"]
-mod support;
 
 use std::fs;
 
+use crate::support::data;
 use candle_core::{DType, Device, safetensors};
 use image::RgbImage;
 use sd_worker_rbee::diffusion::{ImageSpec, Precision, Source, StableDiffusion};
-use support::data;
 
 fn draw(model: &StableDiffusion) -> RgbImage {
     let spec = ImageSpec {

@@ -1,19 +1,17 @@
 //! What is computed here against what diffusers computed (`tools/parity` wrote it down): modules, noise, whole runs.
-#![cfg(feature = "worker")]
 
 mod both_paths;
 mod families;
 mod matrix;
 mod real_size;
-mod runs;
-#[path = "../support/parity.rs"]
-mod support;
+pub mod runs;
 
+use crate::support;
+use crate::support::{Golden, data, model, text_encoder};
 use candle_core::{DType, Device, Tensor};
 use runs::{MODULE, check_runs, close};
 use sd_worker_rbee::diffusion::{Conditioning, StableDiffusion, TorchRng};
 use serde::Deserialize;
-use support::{Golden, data, model, text_encoder};
 
 #[derive(Deserialize)]
 struct TokensCase {

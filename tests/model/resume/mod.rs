@@ -1,10 +1,7 @@
 //! A job put down between two steps goes on in another worker, bit for bit, and computes no step twice.
-#![cfg(feature = "worker")]
 
 mod engine;
 mod pictures;
-#[path = "../support/parity.rs"]
-mod support;
 mod tampered;
 
 use candle_core::{DType, Device};
@@ -26,7 +23,7 @@ const SLOW: &str = "slow=sim://?step_ms=60&size=64";
 fn open(model: &str) -> InferencePipeline {
     let model = match model.starts_with("sim:") {
         true => model.to_owned(),
-        false => support::data(model).display().to_string(),
+        false => crate::support::data(model).display().to_string(),
     };
     let sources = [format!("{MODEL}={model}"), SLOW.to_owned()];
     let sources: Vec<ModelSource> = sources.iter().map(|source| source.parse().unwrap()).collect();

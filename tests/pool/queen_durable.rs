@@ -1,9 +1,14 @@
 //! Durable jobs through queen, over a real nats-server: queens that die, queens side by side, NATS that is started again.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    fake_durable::DurablePool,
+    fake_pool::{generation, is_error, with},
+    fake_worker::{FakeWorker, complete},
+    nats::NatsServer,
+    queen::{Line, QueenProcess, lines, types},
+};
 use futures::StreamExt;
 use sd_worker_rbee::{
     bus::{AppendError, EventLog, StreamOptions, Streams},
@@ -11,13 +16,6 @@ use sd_worker_rbee::{
     storage::Key,
 };
 use serde_json::{Value, json};
-use support::{
-    fake_durable::DurablePool,
-    fake_pool::{generation, is_error, with},
-    fake_worker::{FakeWorker, complete},
-    nats::NatsServer,
-    queen::{Line, QueenProcess, lines, types},
-};
 
 const MODEL: [&str; 2] = ["--models", "m"];
 
@@ -621,7 +619,7 @@ async fn a_stream_that_is_another_is_refused_with_both() {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_queen-rbee"))
         .args(["--listen", "127.0.0.1:0", "--nats-url", &pool.url, "--subject-prefix", &pool.prefix])
         .args(["--store-url", "memory://"])
-        .args(support::fake_durable::SMALL)
+        .args(crate::support::fake_durable::SMALL)
         .output()
         .await
         .unwrap();

@@ -1,16 +1,12 @@
 //! One picture from request to pixels: what is refused, what is kept, and what a batch may not change.
-#![cfg(feature = "worker")]
 
-#[path = "support/parity.rs"]
-mod support;
-
+use crate::support::{data, model, picture};
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::ErrorCode,
     diffusion::{DiffusionError, ImageSpec, Source, StableDiffusion},
 };
-use support::{data, model, picture};
 
 fn spec(source: Source) -> ImageSpec {
     ImageSpec { steps: 4, guidance_scale: 5.0, seed: 1, ..ImageSpec::new("a red circle", source) }

@@ -1,8 +1,5 @@
 //! Workers as they are run: real processes on a real nats-server, with the simulated model.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bad_input;
 mod durable;
 mod http;

@@ -1,7 +1,5 @@
 //! The store against real S3 servers over HTTP, with an HTTP client of its own on the reading side.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -10,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::s3::{S3Server, SECRET, environment};
 use bytes::Bytes;
 use sd_worker_rbee::{
     contract::{ErrorCode, JobId, OutputFormat},
     storage::{Key, StorageError, Store, StoreOptions},
 };
-use support::s3::{S3Server, SECRET, environment};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -157,7 +155,7 @@ async fn a_bucket_that_is_missing_is_named() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_said_within_the_time() {
-    let port = support::process::free_port();
+    let port = crate::support::process::free_port();
     let mut options = StoreOptions::new("s3://pool");
     options.store_timeout = Duration::from_secs(4);
     let store = Store::open_with(&options, environment(&format!("http://127.0.0.1:{port}"), SECRET)).unwrap();

@@ -1,12 +1,9 @@
 //! What prompts become, against what transformers' tokenizer and an implementation of A1111's rules in Python made of
 //! them (`tools/parity/prompts.py`), with CLIP's real vocabulary; and what holds for any text.
-#![cfg(feature = "worker")]
 
-#[path = "support/clip.rs"]
-mod clip;
-#[path = "support/parity.rs"]
-mod support;
+use crate::clip;
 
+use crate::support::{Golden, data, model, picture, relative_l2, text_encoder};
 use candle_core::Tensor;
 use proptest::prelude::*;
 use sd_worker_rbee::{
@@ -18,7 +15,6 @@ use sd_worker_rbee::{
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use support::{Golden, data, model, picture, relative_l2, text_encoder};
 
 /// Relative L2 error of text embeddings.
 const MODULE: f64 = 1e-4;

@@ -1,8 +1,5 @@
 //! What SECURITY.md says is defended, on real servers with real processes.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod permissions;
 mod processes;
 mod queen;

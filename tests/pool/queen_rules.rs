@@ -1,20 +1,18 @@
 //! What queen makes of a pool, over a real nats-server and with a worker of which the test decides every word.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{
+    fake_pool::{Pool, generation, is_error, with},
+    fake_worker::complete,
+    queen::types,
+};
 use futures::StreamExt;
 use sd_worker_rbee::{
     contract::{ErrorCode, Event, EventKind},
     storage::StoredResult,
 };
 use serde_json::{Value, json};
-use support::{
-    fake_pool::{Pool, generation, is_error, with},
-    fake_worker::complete,
-    queen::types,
-};
 
 #[tokio::test]
 async fn every_stream_of_a_job_has_every_event_and_the_picture() {

@@ -1,15 +1,11 @@
 //! Damaged and foreign checkpoints: each is refused with an error that names the file and the key.
-#![cfg(feature = "worker")]
-
-#[path = "support/parity.rs"]
-mod support;
 
 use std::{fs, path::PathBuf};
 
+use crate::support::{copy_folder, data};
 use candle_core::{DType, Device};
 use sd_worker_rbee::diffusion::{Checkpoint, StableDiffusion};
 use serde_json::{Value, json};
-use support::{copy_folder, data};
 use tempfile::TempDir;
 
 const UNET_WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";

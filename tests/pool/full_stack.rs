@@ -1,22 +1,20 @@
 //! The main job, whole, with real processes: keeper → queen → NATS → worker → candle → store → picture.
 
-mod support;
-
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
-use image::{GrayImage, Luma, RgbImage};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     nats::{NatsServer, prefix},
     process::Leashed,
     queen::{QueenProcess, types},
     s3::S3Server,
     worker::WorkerProcess,
 };
+use image::{GrayImage, Luma, RgbImage};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-shapes");

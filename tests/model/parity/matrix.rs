@@ -1,6 +1,6 @@
 //! Every family with every scheduler: where the latents end, and the pictures that both ends decode to.
 //!
-//! `cargo test --test parity every_family -- --nocapture` prints the table of `docs/models.md`.
+//! `cargo test --test model parity::every_family -- --nocapture` prints the table of `docs/models.md`.
 
 use std::collections::BTreeMap;
 

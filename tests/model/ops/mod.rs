@@ -2,7 +2,6 @@
 //!
 //! Kernels sum in another order than candle does. A sum of n products of numbers around 1 is off by about
 //! sqrt(n) * 2^-24 in f32; the tolerances below are some ten times that for the largest n that is drawn.
-#![cfg(feature = "worker")]
 
 mod attention;
 mod convolution;

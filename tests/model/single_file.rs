@@ -1,17 +1,13 @@
 //! Checkpoints in one file of the original layout, against what diffusers' `from_single_file` reads from the same
 //! files (`tools/parity/single_file.py`), and files that are damaged or of another kind.
-#![cfg(feature = "worker")]
-
-#[path = "support/parity.rs"]
-mod support;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use crate::support::{Golden, data, picture, relative_l2};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::diffusion::{Checkpoint, ImageSpec, Source, StableDiffusion};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::{Golden, data, picture, relative_l2};
 use tempfile::TempDir;
 
 const FAMILIES: [&str; 5] = ["sd1", "sd1_inpainting", "sd2", "xl_base", "xl_refiner"];

@@ -1,21 +1,14 @@
 //! Pictures that share passes: on the CPU each has the bits that it has alone, whoever joins and leaves.
-#![cfg(feature = "worker")]
-
-#[path = "parity/runs.rs"]
-#[allow(dead_code)]
-mod runs;
-#[path = "support/parity.rs"]
-mod support;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::parity::runs::lora;
+use crate::support::model;
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use runs::lora;
 use sd_worker_rbee::{
     contract::{GuidanceInterval, PromptSyntax},
     diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
 };
-use support::model;
 
 /// Environment variable with the seed of a run that is to be repeated.
 const SEED: &str = "BATCHING_SEED";

@@ -1,9 +1,6 @@
 //! Flux.1 as computed here against what diffusers and transformers computed (`tools/parity/flux.py` wrote it down).
-#![cfg(feature = "worker")]
 
-#[path = "support/parity.rs"]
-mod support;
-
+use crate::support::{Golden, data, picture, relative_l2};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5;
@@ -12,7 +9,6 @@ use sd_worker_rbee::diffusion::{
     flux::{Flux, FluxDenoising, TransformerInput},
 };
 use serde::Deserialize;
-use support::{Golden, data, picture, relative_l2};
 
 /// Relative L2 error of one module, and of latents after several steps.
 const MODULE: f64 = 1e-4;

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use sd_worker_rbee::diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::support::{Golden, data, model, picture, relative_l2};
+use crate::support::{Golden, data, model, picture, relative_l2};
 
 /// Relative L2 error of one module, and of latents after several steps with guidance.
 pub const MODULE: f64 = 1e-4;

@@ -1,17 +1,13 @@
 //! LoRA files that cannot be used: the error names the request's field, the file, the key, what was expected and found.
-#![cfg(feature = "worker")]
-
-#[path = "support/parity.rs"]
-mod support;
 
 use std::{collections::HashMap, path::Path};
 
+use crate::support::{data, model};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
     contract::ErrorCode,
     diffusion::{DiffusionError, ImageSpec, LoraSpec, Source},
 };
-use support::{data, model};
 use tempfile::TempDir;
 
 /// A layer of the checkpoint `text`: 16 in, 16 out.

@@ -1,21 +1,14 @@
 //! LoRAs: pictures as diffusers draws them with every format of file, the model untouched after, files kept warm.
-#![cfg(feature = "worker")]
-
-#[path = "parity/runs.rs"]
-#[allow(dead_code)]
-mod runs;
-#[path = "support/parity.rs"]
-mod support;
 
 use std::path::Path;
 
+use crate::parity::runs::{check_runs, lora};
+use crate::support::{data, model};
 use image::RgbImage;
-use runs::{check_runs, lora};
 use sd_worker_rbee::{
     diffusion::{DType, Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
     engine::InferencePipeline,
 };
-use support::{data, model};
 use tempfile::TempDir;
 
 fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
@@ -110,7 +103,7 @@ fn a_picture_with_a_lora_goes_on_from_what_was_written_down() {
     let mut job = model.begin(&spec).unwrap();
     model.advance(&mut [&mut job]).unwrap();
     let written = serde_json::to_string(&job.progress()).unwrap();
-    let mut again = support::model("text").begin(&spec).unwrap();
+    let mut again = crate::support::model("text").begin(&spec).unwrap();
     again.resume(serde_json::from_str(&written).unwrap()).unwrap();
     assert_eq!(finish(&model, again), finish(&model, job));
 }

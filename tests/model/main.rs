@@ -1,0 +1,22 @@
+//! Pictures and what they are made with: one program, a module for each area. `cargo test --test model loras::` runs one.
+#![cfg(feature = "worker")]
+
+#[path = "../support/clip.rs"]
+mod clip;
+#[path = "../support/parity.rs"]
+mod support;
+
+mod bad_loras;
+mod batching;
+mod checkpoints;
+mod flux;
+mod generation;
+mod half_precision;
+mod loras;
+mod ops;
+mod parity;
+mod parity_flux;
+mod pictures;
+mod prompts;
+mod resume;
+mod single_file;

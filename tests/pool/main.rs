@@ -1,0 +1,14 @@
+//! Real workers and queens over a real nats-server and S3 servers: one program, a module for each area.
+//! `cargo test --test pool queen_durable::` runs one.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod full_stack;
+mod queen_core;
+mod queen_durable;
+mod queen_http;
+mod queen_rules;
+mod security;
+mod storage_s3;
+mod worker_core;
