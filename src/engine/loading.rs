@@ -1,7 +1,7 @@
 //! A model that is brought into memory for a waiting job, on a thread of its own: running jobs go on meanwhile.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -40,20 +40,21 @@ impl Loading {
         reserved: Reserved,
     ) -> Self {
         let (sender, model) = mpsc::channel();
-        let (shared, reserved) = (Arc::clone(pipeline), Arc::new(Mutex::new(Some(reserved))));
-        let load = move |shared: &InferencePipeline, reserved: &Mutex<Option<Reserved>>| {
-            let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(reserved) = reserved {
+        // The room is handed over when the thread is there: without one it is still ours.
+        let (give, take) = mpsc::channel::<Reserved>();
+        let (shared, answer) = (Arc::clone(pipeline), sender.clone());
+        let load = move || {
+            if let Ok(reserved) = take.recv() {
                 // Nobody waits for it any more when the engine has ended.
-                drop(sender.send(guarded(|| shared.load_reserved(reserved))));
+                drop(answer.send(guarded(|| shared.load_reserved(reserved))));
             }
         };
-        let there = (load.clone(), Arc::clone(&reserved));
-        let started =
-            thread::Builder::new().name("model loader".into()).spawn(move || there.0(&shared, &there.1));
-        if let Err(error) = started {
-            tracing::warn!(%error, "there is no thread for loading a model: running jobs wait for it");
-            load(pipeline, &reserved);
+        match thread::Builder::new().name("model loader".into()).spawn(load) {
+            Ok(_) => drop(give.send(reserved)),
+            Err(error) => {
+                tracing::warn!(%error, "there is no thread for loading a model: running jobs wait for it");
+                drop(sender.send(guarded(|| pipeline.load_reserved(reserved))));
+            }
         }
         Self { request: Some(request), model }
     }

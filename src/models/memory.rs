@@ -2,7 +2,7 @@
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use super::model::{ModelError, Needs};
+use super::{ModelError, Needs};
 
 /// Bytes of a worker without models and pictures: the program, connections, tokenizers, input pictures, and what the
 /// system's allocator keeps.

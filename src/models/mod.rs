@@ -1,9 +1,10 @@
-//! Which checkpoints there are, where they come from, and which stay in memory. A model is a Stable Diffusion
-//! checkpoint, or a simulation.
+//! Which checkpoints there are, where they come from, and which stay in memory. A model is a
+//! checkpoint of Stable Diffusion or Flux, or a simulation.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod device;
+mod error;
 #[cfg(feature = "hub")]
 mod hub;
 mod hub_repo;
@@ -15,12 +16,13 @@ mod set;
 mod sim;
 mod source;
 
+pub use error::{Limit, ModelError};
 #[cfg(feature = "hub")]
 pub use hub::{Hub, HubError, HubOptions};
 pub use hub_repo::HubRepo;
 pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
-pub use model::{Denoising, Limit, Model, ModelError, ModelInfo, Needs};
+pub use model::{Denoising, Model, ModelInfo, Needs};
 pub use progress::{Progress, ProgressError};
 pub use set::{Held, ModelOptions, ModelSet, Reserved};
 pub use sim::{Sim, SimError};

@@ -1,0 +1,129 @@
+//! Why a model could not be loaded or could not draw.
+
+use super::{HubRepo, SimError, memory::human};
+use crate::{contract::ErrorCode, diffusion::DiffusionError};
+
+/// Why a model could not be loaded or could not draw.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A checkpoint.
+    #[error(transparent)]
+    Diffusion(#[from] DiffusionError),
+    /// A simulation.
+    #[error(transparent)]
+    Sim(#[from] SimError),
+    /// A repository of the hub that is not in a folder yet: a defect of the caller.
+    #[error("`{0}` was not fetched from the hub before it was to be loaded")]
+    NotFetched(HubRepo),
+    /// No model of that name; workers check this before a request is made.
+    #[error("`model`: this worker has no `{0}`")]
+    Unknown(String),
+    /// A model that can never be loaded here.
+    #[error(
+        "`{model}`: its weights take {} and at most {} may be used ({limit}): choose a smaller --dtype or model, or \
+         give it more memory",
+        human(*needed),
+        human(*available)
+    )]
+    TooLarge {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// What limits them.
+        limit: Limit,
+    },
+    /// A model that leaves no room for the pictures that jobs may ask for.
+    #[error(
+        "`{model}`: its weights take {}, computing a picture of {pixels} pixels (--max-pixels) up to {} beside them, and \
+         --memory-limit is {}: choose a smaller --dtype or model, {}or a higher limit",
+        human(*weights),
+        human(*beside),
+        human(*limit),
+        smaller_pictures(*possible)
+    )]
+    OverLimit {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        weights: u64,
+        /// Bytes of all else.
+        beside: u64,
+        /// The limit.
+        limit: u64,
+        /// The most pixels that a job may ask for.
+        pixels: u64,
+        /// The most that would fit; none where even the weights do not.
+        possible: Option<u64>,
+    },
+    /// A model that cannot be loaded now.
+    #[error(
+        "`{model}`: its weights take {} and {} are free now{}: try again, or give it more memory",
+        human(*needed),
+        human(*available),
+        busy_models(busy)
+    )]
+    NoRoom {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        needed: u64,
+        /// Bytes that are free after every idle model was put out.
+        available: u64,
+        /// Models that stay because jobs run with them.
+        busy: Vec<String>,
+    },
+    /// A picture was given to a model that did not begin it: a defect of the caller.
+    #[error("a picture was handed to a model that did not begin it")]
+    Foreign,
+}
+
+/// What limits the memory for weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The flag.
+    Flag,
+    /// What `--memory-limit` leaves beside the largest picture.
+    Memory,
+    /// What the machine, or its control group, has free.
+    Machine,
+    /// What the GPU has free.
+    Device,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "--model-memory",
+            Self::Memory => "--memory-limit, less what the largest picture takes",
+            Self::Machine => "free memory of this machine",
+            Self::Device => "free memory of this GPU",
+        })
+    }
+}
+
+fn busy_models(busy: &[String]) -> String {
+    if busy.is_empty() { String::new() } else { format!(" (jobs run with {})", busy.join(", ")) }
+}
+
+fn smaller_pictures(possible: Option<u64>) -> String {
+    possible.map(|pixels| format!("--max-pixels {pixels}, ")).unwrap_or_default()
+}
+
+impl ModelError {
+    /// The code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Diffusion(error) => error.code(),
+            Self::Sim(SimError::OutOfMemory)
+            | Self::TooLarge { .. }
+            | Self::OverLimit { .. }
+            | Self::NoRoom { .. } => ErrorCode::OutOfMemory,
+            Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
+            Self::Unknown(_) => ErrorCode::UnsupportedModel,
+            Self::Sim(SimError::Option { .. }) | Self::NotFetched(_) | Self::Foreign => ErrorCode::Internal,
+        }
+    }
+}
