@@ -52,6 +52,7 @@ impl HubRepo {
     }
 
     /// Its folder in the cache, in the layout that Python's huggingface_hub shares.
+    #[cfg(feature = "hub")]
     pub(super) fn cache_folder(&self) -> String {
         format!("models--{}--{}", self.organisation, self.name)
     }
