@@ -31,6 +31,10 @@ pub use result::StoredResult;
 /// What a start writes and reads back.
 const CHECK_TEXT: &[u8] = b"sd-worker-rbee writes this at start to see that the store can be used.\n";
 
+/// How often it is read until it is what was written, and the time between.
+const CHECK_READS: u32 = 5;
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
+
 /// The object store. Cheap to clone; clones share connections (and, of `memory://`, the objects).
 #[derive(Clone)]
 pub struct Store {
@@ -83,18 +87,35 @@ impl Store {
     pub async fn check(&self) -> Result<(), StorageError> {
         let tried = async {
             self.put(&Key::Check, Bytes::from_static(CHECK_TEXT), "text/plain").await?;
-            let read = self.get(&Key::Check, CHECK_TEXT.len() as u64).await?;
-            if read != CHECK_TEXT {
-                let reason = "it is not what was written".into();
-                return Err(StorageError::Malformed { key: Key::Check.path(), reason });
-            }
-            Ok(())
+            self.read_back().await
         };
         tried.await.map_err(|source: StorageError| StorageError::Check {
             location: self.location().to_owned(),
             hint: source.hint(),
             source: Box::new(source),
         })
+    }
+
+    /// Reads what was just written. Some servers replace an object in two moves (`rclone serve s3`): while another
+    /// process checks too, it may be away for a moment, or be there in part.
+    async fn read_back(&self) -> Result<(), StorageError> {
+        let mut tries = 0;
+        loop {
+            let failure = match self.get(&Key::Check, CHECK_TEXT.len() as u64).await {
+                Ok(read) if read == CHECK_TEXT => return Ok(()),
+                Ok(_) => {
+                    let reason = "it is not what was written".into();
+                    StorageError::Malformed { key: Key::Check.path(), reason }
+                }
+                Err(failure @ StorageError::NotFound { .. }) => failure,
+                Err(failure) => return Err(failure),
+            };
+            tries += 1;
+            if tries == CHECK_READS {
+                return Err(failure);
+            }
+            tokio::time::sleep(CHECK_PAUSE).await;
+        }
     }
 
     /// Writes an object, over an earlier one if there is one. On S3 it carries the media type, and the job's id

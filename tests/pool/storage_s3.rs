@@ -52,6 +52,21 @@ async fn a_presigned_url_gives_a_stranger_the_bytes_the_type_and_the_job() {
 }
 
 #[tokio::test]
+async fn processes_that_start_together_do_not_disturb_each_others_check() {
+    let server = S3Server::rclone();
+    server.bucket("pool");
+    let checks = (0..16).map(|_| {
+        let store = server.store("s3://pool/all");
+        async move {
+            for _ in 0..8 {
+                store.check().await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(checks).await;
+}
+
+#[tokio::test]
 async fn a_key_that_a_client_names_stays_below_the_prefix() {
     let server = S3Server::rclone();
     server.bucket("pool");
