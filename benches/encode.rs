@@ -13,7 +13,7 @@ use sd_worker_rbee::{
     contract::{Capability, Job, Limits, Operation},
     diffusion::{ImageSpec, Source},
     engine::Generated,
-    worker::encode::encode,
+    worker::pictures::encode,
 };
 
 const SIDE: u32 = 512;

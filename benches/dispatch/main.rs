@@ -29,7 +29,7 @@ use sd_worker_rbee::{
     contract::{Capability, Job, Limits, Operation},
     diffusion::{ImageSpec, Source},
     engine::Generated,
-    worker::encode::encode,
+    worker::pictures::encode,
 };
 use support::{nats::NatsServer, process::Leashed, s3::S3Server, worker::Pool};
 use tempfile::TempDir;

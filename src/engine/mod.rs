@@ -1,6 +1,5 @@
 //! Who computes next, and on which thread. One engine per device; nothing here knows NATS, HTTP or the store.
 
-mod checkpoint;
 mod generation_engine;
 mod loading;
 mod pipeline;
@@ -8,10 +7,11 @@ mod request;
 mod request_queue;
 mod running_job;
 mod sharing;
+mod snapshot;
 mod turns;
 
-pub use checkpoint::Checkpoint;
 pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};
 pub use pipeline::{InferencePipeline, PipelineError};
 pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};
 pub use request_queue::{EngineGone, RequestQueue, RequestReceiver};
+pub use snapshot::Snapshot;

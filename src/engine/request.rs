@@ -11,7 +11,7 @@ use std::{
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Checkpoint, PipelineError};
+use super::{PipelineError, Snapshot};
 use crate::{
     contract::{ErrorCode, JobId},
     diffusion::ImageSpec,
@@ -30,10 +30,10 @@ pub struct GenerationRequest {
     pub n: u32,
     /// Steps between previews; 0: none.
     pub preview_every: u32,
-    /// Time between two checkpoints; none: it gives none.
-    pub checkpoint_every: Option<Duration>,
+    /// Time between two snapshots; none: it gives none.
+    pub snapshot_every: Option<Duration>,
     /// What it goes on from. One that is not of this job is logged, and the job starts over.
-    pub resume: Option<Checkpoint>,
+    pub resume: Option<Snapshot>,
     /// When the worker received the job.
     pub received: Instant,
     /// When its time is out.
@@ -50,7 +50,7 @@ pub struct GenerationRequest {
 /// the slot is free by then.
 #[derive(Debug)]
 pub enum GenerationResponse {
-    /// It goes on from its checkpoint; before anything else.
+    /// It goes on from its snapshot; before anything else.
     Resumed {
         /// Steps, over all pictures, that are not computed again.
         step: u32,
@@ -71,9 +71,9 @@ pub enum GenerationResponse {
         /// At most 256 pixels a side.
         image: RgbImage,
     },
-    /// What another engine would go on from, as the last step left it: every `checkpoint_every`, and before
+    /// What another engine would go on from, as the last step left it: every `snapshot_every`, and before
     /// `Cancelled` when a step was done. A copy of numbers: it is encoded by whoever keeps it.
-    Checkpoint(Checkpoint),
+    Snapshot(Snapshot),
     /// A picture is finished.
     Image(Generated),
     /// Every picture was sent.
@@ -195,7 +195,7 @@ pub(super) mod tests {
             },
             n: 1,
             preview_every: 0,
-            checkpoint_every: None,
+            snapshot_every: None,
             resume: None,
             received: Instant::now(),
             deadline: Instant::now() + Duration::from_secs(60),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Checkpoint, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse,
-    InferencePipeline, PipelineError,
+    EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse, InferencePipeline,
+    PipelineError, Snapshot,
 };
 use crate::{
     contract::ErrorCode,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Pictures of one job that are drawn together at most, where the model shares passes among them. What each keeps
-/// between steps counts towards the size of a checkpoint.
+/// between steps counts towards the size of a snapshot.
 pub(super) const MOST_TOGETHER: usize = 8;
 
 /// A job between two steps.
@@ -29,8 +29,8 @@ pub(super) struct RunningJob {
     first: u32,
     /// Pictures that are drawn together, in their order: one at least. They have the same steps.
     pictures: Vec<Denoising>,
-    /// When it last gave a checkpoint, or began.
-    last_checkpoint: Instant,
+    /// When it last gave a snapshot, or began.
+    last_snapshot: Instant,
     timings: EngineTimings,
     warnings: Vec<String>,
 }
@@ -47,7 +47,7 @@ pub(super) fn end_early(request: GenerationRequest) -> Option<GenerationRequest>
 }
 
 impl RunningJob {
-    /// Begins its first pictures, or goes on from its checkpoint. `None` when that failed; the job has had its response.
+    /// Begins its first pictures, or goes on from its snapshot. `None` when that failed; the job has had its response.
     pub(super) fn begin(
         pipeline: &InferencePipeline,
         mut request: GenerationRequest,
@@ -69,13 +69,13 @@ impl RunningJob {
         });
         match begun {
             Ok((held, goes_on, first, pictures)) => {
-                let last_checkpoint = Instant::now();
+                let last_snapshot = Instant::now();
                 let mut job = Self {
                     request,
                     _held: held,
                     first,
                     pictures,
-                    last_checkpoint,
+                    last_snapshot,
                     timings,
                     warnings: Vec::new(),
                 };
@@ -98,8 +98,8 @@ impl RunningJob {
             return Some(self);
         };
         let cancelled = matches!(response, GenerationResponse::Cancelled { step } if step > 0);
-        if cancelled && self.request.checkpoint_every.is_some() {
-            self.send_checkpoint();
+        if cancelled && self.request.snapshot_every.is_some() {
+            self.send_snapshot();
         }
         self.end(response)
     }
@@ -110,7 +110,7 @@ impl RunningJob {
     }
 
     /// What follows from a step of some of its pictures, with each of them one further or the step failed: progress,
-    /// preview, checkpoint, the end. `took` is the time of the pass, which other jobs may have shared.
+    /// preview, snapshot, the end. `took` is the time of the pass, which other jobs may have shared.
     pub(super) fn after_step(
         mut self,
         pipeline: &InferencePipeline,
@@ -169,9 +169,9 @@ impl RunningJob {
             let image = guarded(|| pipeline.preview(&self.request.model, picture))?;
             self.send(GenerationResponse::Preview { step, total, image });
         }
-        let due = |every| !drawn && self.last_checkpoint.elapsed() >= every;
-        if self.request.checkpoint_every.is_some_and(due) {
-            self.send_checkpoint();
+        let due = |every| !drawn && self.last_snapshot.elapsed() >= every;
+        if self.request.snapshot_every.is_some_and(due) {
+            self.send_snapshot();
         }
         self.timings.denoise += begun.elapsed();
         Ok(())
@@ -208,10 +208,10 @@ impl RunningJob {
         }
     }
 
-    fn send_checkpoint(&mut self) {
+    fn send_snapshot(&mut self) {
         let pictures = self.pictures.iter().map(Denoising::progress).collect();
-        self.send(GenerationResponse::Checkpoint(Checkpoint { index: self.first, pictures }));
-        self.last_checkpoint = Instant::now();
+        self.send(GenerationResponse::Snapshot(Snapshot { index: self.first, pictures }));
+        self.last_snapshot = Instant::now();
     }
 
     #[cfg(test)]
@@ -243,15 +243,15 @@ impl RunningJob {
     }
 }
 
-/// The pictures that a job's checkpoint is of, as they were, with the index of the first; none when there is no
-/// checkpoint, or it is not of this job.
+/// The pictures that a job's snapshot is of, as they were, with the index of the first; none when there is no
+/// snapshot, or it is not of this job.
 fn resume(
     pipeline: &InferencePipeline,
     request: &mut GenerationRequest,
 ) -> Result<Option<(u32, Vec<Denoising>)>, EngineError> {
-    let Some(checkpoint) = request.resume.take() else { return Ok(None) };
-    let first = checkpoint.index;
-    Ok(checkpoint.restore(pipeline, request)?.map(|pictures| (first, pictures)))
+    let Some(snapshot) = request.resume.take() else { return Ok(None) };
+    let first = snapshot.index;
+    Ok(snapshot.restore(pipeline, request)?.map(|pictures| (first, pictures)))
 }
 
 /// Begins picture `first` of the job, and those after it that the model draws together with it.

@@ -1,41 +1,27 @@
-//! One job from message to acknowledgement, and the worker around it.
+//! A worker: one job from the message to its end, and the process around it. The folders stand in the order of a job.
 //!
-//! `run` wires; `intake` takes messages, `job_router` reads and checks them, `job` runs one to its end,
-//! and `durable` settles those of the queue.
+//! | folder | what lives there |
+//! |---|---|
+//! | `process/` | the worker as a process: flags, start, HTTP, the end |
+//! | `take/` | which message next, whether this worker can do it, and what is refused |
+//! | `job/` | one job from its claim to its end: inputs, engine, pictures |
+//! | `own/` | whose a job is: claimed in its log, told, given back |
+//! | `resume/` | a job's state in the store, from which another worker goes on |
+//! | `shared/` | what all jobs share: identity, slots, the jobs held and what is told of each, counters |
+//!
+//! A folder uses those below it in this table only.
 
-pub mod checkpoint;
-mod checkpoints;
-mod context;
-mod dtype;
-mod durable;
-pub mod encode;
-mod http;
-mod http_server;
-mod infotext;
-pub mod inputs;
-mod intake;
 mod job;
-mod job_events;
-mod job_router;
-mod metrics;
-mod options;
-mod progress;
-mod registry;
-mod run;
-mod shutdown;
-mod slots;
-#[cfg(test)]
-mod standstill_tests;
-mod start;
+mod own;
+mod process;
+mod resume;
+mod shared;
+mod take;
 #[cfg(test)]
 mod testing;
-mod uploads;
 
-pub use context::{Context, Identity};
-pub use dtype::DtypeOption;
-pub use http::WorkerJobs;
-pub use job_router::{JobRouter, Refusal, Routed};
-pub use options::{OptionsError, WorkerOptions};
-pub use run::{StartError, run};
-pub use slots::{Permits, Slots};
-pub use start::start;
+pub use job::{inputs, pictures};
+pub use process::{DtypeOption, OptionsError, StartError, WorkerJobs, WorkerOptions, run, start};
+pub use resume::file as snapshot;
+pub use shared::{Context, Identity, Permits, Slots};
+pub use take::{JobRouter, Refusal, Routed};

@@ -1,4 +1,4 @@
-//! Engines that give checkpoints and engines that go on from them.
+//! Engines that give snapshots and engines that go on from them.
 
 use std::{
     io::Write,
@@ -10,8 +10,8 @@ use sd_worker_rbee::{
     contract::JobId,
     diffusion::{ImageSpec, Source},
     engine::{
-        CancelFlag, Checkpoint, EngineHandle, Generated, GenerationEngine, GenerationRequest,
-        GenerationResponse, RequestQueue,
+        CancelFlag, EngineHandle, Generated, GenerationEngine, GenerationRequest, GenerationResponse,
+        RequestQueue, Snapshot,
     },
     models::Progress,
 };
@@ -33,7 +33,7 @@ fn request(
         spec,
         n,
         preview_every: 0,
-        checkpoint_every: None,
+        snapshot_every: None,
         resume: None,
         received: Instant::now(),
         deadline: Instant::now() + Duration::from_secs(600),
@@ -82,13 +82,13 @@ fn pictures(got: Vec<GenerationResponse>) -> Vec<Generated> {
     got.into_iter().filter_map(picture).collect()
 }
 
-/// Runs a job of two pictures until a step of the second, and stops it: its checkpoint, and the steps done.
-async fn stopped_in_the_second(model: &str) -> (Checkpoint, u32) {
+/// Runs a job of two pictures until a step of the second, and stops it: its snapshot, and the steps done.
+async fn stopped_in_the_second(model: &str) -> (Snapshot, u32) {
     let (queue, mut engine) = engine(model);
     // Each step of the job waits for one of the simulation's: there is time to stop it.
     let (slow, _slow_responses, stop_slow) = request("slow", ImageSpec { steps: 10_000, ..text() }, 1);
     let (mut job, mut responses, cancel) = request(MODEL, ImageSpec { steps: 6, ..text() }, 2);
-    job.checkpoint_every = Some(Duration::from_secs(3600));
+    job.snapshot_every = Some(Duration::from_secs(3600));
     queue.add(slow).unwrap();
     queue.add(job).unwrap();
     drop(queue);
@@ -101,14 +101,14 @@ async fn stopped_in_the_second(model: &str) -> (Checkpoint, u32) {
     }
     stop_slow.set();
     engine.join().await.unwrap();
-    let checkpoints = got.iter().filter(|said| matches!(said, GenerationResponse::Checkpoint(_))).count();
-    assert_eq!(checkpoints, 1, "{model}: the hour had not passed");
+    let snapshots = got.iter().filter(|said| matches!(said, GenerationResponse::Snapshot(_))).count();
+    assert_eq!(snapshots, 1, "{model}: the hour had not passed");
     match (got.pop(), got.pop()) {
-        (Some(GenerationResponse::Cancelled { step }), Some(GenerationResponse::Checkpoint(checkpoint))) => {
-            assert_eq!(checkpoint.index, 1, "{model}");
-            (checkpoint, step)
+        (Some(GenerationResponse::Cancelled { step }), Some(GenerationResponse::Snapshot(snapshot))) => {
+            assert_eq!(snapshot.index, 1, "{model}");
+            (snapshot, step)
         }
-        said => panic!("{model}: the checkpoint does not come before the end: {said:?}"),
+        said => panic!("{model}: the snapshot does not come before the end: {said:?}"),
     }
 }
 
@@ -121,10 +121,10 @@ async fn a_job_stopped_in_its_second_picture_is_ended_by_another_engine_that_com
         let whole = pictures(whole);
         assert_ne!(whole[0].image, whole[1].image);
 
-        let (checkpoint, step) = stopped_in_the_second(model).await;
+        let (snapshot, step) = stopped_in_the_second(model).await;
         assert!((8..12).contains(&step), "{model}: {step}");
         let (mut job, responses, cancel) = request(MODEL, spec, 2);
-        job.resume = Some(carried(checkpoint).await);
+        job.resume = Some(carried(snapshot).await);
         let rest = all(model, (job, responses, cancel)).await;
         assert!(
             matches!(rest[0], GenerationResponse::Resumed { step: at } if at == step),
@@ -141,10 +141,10 @@ async fn a_job_stopped_in_its_second_picture_is_ended_by_another_engine_that_com
 }
 
 #[tokio::test]
-async fn every_step_but_a_picture_s_last_gives_a_checkpoint_when_its_time_has_passed() {
+async fn every_step_but_a_picture_s_last_gives_a_snapshot_when_its_time_has_passed() {
     let model = "sim://?step_ms=0&size=64";
     let at = |said: &GenerationResponse| match said {
-        GenerationResponse::Checkpoint(Checkpoint { index, pictures }) => match pictures[..] {
+        GenerationResponse::Snapshot(Snapshot { index, pictures }) => match pictures[..] {
             [Progress::Sim { step }] => Some((*index, step)),
             _ => panic!("{pictures:?}"),
         },
@@ -156,7 +156,7 @@ async fn every_step_but_a_picture_s_last_gives_a_checkpoint_when_its_time_has_pa
         (None, vec![]),
     ] {
         let (mut job, responses, cancel) = request(MODEL, text(), 2);
-        job.checkpoint_every = every;
+        job.snapshot_every = every;
         let got = all(model, (job, responses, cancel)).await;
         assert_eq!(got.iter().filter_map(at).collect::<Vec<_>>(), expected, "{every:?}");
     }
@@ -169,7 +169,7 @@ async fn a_picture_that_was_put_down_after_its_last_step_is_decoded_and_not_draw
     (0..4).for_each(|_| pipeline.advance(MODEL, &mut [&mut drawn]).unwrap());
     let whole = pictures(all("text", request(MODEL, text(), 2)).await);
     let (mut job, responses, cancel) = request(MODEL, text(), 2);
-    job.resume = Some(carried(Checkpoint { index: 0, pictures: vec![drawn.progress()] }).await);
+    job.resume = Some(carried(Snapshot { index: 0, pictures: vec![drawn.progress()] }).await);
     let got = all("text", (job, responses, cancel)).await;
     assert!(matches!(got[0], GenerationResponse::Resumed { step: 4 }), "{:?}", got[0]);
     assert_eq!(steps(&got), [5, 6, 7, 8]);
@@ -187,18 +187,18 @@ async fn pictures_that_are_drawn_together_are_put_down_together_and_each_goes_on
     let whole = pictures(whole);
     assert_eq!(whole.iter().map(|picture| picture.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     let (mut job, responses, cancel) = request(MODEL, text(), 5);
-    job.checkpoint_every = Some(Duration::ZERO);
+    job.snapshot_every = Some(Duration::ZERO);
     let put_down = all(model, (job, responses, cancel)).await.into_iter().filter_map(|said| match said {
-        GenerationResponse::Checkpoint(checkpoint) => Some(checkpoint),
+        GenerationResponse::Snapshot(snapshot) => Some(snapshot),
         _ => None,
     });
-    let put_down: Vec<Checkpoint> = put_down.collect();
+    let put_down: Vec<Snapshot> = put_down.collect();
     let sizes: Vec<_> = put_down.iter().map(|at| (at.index, at.pictures.len())).collect();
     assert_eq!(sizes, [(0, 3), (0, 3), (0, 3), (3, 2), (3, 2), (3, 2)]);
-    for checkpoint in put_down {
-        let first = checkpoint.index as usize;
+    for snapshot in put_down {
+        let first = snapshot.index as usize;
         let (mut job, responses, cancel) = request(MODEL, text(), 5);
-        job.resume = Some(carried(checkpoint).await);
+        job.resume = Some(carried(snapshot).await);
         let rest = all(model, (job, responses, cancel)).await;
         assert!(matches!(rest[0], GenerationResponse::Resumed { .. }), "{first}");
         let rest = pictures(rest);
@@ -207,12 +207,12 @@ async fn pictures_that_are_drawn_together_are_put_down_together_and_each_goes_on
             assert!((ours.index, &ours.image) == (whole.index, &whole.image), "{first}");
         }
     }
-    let nine = Checkpoint { index: 0, pictures: vec![Progress::Sim { step: 1 }; 9] };
-    let none = Checkpoint { index: 0, pictures: vec![] };
-    let beyond = Checkpoint { index: 3, pictures: vec![Progress::Sim { step: 1 }; 3] };
-    for checkpoint in [nine, none, beyond] {
+    let nine = Snapshot { index: 0, pictures: vec![Progress::Sim { step: 1 }; 9] };
+    let none = Snapshot { index: 0, pictures: vec![] };
+    let beyond = Snapshot { index: 3, pictures: vec![Progress::Sim { step: 1 }; 3] };
+    for snapshot in [nine, none, beyond] {
         let (mut job, responses, cancel) = request(MODEL, text(), 5);
-        job.resume = Some(checkpoint);
+        job.resume = Some(snapshot);
         let got = all(model, (job, responses, cancel)).await;
         assert!(!got.iter().any(|said| matches!(said, GenerationResponse::Resumed { .. })));
         assert_eq!(pictures(got).len(), 5);
@@ -220,16 +220,16 @@ async fn pictures_that_are_drawn_together_are_put_down_together_and_each_goes_on
 }
 
 #[tokio::test]
-async fn a_job_that_was_cancelled_before_its_first_step_gives_no_checkpoint() {
+async fn a_job_that_was_cancelled_before_its_first_step_gives_no_snapshot() {
     let (mut job, responses, cancel) = request(MODEL, text(), 1);
-    job.checkpoint_every = Some(Duration::ZERO);
+    job.snapshot_every = Some(Duration::ZERO);
     cancel.set();
     let got = all("sim://?step_ms=0&size=64", (job, responses, cancel)).await;
     assert!(matches!(got[..], [GenerationResponse::Cancelled { step: 0 }]), "{got:?}");
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_is_not_of_the_job_is_logged_and_the_job_starts_over() {
+async fn a_snapshot_that_is_not_of_the_job_is_logged_and_the_job_starts_over() {
     let log = log();
     let pipeline = open("text");
     let progress = |spec: &ImageSpec, steps: u32| {
@@ -251,7 +251,7 @@ async fn a_checkpoint_that_is_not_of_the_job_is_logged_and_the_job_starts_over()
     for (index, progress, reason) in cases {
         let (mut job, responses, cancel) = request(MODEL, text(), 2);
         let id = job.job_id.clone();
-        job.resume = Some(Checkpoint { index, pictures: vec![progress] });
+        job.resume = Some(Snapshot { index, pictures: vec![progress] });
         let got = all("text", (job, responses, cancel)).await;
         assert!(!got.iter().any(|said| matches!(said, GenerationResponse::Resumed { .. })), "{reason}");
         assert_eq!(steps(&got), (1..=8).collect::<Vec<_>>(), "{reason}");

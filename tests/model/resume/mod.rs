@@ -9,10 +9,10 @@ use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::JobId,
     diffusion::{ImageSpec, Precision, Source},
-    engine::{Checkpoint, InferencePipeline},
+    engine::{InferencePipeline, Snapshot},
     models::ModelSource,
     storage::{Store, StoreOptions},
-    worker::checkpoint::{self, Origin},
+    worker::snapshot::{self, Origin},
 };
 
 /// The model, and beside it a simulation that takes its time.
@@ -52,10 +52,10 @@ fn gradient() -> RgbImage {
 }
 
 /// As a worker writes it and another one reads it.
-async fn carried(checkpoint: Checkpoint) -> Checkpoint {
+async fn carried(snapshot: Snapshot) -> Snapshot {
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
     let origin = Origin::new("f00d", MODEL, "cpu", Precision::all(DType::F32));
     let job = JobId::generate();
-    checkpoint::write(&store, &job, &origin, checkpoint).await.unwrap();
-    checkpoint::read(&store, &job, &origin).await.unwrap()
+    snapshot::write(&store, &job, &origin, snapshot).await.unwrap();
+    snapshot::read(&store, &job, &origin).await.unwrap()
 }

@@ -2,7 +2,7 @@
 
 use sd_worker_rbee::{
     diffusion::{ImageSpec, StableDiffusion},
-    engine::{Checkpoint, InferencePipeline},
+    engine::{InferencePipeline, Snapshot},
 };
 
 use super::{MODEL, carried, inpaint, open, text, transform};
@@ -30,9 +30,9 @@ async fn goes_on_bit_for_bit(pipelines: [&InferencePipeline; 2], spec: &ImageSpe
     }
     for (step, progress) in put_down {
         let what = format!("{} from step {step} of {}", job.scheduler_name(), job.total());
-        let checkpoint = carried(Checkpoint { index: 0, pictures: vec![progress] }).await;
+        let snapshot = carried(Snapshot { index: 0, pictures: vec![progress] }).await;
         let mut job = other.begin(MODEL, spec).unwrap();
-        let [progress] = <[_; 1]>::try_from(checkpoint.pictures).unwrap();
+        let [progress] = <[_; 1]>::try_from(snapshot.pictures).unwrap();
         job.resume(progress).unwrap();
         assert_eq!(job.step(), step, "{what}");
         while !job.is_done() {

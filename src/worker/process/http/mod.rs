@@ -1,6 +1,8 @@
 //! `--http`: the job endpoints on this worker alone, through the same router as messages, and /ready and /metrics.
 //! What the handlers share holds the queue, never the engine.
 
+mod server;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -17,16 +19,16 @@ use futures::{
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{
-    context::Context,
-    job_router::{JobRouter, Refusal},
-    registry::RunningJob,
-};
 use crate::{
     contract::{ErrorCode, Event, EventKind, Health, JobId, JobStatus, JobView, Operation},
     http::{ApiError, DEFAULT_BODY_LIMIT, Jobs, MAX_IMAGE_BYTES, fallback, job_routes},
     storage::Key,
+    worker::{
+        shared::{Context, HeldJob},
+        take::{JobRouter, Refusal},
+    },
 };
+pub use server::{HttpServer, Listener};
 
 /// When a client that found no free slot may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -62,7 +64,7 @@ impl WorkerJobs {
 
     /// How a job ended that is not here any more.
     async fn ended(&self, id: &JobId) -> Result<Event, ApiError> {
-        if let Some(event) = self.context().registry.ended(id) {
+        if let Some(event) = self.context().held.ended(id) {
             return Ok(Event::clone(&event));
         }
         let stored = self.context().store.find_result(id).await?;
@@ -84,7 +86,7 @@ impl Jobs for WorkerJobs {
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
         let is_new = move |event: &Event| after.is_none_or(|after| event.seq > after);
-        let Some(job) = self.context().registry.running(id) else {
+        let Some(job) = self.context().held.running(id) else {
             let event = self.ended(id).await?;
             return Ok(stream::iter([event]).boxed());
         };
@@ -95,7 +97,7 @@ impl Jobs for WorkerJobs {
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
-        let event = match self.context().registry.running(id) {
+        let event = match self.context().held.running(id) {
             Some(job) => job.events.last().map(|event| Event::clone(&event)),
             None => Some(self.ended(id).await?),
         };
@@ -107,7 +109,7 @@ impl Jobs for WorkerJobs {
         if self.router.cancel(id) {
             return Ok(());
         }
-        let how = match self.context().registry.running(id) {
+        let how = match self.context().held.running(id) {
             Some(job) => job.events.last().map_or("ended", |event| event.kind.name()),
             None => self.ended(id).await?.kind.name(),
         };
@@ -115,7 +117,7 @@ impl Jobs for WorkerJobs {
     }
 
     async fn image(&self, id: &JobId, index: u32) -> Result<(Bytes, &'static str), ApiError> {
-        let event = match self.context().registry.running(id).and_then(|job| job.events.last()) {
+        let event = match self.context().held.running(id).and_then(|job| job.events.last()) {
             Some(event) => Event::clone(&event),
             None => self.ended(id).await?,
         };
@@ -156,7 +158,7 @@ pub fn while_it_starts() -> Router {
 }
 
 /// What comes after the history, to the terminal event; a reader that fell behind skips to where the job is.
-fn follow(job: Arc<RunningJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream<Item = Event> + Send {
+fn follow(job: Arc<HeldJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream<Item = Event> + Send {
     stream::unfold(Some((job, live)), |state| async move {
         let (job, mut live) = state?;
         let event = loop {

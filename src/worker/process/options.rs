@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use candle_core::Device;
 
-use super::{context::Identity, dtype::DtypeOption};
+use super::dtype::DtypeOption;
 use crate::{
     bus::{NatsOptions, StreamOptions},
     contract::{
@@ -16,6 +16,7 @@ use crate::{
     models::{LoraFolder, MemoryLimit, ModelInfo, ModelOptions, ModelSource},
     storage::StoreOptions,
     units::{parse_duration, parse_pixels, parse_size},
+    worker::shared::Identity,
 };
 
 /// The most jobs that one worker holds.
@@ -188,7 +189,7 @@ impl WorkerOptions {
             },
             catalog,
             precision,
-            checkpoint_every: self.checkpoint_every,
+            snapshot_every: self.checkpoint_every,
             loras: self.lora_dir.clone().map(LoraFolder::new),
         }
     }

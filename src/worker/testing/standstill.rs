@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::mpsc::UnboundedReceiver};
 
-use super::testing::{Worker, worker_between};
+use super::{Worker, worker_between};
 use crate::{
     bus::{EventSink, Outgoing, To, Via, memory::MemorySink},
     contract::{Capability, ErrorCode, EventKind},
@@ -110,7 +110,7 @@ async fn the_device_computes_on_while_the_bus_takes_nothing_until_each_slot_has_
         ended(&worker, number as u64).await;
     }
     tokio::time::timeout(PATIENCE, worker.requester.wait_for_doors(0)).await.unwrap();
-    assert_eq!(worker.context.registry.len(), 2 * SLOTS);
+    assert_eq!(worker.context.held.len(), 2 * SLOTS);
     worker.requester.send(Via::Door, Capability::Generate, &body("late"), "late");
     let passed_on = async {
         while worker.requester.passed_on().is_empty() {

@@ -8,10 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::context::Context;
 use crate::{
     bus::WorkerBus,
     engine::{EngineHandle, EngineLost},
+    worker::shared::Context,
 };
 
 /// Exit code: the engine ended by itself; a supervisor starts the worker again.
@@ -28,7 +28,7 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(30);
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// SIGTERM and SIGINT.
-pub(super) struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -57,7 +57,7 @@ impl Signals {
 }
 
 /// The engine's handle, and whether it has ended.
-pub(super) struct Engine {
+pub struct Engine {
     handle: EngineHandle,
     ended: bool,
 }
@@ -84,7 +84,7 @@ impl Engine {
 }
 
 /// Takes no more jobs, lets those that run end within `grace`, stops the rest, and leaves nothing unsaid.
-pub(super) async fn drain(
+pub async fn drain(
     context: &Context,
     bus: &WorkerBus,
     engine: &mut Engine,
@@ -92,12 +92,12 @@ pub(super) async fn drain(
     grace: Duration,
 ) -> ExitCode {
     close(context, doors_closed).await;
-    if timeout(grace, context.registry.emptied()).await.is_err() {
-        tracing::warn!(jobs = context.registry.len(), "the grace time is over; stopping what still runs");
-        context.registry.hand_back_all();
+    if timeout(grace, context.held.emptied()).await.is_err() {
+        tracing::warn!(jobs = context.held.len(), "the grace time is over; stopping what still runs");
+        context.held.hand_back_all();
         // A job may be told its end and not have published it yet; what is computed is stored.
-        if timeout(FINISH_LIMIT, context.registry.emptied()).await.is_err() {
-            tracing::error!(jobs = context.registry.len(), "these jobs' ends could not be published");
+        if timeout(FINISH_LIMIT, context.held.emptied()).await.is_err() {
+            tracing::error!(jobs = context.held.len(), "these jobs' ends could not be published");
         }
     }
     context.drop_queue();
@@ -110,7 +110,7 @@ pub(super) async fn drain(
     if timeout(FAREWELL_LIMIT, bus.round_trip()).await != Ok(true) {
         tracing::warn!("the server did not confirm the last messages");
     }
-    if context.registry.is_empty() {
+    if context.held.is_empty() {
         tracing::info!("drained");
         ExitCode::SUCCESS
     } else {
@@ -119,11 +119,11 @@ pub(super) async fn drain(
 }
 
 /// The engine is gone: what it held fails with a retryable error, and nothing more is taken.
-pub(super) async fn engine_lost(context: &Context, doors_closed: &Notify) -> ExitCode {
+pub async fn engine_lost(context: &Context, doors_closed: &Notify) -> ExitCode {
     close(context, doors_closed).await;
     context.drop_queue();
-    if timeout(FINISH_LIMIT, context.registry.emptied()).await.is_err() {
-        tracing::error!(jobs = context.registry.len(), "these jobs' ends could not be published");
+    if timeout(FINISH_LIMIT, context.held.emptied()).await.is_err() {
+        tracing::error!(jobs = context.held.len(), "these jobs' ends could not be published");
     }
     ExitCode::from(ENGINE_LOST)
 }

@@ -1,5 +1,9 @@
 //! One job from its acceptance to its end: inputs, engine, events, upload, `result.json`, `complete`.
 
+pub mod inputs;
+pub mod pictures;
+mod progress;
+
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -8,38 +12,34 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures::FutureExt;
+use inputs::{Resolved, resolve};
+use pictures::{encode_preview, upload};
+use progress::{Progress, percent};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     task::JoinSet,
     time::timeout_at,
 };
 
-use super::{
-    checkpoints::{Checkpoints, Resumed},
-    context::Context,
-    encode::encode_preview,
-    inputs::{Resolved, resolve},
-    job_events::Open,
-    progress::{Progress, percent},
-    registry::RunningJob,
-    slots::Permits,
-    uploads::upload,
-};
 use crate::{
     bus::Delivery,
     contract::{
         CompleteEvent, ErrorCode, Event, EventKind, ImageResult, Job, JobSource, OutputFormat, Timings,
     },
     diffusion::ImageSpec,
-    engine::{Checkpoint, EngineTimings, GenerationRequest, GenerationResponse},
+    engine::{EngineTimings, GenerationRequest, GenerationResponse, Snapshot},
     models::ModelInfo,
     storage::{Key, StorageError, StoredResult},
+    worker::{
+        resume::{Resumed, Snapshots},
+        shared::{Context, HeldJob, Open, Permits, conflict},
+    },
 };
 
 /// A job that was taken.
-pub(super) struct JobRun {
+pub struct JobRun {
     pub context: Arc<Context>,
-    pub running: Arc<RunningJob>,
+    pub running: Arc<HeldJob>,
     pub job: Job,
     pub model: ModelInfo,
     pub permits: Permits,
@@ -52,12 +52,12 @@ pub(super) struct JobRun {
     pub is_durable: bool,
     /// Which run of the job this is, from 1.
     pub attempt: u32,
-    pub checkpoints: Checkpoints,
+    pub snapshots: Snapshots,
 }
 
 /// When a job's time is out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TimeLimit {
+pub struct TimeLimit {
     pub at: Instant,
     /// The time that it was given.
     pub allowed: Duration,
@@ -77,7 +77,7 @@ impl TimeLimit {
 }
 
 /// Why a job did not end in pictures.
-pub(super) enum Failure {
+pub enum Failure {
     Error(ErrorCode, String),
     Cancelled { step: u32 },
 }
@@ -111,7 +111,7 @@ impl JobRun {
         if let Err(error) = publisher.await {
             tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
         }
-        self.context.registry.end(&self.running);
+        self.context.held.end(&self.running);
     }
 
     fn end_of(&self, failure: Failure) -> EventKind {
@@ -122,30 +122,30 @@ impl JobRun {
         }
     }
 
-    pub(super) fn going_away(&self) -> EventKind {
+    pub fn going_away(&self) -> EventKind {
         EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
     }
 
     /// Counts and logs how it ended.
-    pub(super) fn note_end(&self, event: &Event) {
+    pub fn note_end(&self, event: &Event) {
         let took = self.received.elapsed();
         self.context.metrics.ended(self.job.capability(), &event.kind, took);
         log_end(event, took);
     }
 
     /// Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
-    pub(super) fn give_slot_back(&mut self) {
+    pub fn give_slot_back(&mut self) {
         drop(self.permits.take_slot());
         self.context.slots.changed();
     }
 
-    pub(super) fn accepted(&self) -> EventKind {
+    pub fn accepted(&self) -> EventKind {
         let position = self.permits.position();
         EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position }
     }
 
     /// The complete event; a panic is a failure as any other.
-    pub(super) async fn execute_guarded(&mut self) -> Result<Event, Failure> {
+    pub async fn execute_guarded(&mut self) -> Result<Event, Failure> {
         AssertUnwindSafe(self.execute()).catch_unwind().await.unwrap_or_else(|_| {
             Err(Failure::Error(ErrorCode::Internal, "the worker has a defect; its log has more".into()))
         })
@@ -175,12 +175,12 @@ impl JobRun {
         let spec = Arc::new(spec);
         let earlier = match self.attempt {
             0 | 1 => None,
-            _ => timeout_at(deadline.into(), self.checkpoints.resume(&self.job, &spec))
+            _ => timeout_at(deadline.into(), self.snapshots.resume(&self.job, &spec))
                 .await
-                .map_err(|_| late("reading a checkpoint"))?,
+                .map_err(|_| late("reading a snapshot"))?,
         };
         let (resume, mut images) = match earlier {
-            Some(Resumed { checkpoint, images }) => (Some(checkpoint), images),
+            Some(Resumed { snapshot, images }) => (Some(snapshot), images),
             None => (None, vec![]),
         };
         let responses = self.hand_to_engine(&spec, deadline, resume)?;
@@ -207,7 +207,7 @@ impl JobRun {
             return Ok(None);
         };
         if fingerprint != self.job.fingerprint {
-            return Err(Failure::Error(ErrorCode::InvalidRequest, super::job_router::conflict(&self.job.id)));
+            return Err(Failure::Error(ErrorCode::InvalidRequest, conflict(&self.job.id)));
         }
         if let EventKind::Complete(complete) = &mut event.kind {
             // A presigned URL may have run out since.
@@ -231,7 +231,7 @@ impl JobRun {
         &mut self,
         spec: &ImageSpec,
         deadline: Instant,
-        resume: Option<Checkpoint>,
+        resume: Option<Snapshot>,
     ) -> Result<UnboundedReceiver<GenerationResponse>, Failure> {
         let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
         let queue = self.context.queue().ok_or_else(gone)?;
@@ -243,7 +243,7 @@ impl JobRun {
             spec: spec.clone(),
             n: self.job.n,
             preview_every: self.job.preview_every,
-            checkpoint_every: self.checkpoints.every(),
+            snapshot_every: self.snapshots.every(),
             resume,
             received: self.received,
             deadline,
@@ -260,7 +260,7 @@ impl JobRun {
     }
 
     /// Turns the engine's responses into events and starts the upload of each picture. `stored` are the pictures of an
-    /// earlier worker; they stay only if the engine goes on from its checkpoint.
+    /// earlier worker; they stay only if the engine goes on from its snapshot.
     async fn follow(
         &mut self,
         mut responses: UnboundedReceiver<GenerationResponse>,
@@ -293,14 +293,14 @@ impl JobRun {
                     }
                 }
                 GenerationResponse::Resumed { step } => {
-                    tracing::info!(job_id = %self.job.id, step, "the job goes on from a checkpoint");
+                    tracing::info!(job_id = %self.job.id, step, "the job goes on from a snapshot");
                     self.context.metrics.resumed();
                     progress.goes_on_from(step);
                     stored.clone_from(&earlier);
                 }
                 // Of a job that ends here none is needed.
-                GenerationResponse::Checkpoint(_) if running.is_cancelled() => {}
-                GenerationResponse::Checkpoint(checkpoint) => self.checkpoints.put(checkpoint),
+                GenerationResponse::Snapshot(_) if running.is_cancelled() => {}
+                GenerationResponse::Snapshot(snapshot) => self.snapshots.put(snapshot),
                 GenerationResponse::Image(picture) => {
                     let (context, job) = (self.context.clone(), self.job.clone());
                     let (spec, model) = (spec.clone(), self.model.name.clone());
@@ -389,6 +389,6 @@ fn log_end(event: &Event, took: Duration) {
     }
 }
 
-pub(super) fn ms(duration: Duration) -> u64 {
+pub fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{
-    AWAY_FOR, CLAIM_TRIES,
-    claim::{Found, found},
-};
 use crate::{
     bus::{AppendError, Delivery, Entry, Settle},
     contract::{ErrorCode, Event, EventKind, JobId},
-    worker::context::Context,
+    worker::{
+        own::{AWAY_FOR, CLAIM_TRIES, Found, found},
+        shared::Context,
+    },
 };
 
 /// A durable job that is refused by what it says: its sender is told, and the message goes.
-pub(in crate::worker) async fn refuse(
+pub async fn refuse(
     context: &Context,
     id: &JobId,
     delivery: Delivery,
@@ -55,7 +54,7 @@ pub(in crate::worker) async fn refuse(
 }
 
 /// A message whose id stands for another job: it is kept among the dead letters, and that job hears nothing of it.
-pub(in crate::worker) async fn set_aside(id: &JobId, delivery: Delivery, message: &str) {
+pub async fn set_aside(id: &JobId, delivery: Delivery, message: &str) {
     tracing::warn!(job_id = %id, message, "a job is set aside");
     match delivery.bury(id, ErrorCode::InvalidRequest, message).await {
         Ok(()) => delivery.settle(Settle::Gone).await,

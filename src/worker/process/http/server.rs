@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
-use super::http::{WorkerJobs, while_it_starts};
+use super::{WorkerJobs, while_it_starts};
 
 /// How long open HTTP connections may go on after the last job.
 const GRACE: Duration = Duration::from_secs(2);

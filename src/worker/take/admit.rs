@@ -7,19 +7,16 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    checkpoints::Checkpoints,
-    context::Context,
-    durable,
-    job::{JobRun, TimeLimit},
-    job_events::Reader,
-    registry::{Begun, RunningJob},
-    slots::Permits,
-};
+use super::refuse::{refuse, set_aside};
 use crate::{
     bus::{Delivery, Incoming, Outgoing, Settle, To, Via},
     contract::{ContractError, ErrorCode, Event, EventKind, Job, JobId, Operation, WorkerId, model_token},
     models::ModelInfo,
+    worker::{
+        job::{JobRun, TimeLimit},
+        resume::Snapshots,
+        shared::{Begun, Context, HeldJob, Permits, Reader, conflict},
+    },
 };
 
 /// How long a job of the queue waits that this worker cannot do and another may.
@@ -74,11 +71,6 @@ impl Refusal {
     }
 }
 
-/// The message for a job id that stands for another request.
-pub(super) fn conflict(id: &JobId) -> String {
-    format!("`job_id`: `{id}` was used for another request; the same id stands for the same request")
-}
-
 impl JobRouter {
     /// A router for this worker.
     pub fn new(context: Arc<Context>) -> Self {
@@ -123,7 +115,7 @@ impl JobRouter {
             traceparent: message.traceparent.clone(),
         });
         // Somebody who asks again for what runs here needs no slot.
-        match self.context.registry.join(&id, &job.fingerprint, reader.clone()) {
+        match self.context.held.join(&id, &job.fingerprint, reader.clone()) {
             Some(Begun::Conflict) => return self.refuse_other(message, id),
             Some(_) => return self.joined(message, &id),
             None => {}
@@ -160,7 +152,7 @@ impl JobRouter {
     /// The job runs here already; a delivery of it is kept from other workers until it ends.
     fn joined(&self, message: Incoming, id: &JobId) -> Routed {
         if let Via::Queue { delivery, .. } = message.via
-            && let Some(running) = self.context.registry.running(id)
+            && let Some(running) = self.context.held.running(id)
         {
             tracing::info!(job_id = %id, "a job that runs here is delivered again");
             running.hold(delivery);
@@ -182,7 +174,7 @@ impl JobRouter {
         }
         let model = self.check(&job)?;
         let conflicts = || Refusal::to_requester(ErrorCode::InvalidRequest, conflict(&id));
-        match self.context.registry.join(&id, &job.fingerprint, None) {
+        match self.context.held.join(&id, &job.fingerprint, None) {
             Some(Begun::Conflict) => return Err(conflicts()),
             Some(_) => return Ok(id),
             None => {}
@@ -204,7 +196,7 @@ impl JobRouter {
 
     /// Stops a job that is held here; false when there is none.
     pub fn cancel(&self, id: &JobId) -> bool {
-        let running = self.context.registry.running(id);
+        let running = self.context.held.running(id);
         let running = running.filter(|job| job.events.last().is_none_or(|event| !event.kind.is_terminal()));
         match running {
             Some(job) => {
@@ -265,16 +257,16 @@ impl JobRouter {
 
     fn begin(&self, job: &Job, reader: Option<Reader>, traceparent: Option<String>) -> Begun {
         let worker_id = &self.context.identity.worker_id;
-        self.context.registry.begin(&job.id, &job.fingerprint, worker_id, reader, traceparent)
+        self.context.held.begin(&job.id, &job.fingerprint, worker_id, reader, traceparent)
     }
 
-    fn run(&self, running: Arc<RunningJob>, job: Job, start: Start, delivery: Option<Delivery>) {
+    fn run(&self, running: Arc<HeldJob>, job: Job, start: Start, delivery: Option<Delivery>) {
         let context = self.context.clone();
         let Start { model, permits, received, named, traceparent } = start;
         let waited = delivery.as_ref().map(Delivery::waited).unwrap_or_default();
         let limit = TimeLimit::of(&job, context.identity.limits.deadline, received, waited);
         let is_durable = delivery.is_some();
-        let checkpoints = Checkpoints::new(&context, &job, &model.name, is_durable);
+        let snapshots = Snapshots::new(&context, &job, &model.name, is_durable);
         let run = JobRun {
             context,
             running,
@@ -287,7 +279,7 @@ impl JobRouter {
             traceparent,
             is_durable,
             attempt: 1,
-            checkpoints,
+            snapshots,
         };
         run.spawn(delivery);
     }
@@ -310,7 +302,7 @@ impl JobRouter {
         let message_of = conflict(&job_id);
         if let Via::Queue { delivery, .. } = message.via {
             self.context.metrics.refused();
-            tokio::spawn(async move { durable::set_aside(&job_id, delivery, &message_of).await });
+            tokio::spawn(async move { set_aside(&job_id, delivery, &message_of).await });
             return Routed::Done;
         }
         let refusal = Refusal::to_requester(ErrorCode::InvalidRequest, message_of);
@@ -336,7 +328,7 @@ impl JobRouter {
             let context = self.context.clone();
             let Refusal { code, message: words, .. } = refusal;
             tokio::spawn(async move {
-                durable::refuse(&context, &job_id, delivery, code, words, message.traceparent).await;
+                refuse(&context, &job_id, delivery, code, words, message.traceparent).await;
             });
             return Routed::Done;
         }

@@ -1,8 +1,8 @@
 //! `jobs/<job>/checkpoint`: a running job's state in the store, from which another worker goes on.
 //!
-//! A line that names the format, SHA-256 of the rest, and the rest: where it is from, and the engine's [`Checkpoint`],
+//! A line that names the format, SHA-256 of the rest, and the rest: where it is from, and the engine's [`Snapshot`],
 //! in postcard (a number of latents takes up to 5 bytes, in JSON it would take 10). Whoever reads it may be another
-//! version on another device: what does not agree to the letter is not used. A checkpoint saves time and is never
+//! version on another device: what does not agree to the letter is not used. A snapshot saves time and is never
 //! needed: no reading of one fails a job.
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     contract::JobId,
     diffusion::Precision,
-    engine::Checkpoint,
+    engine::Snapshot,
     storage::{Action, Key, StorageError, Store},
 };
 
@@ -20,11 +20,11 @@ use crate::{
 const HEADER: &[u8] = b"sd-worker-rbee checkpoint 2\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
-/// The most bytes of a checkpoint. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
+/// The most bytes of a snapshot. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
 /// that keeps most, and eight are drawn together at most.
-const MAX_CHECKPOINT: u64 = 128 << 20;
+const MAX_SNAPSHOT: u64 = 128 << 20;
 
-/// What a checkpoint is of. Latents go on bit for bit only with all of it the same.
+/// What a snapshot is of. Latents go on bit for bit only with all of it the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// [`Operation::fingerprint`](crate::contract::Operation::fingerprint) of the job.
@@ -39,9 +39,9 @@ pub struct Origin {
     pub version: String,
 }
 
-/// A checkpoint that cannot be used here.
+/// A snapshot that cannot be used here.
 #[derive(Debug, thiserror::Error)]
-enum CheckpointError {
+enum SnapshotError {
     #[error("it does not begin with the line `{}`", HEADER.trim_ascii_end().escape_ascii())]
     Format,
     #[error("its SHA-256 is not what it says: it is damaged or cut off")]
@@ -67,7 +67,7 @@ impl Origin {
         }
     }
 
-    fn must_be(&self, expected: &Self) -> Result<(), CheckpointError> {
+    fn must_be(&self, expected: &Self) -> Result<(), SnapshotError> {
         let of = |origin: &Self| {
             let Self { fingerprint, model, device_kind, precision, version } = origin.clone();
             [
@@ -80,44 +80,44 @@ impl Origin {
         };
         match of(self).into_iter().zip(of(expected)).find(|(found, expected)| found != expected) {
             None => Ok(()),
-            Some(((field, found), (_, expected))) => Err(CheckpointError::Foreign { field, found, expected }),
+            Some(((field, found), (_, expected))) => Err(SnapshotError::Foreign { field, found, expected }),
         }
     }
 }
 
-/// Writes a job's checkpoint over the one before. Encoding it is kept off the threads that serve messages.
+/// Writes a job's snapshot over the one before. Encoding it is kept off the threads that serve messages.
 ///
 /// # Errors
-/// The store's; also of a checkpoint that is larger than any that is read.
+/// The store's; also of a snapshot that is larger than any that is read.
 pub async fn write(
     store: &Store,
     job: &JobId,
     origin: &Origin,
-    checkpoint: Checkpoint,
+    snapshot: Snapshot,
 ) -> Result<(), StorageError> {
     let (key, origin) = (Key::Checkpoint { job: job.clone() }, origin.clone());
-    let bytes = tokio::task::spawn_blocking(move || encode(&origin, &checkpoint)).await.map_err(|error| {
+    let bytes = tokio::task::spawn_blocking(move || encode(&origin, &snapshot)).await.map_err(|error| {
         let (key, cause) = (key.path(), error.to_string());
         StorageError::Failed { action: Action::Write, key, cause, source: error.into() }
     })?;
     let length = bytes.len() as u64;
-    if length > MAX_CHECKPOINT {
-        return Err(StorageError::TooLarge { key: key.path(), bytes: length, limit: MAX_CHECKPOINT });
+    if length > MAX_SNAPSHOT {
+        return Err(StorageError::TooLarge { key: key.path(), bytes: length, limit: MAX_SNAPSHOT });
     }
     store.put(&key, Bytes::from(bytes), "application/octet-stream").await
 }
 
-/// Reads a job's checkpoint. One that is there and cannot be used, or a store that does not give it, is logged and the
+/// Reads a job's snapshot. One that is there and cannot be used, or a store that does not give it, is logged and the
 /// same as none: the job begins anew.
-pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Checkpoint> {
+pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Snapshot> {
     let unusable = |reason: String| {
-        tracing::warn!(job_id = %job, %reason, "the job's checkpoint cannot be used, the job begins anew");
+        tracing::warn!(job_id = %job, %reason, "the job's snapshot cannot be used, the job begins anew");
     };
-    let found = store.find(&Key::Checkpoint { job: job.clone() }, MAX_CHECKPOINT).await;
+    let found = store.find(&Key::Checkpoint { job: job.clone() }, MAX_SNAPSHOT).await;
     let bytes = found.map_err(|error| unusable(error.to_string())).ok()??;
     let origin = origin.clone();
     match tokio::task::spawn_blocking(move || decode(&bytes, &origin)).await {
-        Ok(Ok(checkpoint)) => Some(checkpoint),
+        Ok(Ok(snapshot)) => Some(snapshot),
         Ok(Err(error)) => {
             unusable(error.to_string());
             None
@@ -129,16 +129,16 @@ pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Checkpo
     }
 }
 
-/// Removes a job's checkpoint, when the job has ended. One that stays does no harm: a failure is logged.
+/// Removes a job's snapshot, when the job has ended. One that stays does no harm: a failure is logged.
 pub async fn remove(store: &Store, job: &JobId) {
     if let Err(error) = store.delete(&Key::Checkpoint { job: job.clone() }).await {
-        tracing::warn!(job_id = %job, %error, "the job's checkpoint could not be removed");
+        tracing::warn!(job_id = %job, %error, "the job's snapshot could not be removed");
     }
 }
 
-fn encode(origin: &Origin, checkpoint: &Checkpoint) -> Vec<u8> {
+fn encode(origin: &Origin, snapshot: &Snapshot) -> Vec<u8> {
     let head = [HEADER, &[0; DIGEST]].concat();
-    let mut bytes = postcard::to_extend(&(origin, checkpoint), head)
+    let mut bytes = postcard::to_extend(&(origin, snapshot), head)
         .expect("sequences have their lengths, and a vector takes all that is written");
     let digest = Sha256::digest(&bytes[HEADER.len() + DIGEST..]);
     bytes[HEADER.len()..HEADER.len() + DIGEST].copy_from_slice(&digest);
@@ -146,22 +146,22 @@ fn encode(origin: &Origin, checkpoint: &Checkpoint) -> Vec<u8> {
 }
 
 /// Nothing behind the digest is looked at before it was seen to be whole.
-fn decode(bytes: &[u8], expected: &Origin) -> Result<Checkpoint, CheckpointError> {
-    let rest = bytes.strip_prefix(HEADER).ok_or(CheckpointError::Format)?;
-    let (digest, body) = rest.split_first_chunk::<DIGEST>().ok_or(CheckpointError::Damaged)?;
+fn decode(bytes: &[u8], expected: &Origin) -> Result<Snapshot, SnapshotError> {
+    let rest = bytes.strip_prefix(HEADER).ok_or(SnapshotError::Format)?;
+    let (digest, body) = rest.split_first_chunk::<DIGEST>().ok_or(SnapshotError::Damaged)?;
     if Sha256::digest(body)[..] != digest[..] {
-        return Err(CheckpointError::Damaged);
+        return Err(SnapshotError::Damaged);
     }
     decode_body(body, expected)
 }
 
 /// The origin comes first: of another version the rest may be laid out otherwise.
-fn decode_body(body: &[u8], expected: &Origin) -> Result<Checkpoint, CheckpointError> {
+fn decode_body(body: &[u8], expected: &Origin) -> Result<Snapshot, SnapshotError> {
     let (origin, rest) = postcard::take_from_bytes::<Origin>(body)?;
     origin.must_be(expected)?;
     match postcard::take_from_bytes(rest)? {
-        (checkpoint, []) => Ok(checkpoint),
-        (_, more) => Err(CheckpointError::Longer(more.len())),
+        (snapshot, []) => Ok(snapshot),
+        (_, more) => Err(SnapshotError::Longer(more.len())),
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// Of the second picture, by a scheduler that keeps vectors: NaN with a payload, minus zero, a denormal number.
-    fn checkpoint() -> Checkpoint {
+    fn snapshot() -> Snapshot {
         let bits = json!([0x7fc0_1234_u32, 0xffa0_0001_u32, 0x8000_0000_u32, 1, 0x3f80_0000]);
         let progress = json!({"StableDiffusion": {
             "trajectory": {"done": 3, "total": 20, "latents": bits, "clean": bits},
@@ -190,7 +190,7 @@ mod tests {
             "memory": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
             "rng": {"words": (0..624_u32).collect::<Vec<_>>(), "next": 5, "cached": (-0.25_f64).to_bits()},
         }});
-        Checkpoint { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] }
+        Snapshot { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] }
     }
 
     fn decoded(bytes: &[u8]) -> String {
@@ -202,10 +202,10 @@ mod tests {
         let (store, job) = store();
         assert_eq!(read(&store, &job, &origin()).await, None);
         let pictures = vec![Progress::Sim { step: 4 }, Progress::Sim { step: 3 }];
-        let simulated = Checkpoint { index: 7, pictures };
-        for checkpoint in [simulated, checkpoint()] {
-            write(&store, &job, &origin(), checkpoint.clone()).await.unwrap();
-            assert_eq!(read(&store, &job, &origin()).await, Some(checkpoint));
+        let simulated = Snapshot { index: 7, pictures };
+        for snapshot in [simulated, snapshot()] {
+            write(&store, &job, &origin(), snapshot.clone()).await.unwrap();
+            assert_eq!(read(&store, &job, &origin()).await, Some(snapshot));
         }
         for _ in 0..2 {
             remove(&store, &job).await;
@@ -214,11 +214,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_checkpoint_of_another_origin_is_not_used() {
+    async fn a_snapshot_of_another_origin_is_not_used() {
         let (store, job) = store();
-        write(&store, &job, &origin(), checkpoint()).await.unwrap();
+        write(&store, &job, &origin(), snapshot()).await.unwrap();
         let same_kind = Origin::new("f00d", "sd15", "cuda:0", Precision::all(DType::F16));
-        assert_eq!(read(&store, &job, &same_kind).await, Some(checkpoint()));
+        assert_eq!(read(&store, &job, &same_kind).await, Some(snapshot()));
         let mut others = [origin(), origin(), origin(), origin(), origin()];
         others[0].fingerprint = "beef".into();
         others[1].model = "sdxl".into();
@@ -226,7 +226,7 @@ mod tests {
         others[3].precision = "text=f32,unet=f16,vae=f16".into();
         others[4].version = "0.0.0".into();
         let names = ["fingerprint", "model", "kind of device", "precision", "version"];
-        let bytes = encode(&origin(), &checkpoint());
+        let bytes = encode(&origin(), &snapshot());
         for (other, name) in others.iter().zip(names) {
             assert_eq!(read(&store, &job, other).await, None, "{name}");
             let reason = decode(&bytes, other).unwrap_err().to_string();
@@ -235,24 +235,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_checkpoint_that_is_too_large_is_neither_written_nor_read() {
+    async fn a_snapshot_that_is_too_large_is_neither_written_nor_read() {
         let (store, job) = store();
         let mut origin = origin();
-        origin.fingerprint = "x".repeat(MAX_CHECKPOINT as usize);
-        let error = write(&store, &job, &origin, checkpoint()).await.unwrap_err();
-        assert!(matches!(error, StorageError::TooLarge { limit: MAX_CHECKPOINT, .. }), "{error}");
+        origin.fingerprint = "x".repeat(MAX_SNAPSHOT as usize);
+        let error = write(&store, &job, &origin, snapshot()).await.unwrap_err();
+        assert!(matches!(error, StorageError::TooLarge { limit: MAX_SNAPSHOT, .. }), "{error}");
         let key = Key::Checkpoint { job: job.clone() };
-        assert_eq!(store.find(&key, MAX_CHECKPOINT).await.unwrap(), None);
-        store
-            .put(&key, Bytes::from(encode(&origin, &checkpoint())), "application/octet-stream")
-            .await
-            .unwrap();
+        assert_eq!(store.find(&key, MAX_SNAPSHOT).await.unwrap(), None);
+        store.put(&key, Bytes::from(encode(&origin, &snapshot())), "application/octet-stream").await.unwrap();
         assert_eq!(read(&store, &job, &origin).await, None);
     }
 
     #[test]
-    fn what_is_no_checkpoint_is_refused_with_the_reason() {
-        let whole = encode(&origin(), &checkpoint());
+    fn what_is_no_snapshot_is_refused_with_the_reason() {
+        let whole = encode(&origin(), &snapshot());
         assert!(decode(&whole, &origin()).is_ok());
         let next = [b"sd-worker-rbee checkpoint 3\n", &whole[HEADER.len()..]].concat();
         for bytes in [&b""[..], b"sd-worker", b"\x89PNG\r\n", &next] {
@@ -276,13 +273,13 @@ mod tests {
             changed in any::<u8>(),
             cut in any::<prop::sample::Index>(),
         ) {
-            let whole = encode(&origin(), &checkpoint());
+            let whole = encode(&origin(), &snapshot());
             prop_assert!(decode(&random, &origin()).is_err());
             let mut mutated = whole.clone();
             let place = place.index(whole.len());
             mutated[place] = changed;
             let read = decode(&mutated, &origin());
-            prop_assert_eq!(read.ok(), (mutated == whole).then(checkpoint));
+            prop_assert_eq!(read.ok(), (mutated == whole).then(snapshot));
             prop_assert!(decode(&whole[..cut.index(whole.len())], &origin()).is_err());
             // Whoever can write to the store can also seal what was changed: then it is decoded, and all that holds is
             // that it does not panic.

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{metrics::Metrics, registry::Registry, slots::Slots};
+use super::{held::Held, metrics::Metrics, slots::Slots};
 use crate::{
     bus::{EventLog, EventSink},
     contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
@@ -39,8 +39,8 @@ pub struct Identity {
     pub catalog: Vec<ModelInfo>,
     /// The types that weights are kept in.
     pub precision: Precision,
-    /// The time between two checkpoints of a durable job.
-    pub checkpoint_every: Duration,
+    /// The time between two snapshots of a durable job.
+    pub snapshot_every: Duration,
     /// Where the LoRAs are that jobs may name; none: they may not.
     pub loras: Option<LoraFolder>,
 }
@@ -52,7 +52,7 @@ pub struct Context {
     /// How many jobs it holds.
     pub slots: Slots,
     /// Which they are.
-    pub registry: Registry,
+    pub held: Held,
     /// Where pictures go.
     pub store: Store,
     /// One permit for each core: jobs that end together do not all encode their pictures at the same time, beside the
@@ -81,7 +81,7 @@ impl Context {
         Self {
             identity,
             slots,
-            registry: Registry::new(),
+            held: Held::new(),
             store,
             encoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             sink,

@@ -7,7 +7,7 @@ use crate::{diffusion::ImageSpec, engine::Generated};
 
 /// The text. The prompts stand as they were given, with their line breaks; LoRAs follow the
 /// prompt in the form that A1111 reads there.
-pub(super) fn infotext(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
+pub fn infotext(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
     let mut text = spec.prompt.clone();
     for lora in &spec.loras {
         let _ = write!(text, " <lora:{}:{}>", lora.name, lora.strength);

@@ -17,7 +17,7 @@ use crate::{
     storage::Key,
     worker::{
         job::{JobRun, ms},
-        job_events::{Lost, Outlet},
+        shared::{Lost, Outlet},
     },
 };
 
@@ -29,18 +29,18 @@ const UNHEARD_AFTER: Duration = Duration::from_secs(600);
 const MAX_MARKER: u64 = 1 << 10;
 
 /// The log of a job that this worker has claimed: the way out for its events.
-pub(in crate::worker) struct Claim {
-    pub(super) log: Arc<dyn EventLog>,
-    pub(super) sink: Arc<dyn EventSink>,
+pub struct Claim {
+    pub log: Arc<dyn EventLog>,
+    pub sink: Arc<dyn EventSink>,
     traceparent: Option<String>,
     /// The number in the stream of the last event.
     last: AtomicU64,
     /// Attempts that failed, this one counted until it is given back.
-    pub(super) failures: u32,
+    pub failures: u32,
 }
 
 /// What is found in the log of a job that was delivered.
-pub(super) enum Found {
+pub enum Found {
     /// It has ended, and this is how.
     Ended(Box<Event>),
     /// It has failed too often.
@@ -49,7 +49,7 @@ pub(super) enum Found {
     Open { last: u64, failures: u32, attempt: u32, seq: u64 },
 }
 
-pub(super) fn found(last: Option<Logged>, after: Option<u64>) -> Found {
+pub fn found(last: Option<Logged>, after: Option<u64>) -> Found {
     let Some(last) = last else { return Found::Open { last: 0, failures: 0, attempt: 1, seq: 0 } };
     let (attempt, seq) = (last.event.attempt + 1, last.event.seq + 1);
     let ended = last.event.kind.is_terminal();
@@ -68,7 +68,7 @@ pub(super) fn found(last: Option<Logged>, after: Option<u64>) -> Found {
 
 impl Claim {
     /// Stores an event, however long JetStream is away.
-    pub(super) async fn store(&self, event: Arc<Event>, failures: u32) -> Result<(), Lost> {
+    pub async fn store(&self, event: Arc<Event>, failures: u32) -> Result<(), Lost> {
         let entry = Entry { event, failures, traceparent: self.traceparent.clone() };
         let begun = tokio::time::Instant::now();
         loop {
@@ -111,7 +111,7 @@ impl Outlet for Claim {
 
 impl JobRun {
     /// Claims the job by storing `accepted`; or ends it, and says what becomes of the message.
-    pub(super) async fn claim(&mut self, delivery: &Delivery) -> Result<Claim, Settle> {
+    pub async fn claim(&mut self, delivery: &Delivery) -> Result<Claim, Settle> {
         let (context, id) = (self.context.clone(), self.job.id.clone());
         let away = |error: BusError| {
             tracing::warn!(job_id = %id, %error, "a job's log is out of reach; the job waits");
@@ -123,7 +123,7 @@ impl JobRun {
                 Found::Ended(event) => {
                     tracing::info!(job_id = %id, end = event.kind.name(), "the job has ended already");
                     context.metrics.duplicate();
-                    self.checkpoints.remove(true).await;
+                    self.snapshots.remove(true).await;
                     return Err(Settle::Done);
                 }
                 Found::WornOut(last) => {
@@ -142,7 +142,7 @@ impl JobRun {
                         Err(AppendError::Fenced) => continue,
                         Err(AppendError::Bus(error)) => return Err(away(error)),
                         Ok(_) => {
-                            self.checkpoints.remove(true).await;
+                            self.snapshots.remove(true).await;
                             return Err(Settle::Gone);
                         }
                     }
@@ -159,7 +159,7 @@ impl JobRun {
                 Err(AppendError::Fenced) => {}
                 Err(AppendError::Bus(error)) => return Err(away(error)),
                 Ok(_) if ends => {
-                    self.checkpoints.remove(attempt > 1).await;
+                    self.snapshots.remove(attempt > 1).await;
                     return Err(Settle::Done);
                 }
                 Ok(last) => {

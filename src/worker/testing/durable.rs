@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::RETRY_AFTER;
+use super::{Worker, worker};
 use crate::{
     bus::{Entry, EventLog, Settle, Via, memory::Settled},
     contract::{Capability, ErrorCode, Event, EventKind, JobId, WorkerId},
-    worker::testing::{Worker, worker},
+    worker::own::RETRY_AFTER,
 };
 
 const DONE: Settled = Settled::As(Settle::Done);
@@ -58,7 +58,7 @@ async fn a_job_is_accepted_computed_and_done() {
     deliver(&worker, "", 2);
     assert_eq!(next(&mut worker.settled).await, DONE);
     assert_eq!(worker.log.events(&id()), events);
-    assert!(worker.context.registry.is_empty());
+    assert!(worker.context.held.is_empty());
     assert_eq!(worker.context.slots.free(), 1);
 }
 
@@ -153,7 +153,7 @@ async fn a_job_that_is_handed_back_has_not_failed() {
     }
     assert_eq!(failures(&worker).await, 1, "counted until it is given back");
     worker.context.close();
-    worker.context.registry.hand_back_all();
+    worker.context.held.hand_back_all();
     assert_eq!(next(&mut worker.settled).await, Settled::As(Settle::Again(Duration::ZERO)));
     assert_eq!(failures(&worker).await, 0);
     assert_eq!(worker.log.events(&id()).last().unwrap().kind.name(), "progress");
@@ -168,7 +168,7 @@ async fn a_worker_that_lost_the_job_says_nothing_more_and_settles_nothing() {
     }
     let accepted = EventKind::Accepted { model: "sim".into(), seed: 1, position: 0 };
     interfere(&worker, accepted).await;
-    worker.context.registry.emptied().await;
+    worker.context.held.emptied().await;
     assert!(worker.settled.try_recv().is_err());
     let events = worker.log.events(&id());
     assert_eq!(events.last().unwrap().worker_id.as_str(), "another", "{events:?}");
@@ -203,14 +203,14 @@ async fn a_job_that_runs_for_a_requester_is_kept_from_the_queue_and_another_of_i
     let mut worker = worker("sim://?step_ms=30&size=64", 2);
     let body = r#"{"prompt":"a","job_id":"j","model":"sim","steps":4}"#;
     worker.requester.send(Via::Direct, Capability::Generate, body, "r");
-    while worker.context.registry.is_empty() {
+    while worker.context.held.is_empty() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     deliver(&worker, "", 2);
     deliver(&worker, r#","seed":7"#, 1);
     assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::InvalidRequest));
     assert_eq!(next(&mut worker.settled).await, GONE);
-    worker.context.registry.emptied().await;
+    worker.context.held.emptied().await;
     assert!(
         worker.settled.try_recv().is_err(),
         "what was kept is not settled: it comes again and finds the result"

@@ -1,44 +1,42 @@
-//! A durable job's checkpoints on this worker: the newest is written, one at a time, off the engine's path; and what of a
-//! job is there already when another worker's checkpoint is gone on from.
+//! A durable job's snapshots on this worker: the newest is written, one at a time, off the engine's path; and what of a
+//! job is there already when another worker's snapshot is gone on from.
 
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
-use super::{
-    checkpoint::{self, Origin},
-    context::Context,
-};
+use super::file::{self as snapshot, Origin};
 use crate::{
     contract::{ImageResult, Job, JobId, hex},
     diffusion::ImageSpec,
-    engine::Checkpoint,
+    engine::Snapshot,
     http::MAX_IMAGE_BYTES,
     storage::{Key, StorageError, Store},
+    worker::shared::Context,
 };
 
-/// The checkpoints of one job.
-pub(super) struct Checkpoints {
+/// The snapshots of one job.
+pub struct Snapshots {
     store: Store,
     job: JobId,
     origin: Origin,
     /// The time between two; none for a job that would not come again.
     every: Option<Duration>,
     writing: Option<JoinHandle<()>>,
-    waiting: Option<Checkpoint>,
+    waiting: Option<Snapshot>,
     /// Whether one was written here.
     written: bool,
 }
 
 /// What a job goes on from.
-pub(super) struct Resumed {
-    pub checkpoint: Checkpoint,
+pub struct Resumed {
+    pub snapshot: Snapshot,
     /// The pictures that are finished and stored.
     pub images: Vec<ImageResult>,
 }
 
-impl Checkpoints {
+impl Snapshots {
     /// Of this job with this model; `is_durable`: it comes again when its worker is gone.
     pub fn new(context: &Context, job: &Job, model: &str, is_durable: bool) -> Self {
         let identity = &context.identity;
@@ -46,7 +44,7 @@ impl Checkpoints {
             store: context.store.clone(),
             job: job.id.clone(),
             origin: Origin::new(&job.fingerprint, model, &identity.device, identity.precision),
-            every: is_durable.then_some(identity.checkpoint_every),
+            every: is_durable.then_some(identity.snapshot_every),
             writing: None,
             waiting: None,
             written: false,
@@ -59,19 +57,19 @@ impl Checkpoints {
     }
 
     /// Has one written, now or after the one that is being written; of those that wait the newest is kept.
-    pub fn put(&mut self, checkpoint: Checkpoint) {
+    pub fn put(&mut self, snapshot: Snapshot) {
         self.written = true;
-        self.waiting = Some(checkpoint);
+        self.waiting = Some(snapshot);
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.writing = self.waiting.take().map(|checkpoint| self.write(checkpoint));
+            self.writing = self.waiting.take().map(|snapshot| self.write(snapshot));
         }
     }
 
-    fn write(&self, checkpoint: Checkpoint) -> JoinHandle<()> {
+    fn write(&self, snapshot: Snapshot) -> JoinHandle<()> {
         let (store, job, origin) = (self.store.clone(), self.job.clone(), self.origin.clone());
         tokio::spawn(async move {
-            if let Err(error) = checkpoint::write(&store, &job, &origin, checkpoint).await {
-                tracing::warn!(job_id = %job, %error, "a checkpoint could not be written");
+            if let Err(error) = snapshot::write(&store, &job, &origin, snapshot).await {
+                tracing::warn!(job_id = %job, %error, "a snapshot could not be written");
             }
         })
     }
@@ -80,9 +78,9 @@ impl Checkpoints {
     pub async fn finish(&mut self) {
         while let Some(writing) = self.writing.take() {
             if let Err(error) = writing.await {
-                tracing::error!(job_id = %self.job, %error, "the writing of a checkpoint was lost");
+                tracing::error!(job_id = %self.job, %error, "the writing of a snapshot was lost");
             }
-            self.writing = self.waiting.take().map(|checkpoint| self.write(checkpoint));
+            self.writing = self.waiting.take().map(|snapshot| self.write(snapshot));
         }
     }
 
@@ -97,25 +95,25 @@ impl Checkpoints {
     pub async fn remove(&mut self, elsewhere: bool) {
         self.stop().await;
         if self.written || elsewhere {
-            checkpoint::remove(&self.store, &self.job).await;
+            snapshot::remove(&self.store, &self.job).await;
         }
     }
 
-    /// The checkpoint that an earlier worker left, with the pictures that it had finished. Without one of them there is
+    /// The snapshot that an earlier worker left, with the pictures that it had finished. Without one of them there is
     /// none: the job begins anew.
     pub async fn resume(&self, job: &Job, spec: &ImageSpec) -> Option<Resumed> {
-        let checkpoint = checkpoint::read(&self.store, &self.job, &self.origin).await?;
+        let snapshot = snapshot::read(&self.store, &self.job, &self.origin).await?;
         let mut images = vec![];
-        for index in 0..checkpoint.index {
+        for index in 0..snapshot.index {
             match stored_picture(&self.store, job, spec, index).await {
                 Ok(image) => images.push(image),
                 Err(error) => {
-                    tracing::warn!(job_id = %self.job, index, %error, "a picture before the checkpoint is not there");
+                    tracing::warn!(job_id = %self.job, index, %error, "a picture before the snapshot is not there");
                     return None;
                 }
             }
         }
-        Some(Resumed { checkpoint, images })
+        Some(Resumed { snapshot, images })
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{context::Context, encode::encode, job::Failure};
+use super::encode::encode;
 use crate::{
     contract::{ErrorCode, ImageResult, Job},
     diffusion::ImageSpec,
     engine::Generated,
     storage::Key,
+    worker::{job::Failure, shared::Context},
 };
 
 /// Encodes a picture and stores it.
-pub(super) async fn upload(
+pub async fn upload(
     context: &Context,
     job: Job,
     spec: Arc<ImageSpec>,

@@ -1,16 +1,12 @@
 //! A worker without NATS, for the tests of its parts.
 
+mod durable;
+mod standstill;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
-use super::{
-    context::{Context, Identity},
-    intake::take_jobs,
-    job_router::JobRouter,
-    shutdown::Engine,
-    slots::Slots,
-};
 use crate::{
     bus::{
         EventSink, Outgoing,
@@ -22,9 +18,14 @@ use crate::{
     diffusion::{DType, Precision},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
     storage::{Store, StoreOptions},
+    worker::{
+        process::Engine,
+        shared::{Context, Identity, Slots},
+        take::{JobRouter, take_jobs},
+    },
 };
 
-pub(super) struct Worker {
+pub struct Worker {
     pub context: Arc<Context>,
     pub requester: MemoryRequester,
     pub publisher: MemoryPublisher,
@@ -36,14 +37,14 @@ pub(super) struct Worker {
 }
 
 /// A worker with this simulation, that takes jobs.
-pub(super) fn worker(model: &str, slots: usize) -> Worker {
+pub fn worker(model: &str, slots: usize) -> Worker {
     let (sink, out) = MemorySink::new();
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
     Worker { out, ..worker_between(model, slots, store, Arc::new(sink)) }
 }
 
 /// A worker with this simulation between a store and a sink of the test's own; nothing comes `out`.
-pub(super) fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<dyn EventSink>) -> Worker {
+pub fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<dyn EventSink>) -> Worker {
     let source = format!("sim={model}").parse().unwrap();
     let pipeline = InferencePipeline::load(&[source], &candle_core::Device::Cpu).unwrap();
     let identity = Identity {
@@ -54,7 +55,7 @@ pub(super) fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<
         limits: Limits::default(),
         catalog: pipeline.catalog(),
         precision: Precision::all(DType::F32),
-        checkpoint_every: Duration::from_secs(10),
+        snapshot_every: Duration::from_secs(10),
         loras: None,
     };
     let (queue, receiver) = RequestQueue::new();

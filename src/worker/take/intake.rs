@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::Notify, time::Instant};
 
-use super::job_router::{JobRouter, Routed};
+use super::admit::{JobRouter, Routed};
 use crate::bus::{Incoming, JobQueue, JobSource, Settle, Via};
 
 /// Doors are looked after this often even when nothing happens: while NATS was away none could be armed.
@@ -23,7 +23,7 @@ const WAIT_HERE_AFTER: u64 = 50;
 
 /// Takes jobs until the source ends. After [`Context::close`](super::context::Context::close) it closes doors and queue,
 /// says so through `closed`, and goes on giving what comes late to others.
-pub(super) async fn take_jobs<S: JobSource, Q: JobQueue>(
+pub async fn take_jobs<S: JobSource, Q: JobQueue>(
     source: S,
     queue: Q,
     router: JobRouter,

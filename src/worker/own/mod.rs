@@ -4,33 +4,29 @@
 //! more, settles nothing, and computes no further.
 
 mod claim;
-mod refuse;
-#[cfg(test)]
-mod tests;
 
 use std::{sync::Arc, time::Duration};
 
 use claim::Claim;
+pub use claim::{Found, found};
 
-use super::{
-    job::{Failure, JobRun},
-    job_events::{Lost, Open},
-};
 use crate::{
     bus::{Delivery, Settle},
     contract::{Disposition, ErrorCode, Event, EventKind},
+    worker::{
+        job::{Failure, JobRun},
+        shared::{Lost, Open},
+    },
 };
 
-pub(super) use refuse::{refuse, set_aside};
-
 /// Attempts that may fail; then the job is a dead letter.
-pub(super) const MAX_FAILURES: u32 = 3;
+pub const MAX_FAILURES: u32 = 3;
 /// How long a job waits after its first failure, and after its second.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
+pub const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
 /// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
-const AWAY_FOR: Duration = Duration::from_secs(5);
+pub const AWAY_FOR: Duration = Duration::from_secs(5);
 /// How often a claim is tried that another's event got in the way of.
-const CLAIM_TRIES: u32 = 8;
+pub const CLAIM_TRIES: u32 = 8;
 
 /// How a durable job leaves this worker.
 enum Verdict {
@@ -46,7 +42,7 @@ enum Verdict {
 
 impl JobRun {
     /// Runs a durable job to its end on this worker, and settles its message.
-    pub(super) async fn run_durable(mut self, delivery: Delivery) {
+    pub async fn run_durable(mut self, delivery: Delivery) {
         let job_id = self.job.id.clone();
         if delivery.times > 1 {
             self.context.metrics.redelivered();
@@ -60,7 +56,7 @@ impl JobRun {
                 delivery.settle(settle).await;
             }
         }
-        self.context.registry.end(&self.running);
+        self.context.held.end(&self.running);
     }
 
     async fn run_claimed(&mut self, claim: Arc<Claim>, delivery: Delivery) {
@@ -86,18 +82,18 @@ impl JobRun {
         match &verdict {
             Verdict::End(event, _) => {
                 self.note_end(event);
-                self.checkpoints.remove(self.attempt > 1).await;
+                self.snapshots.remove(self.attempt > 1).await;
                 self.running.events.repeat(event.clone());
             }
             Verdict::Bury(code, message) | Verdict::Retry(code, message) => {
-                self.checkpoints.finish().await;
+                self.snapshots.finish().await;
                 self.running.events.leave(EventKind::error(*code, message.clone()));
             }
             Verdict::HandBack => {
                 match self.running.is_lost() {
-                    true => self.checkpoints.stop().await,
+                    true => self.snapshots.stop().await,
                     // Written before the job is given back, so that nothing of it is done twice.
-                    false => self.checkpoints.finish().await,
+                    false => self.snapshots.finish().await,
                 }
                 self.running.events.leave(self.going_away());
             }
@@ -165,7 +161,7 @@ impl JobRun {
 
     /// The job is another's. What waits for it here is told so.
     async fn forsake(&mut self, claim: &Claim, delivery: Delivery, lost: Lost) {
-        self.checkpoints.stop().await;
+        self.snapshots.stop().await;
         let job_id = &self.job.id;
         let message = "this worker has lost the job; ask for it again";
         self.running.events.leave(EventKind::error(ErrorCode::Internal, message));
@@ -179,7 +175,7 @@ impl JobRun {
         match claim.log.last(job_id).await {
             Ok(Some(last)) if last.event.kind.is_terminal() => {
                 tracing::info!(%job_id, end = last.event.kind.name(), "the job was ended elsewhere");
-                self.checkpoints.remove(true).await;
+                self.snapshots.remove(true).await;
                 delivery.settle(Settle::Done).await;
             }
             // Not settled: that is for the worker that has it.

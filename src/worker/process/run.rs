@@ -5,20 +5,19 @@ use std::{process::ExitCode, sync::Arc};
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
-    context::Context,
-    http::WorkerJobs,
-    http_server::{HttpServer, Listener},
-    intake::take_jobs,
-    job_router::JobRouter,
+    drain::{Engine, Signals, drain, engine_lost},
+    http::{HttpServer, Listener, WorkerJobs},
     options::{OptionsError, WorkerOptions},
-    shutdown::{Engine, Signals, drain, engine_lost},
-    slots::Slots,
 };
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
     engine::{GenerationEngine, InferencePipeline, RequestQueue},
     models::{ModelError, ModelOptions, ModelSource, Origin},
     storage::{StorageError, Store},
+    worker::{
+        shared::{Context, Slots},
+        take::{JobRouter, take_jobs},
+    },
 };
 
 /// Exit code: it could not start; the message says what to do.

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::job_events::{JobEvents, Reader};
+use super::told::{JobEvents, Reader};
 use crate::{
     bus::Delivery,
     contract::{Event, JobId, WorkerId},
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 256;
 
 /// A job that this worker holds.
 #[derive(Debug)]
-pub struct RunningJob {
+pub struct HeldJob {
     /// The job.
     pub id: JobId,
     /// What decides its picture.
@@ -37,7 +37,7 @@ pub struct RunningJob {
     again: Mutex<Vec<Delivery>>,
 }
 
-impl RunningJob {
+impl HeldJob {
     /// Stops it because the worker goes away, not because somebody asked.
     pub fn hand_back(&self) {
         self.handed_back.store(true, Ordering::Release);
@@ -75,27 +75,32 @@ impl RunningJob {
 #[derive(Debug)]
 pub enum Begun {
     /// It is to be run.
-    New(Arc<RunningJob>),
+    New(Arc<HeldJob>),
     /// It runs already; the requester reads along.
     Joined,
     /// Another job with this id runs.
     Conflict,
 }
 
+/// The message for a job id that stands for another request.
+pub fn conflict(id: &JobId) -> String {
+    format!("`job_id`: `{id}` was used for another request; the same id stands for the same request")
+}
+
 /// The jobs by id.
 #[derive(Debug)]
-pub struct Registry {
+pub struct Held {
     state: Mutex<State>,
     count: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<JobId, Arc<RunningJob>>,
+    running: HashMap<JobId, Arc<HeldJob>>,
     ended: VecDeque<Arc<Event>>,
 }
 
-impl Registry {
+impl Held {
     /// No job.
     pub fn new() -> Self {
         Self { state: Mutex::default(), count: watch::Sender::new(0) }
@@ -125,7 +130,7 @@ impl Registry {
         {
             return begun;
         }
-        let job = Arc::new(RunningJob {
+        let job = Arc::new(HeldJob {
             id: id.clone(),
             fingerprint: fingerprint.to_owned(),
             cancel: CancelFlag::default(),
@@ -143,7 +148,7 @@ impl Registry {
     }
 
     /// Forgets a job whose end was published.
-    pub fn end(&self, job: &Arc<RunningJob>) {
+    pub fn end(&self, job: &Arc<HeldJob>) {
         let mut state = self.lock();
         if state.running.get(&job.id).is_some_and(|running| Arc::ptr_eq(running, job)) {
             state.running.remove(&job.id);
@@ -159,7 +164,7 @@ impl Registry {
     }
 
     /// The job, if it is here.
-    pub fn running(&self, id: &JobId) -> Option<Arc<RunningJob>> {
+    pub fn running(&self, id: &JobId) -> Option<Arc<HeldJob>> {
         self.lock().running.get(id).cloned()
     }
 
@@ -190,13 +195,13 @@ impl Registry {
     }
 }
 
-impl Default for Registry {
+impl Default for Held {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn join(running: &RunningJob, fingerprint: &str, reader: Option<Reader>) -> Option<Begun> {
+fn join(running: &HeldJob, fingerprint: &str, reader: Option<Reader>) -> Option<Begun> {
     if running.fingerprint != fingerprint {
         return Some(Begun::Conflict);
     }

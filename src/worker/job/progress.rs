@@ -15,7 +15,7 @@ const PREVIEW_EVERY: Duration = Duration::from_secs(1);
 
 /// The progress of one job.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub struct Progress {
     step: u32,
     total: u32,
     /// Steps that another worker has done.
@@ -87,7 +87,7 @@ impl Progress {
 }
 
 /// 0 to 100.
-pub(super) fn percent(step: u32, total: u32) -> f32 {
+pub fn percent(step: u32, total: u32) -> f32 {
     if total == 0 { 0.0 } else { (f64::from(step) * 100.0 / f64::from(total)) as f32 }
 }
 

@@ -7,14 +7,14 @@ use crate::models::{Denoising, Progress, ProgressError};
 
 /// With the request, all that a job goes on from. Pictures before `index` are not drawn again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub struct Snapshot {
     /// The first picture that is being drawn, from 0.
     pub index: u32,
     /// How far it is, and those after it that are drawn together with it.
     pub pictures: Vec<Progress>,
 }
 
-/// A checkpoint that is not of this job.
+/// A snapshot that is not of this job.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
     /// The job has no such picture.
@@ -28,8 +28,8 @@ enum Unfit {
     Progress(#[from] ProgressError),
 }
 
-impl Checkpoint {
-    /// The pictures, begun and brought to where they were; none when this is not a checkpoint of the job, which is
+impl Snapshot {
+    /// The pictures, begun and brought to where they were; none when this is not a snapshot of the job, which is
     /// logged.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Checkpoint {
         let restored = self.try_restore(pipeline, request)?;
         if let Err(reason) = &restored {
             tracing::warn!(
-                job_id = %request.job_id, %reason, "the checkpoint is not of this job, which starts over"
+                job_id = %request.job_id, %reason, "the snapshot is not of this job, which starts over"
             );
         }
         Ok(restored.ok())

@@ -1,0 +1,8 @@
+//! A finished picture: encoded with what made it, and put into the store.
+
+mod encode;
+mod infotext;
+mod upload;
+
+pub use encode::{encode, encode_preview};
+pub use upload::upload;

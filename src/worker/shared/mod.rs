@@ -1,0 +1,12 @@
+//! What the jobs of a worker share: who it is, its slots, the jobs that it holds and what is told of each, its counters.
+
+mod context;
+mod held;
+mod metrics;
+mod slots;
+mod told;
+
+pub use context::{Context, Identity};
+pub use held::{Begun, HeldJob, conflict};
+pub use slots::{Permits, Slots};
+pub use told::{Lost, Open, Outlet, Reader};

@@ -1,0 +1,9 @@
+//! How a worker takes jobs: which message next, whether this worker can do what it asks for, and what becomes of those that
+//! it does not take.
+
+mod admit;
+mod intake;
+mod refuse;
+
+pub use admit::{JobRouter, Refusal, Routed};
+pub use intake::take_jobs;
