@@ -25,12 +25,15 @@ pub async fn open(pool: &Pool, options: StreamOptions) -> Streams {
 
 /// Puts jobs for the model `sim` into the queue.
 pub async fn fill(streams: &Streams, body: &str, jobs: usize) {
-    let sendings = (0..jobs).map(|_| Sending {
-        job: JobId::generate(),
-        subject: streams.subject_of_job(Capability::Generate, "sim"),
-        body: body.to_owned().into(),
-        after: None,
-        traceparent: None,
+    let sendings = (0..jobs).map(|_| {
+        let job = JobId::generate();
+        Sending {
+            subject: streams.subject_of_job(Capability::Generate, "sim", &job),
+            job,
+            body: body.to_owned().into(),
+            after: None,
+            traceparent: None,
+        }
     });
     let sent = stream::iter(sendings).for_each_concurrent(TOGETHER, async |sending| {
         streams.send_job(&sending).await.expect("a place in the queue");

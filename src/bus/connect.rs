@@ -90,6 +90,15 @@ pub enum BusError {
         /// The settings that differ, as they are.
         found: String,
     },
+    /// A stream of a version in which a job's subject did not name the job.
+    #[error(
+        "{what} was made by an earlier version; stop every queen and worker, and run `queen-rbee move-jobs` once: \
+         it moves what is in the stream, and loses nothing"
+    )]
+    Earlier {
+        /// The stream.
+        what: String,
+    },
     /// JetStream did not do what it was asked for; it may when it is asked again.
     #[error("JetStream: {doing}: {reason}")]
     JetStream {

@@ -52,15 +52,13 @@ impl Streams {
         Ok(letters)
     }
 
-    /// The newest dead letter of a job.
+    /// The dead letter of a job.
     ///
     /// # Errors
     /// When JetStream does not answer.
     pub async fn dead_letter(&self, job: &JobId) -> Result<Option<StoredLetter>, BusError> {
-        match self.letters_of(job).await?.last() {
-            None => Ok(None),
-            Some(&sequence) => self.letter_at(&self.dead_letter_stream().await?, sequence).await,
-        }
+        let stream = self.dead_letter_stream().await?;
+        Ok(self.last_letter(&stream, job).await?.and_then(stored_letter))
     }
 
     /// Removes the dead letters of a job; how many there were.
@@ -70,29 +68,31 @@ impl Streams {
     pub async fn drop_dead_letters(&self, job: &JobId) -> Result<usize, BusError> {
         let stream = self.dead_letter_stream().await?;
         let mut dropped = 0;
-        for sequence in self.letters_of(job).await? {
-            match stream.delete_message(sequence).await {
-                Ok(there) => dropped += usize::from(there),
-                // Somebody else removed it.
-                Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => {}
-                Err(error) => {
-                    return Err(BusError::jetstream(format!("removing dead letter {sequence}"), error));
-                }
-            }
+        // One for each capability at most.
+        while let Some(letter) = self.last_letter(&stream, job).await? {
+            self.drop_letter(letter.sequence).await?;
+            dropped += 1;
         }
         Ok(dropped)
     }
 
-    /// The numbers of a job's letters.
-    async fn letters_of(&self, job: &JobId) -> Result<Vec<u64>, BusError> {
-        let mut found = vec![];
-        self.each_letter(|message| {
-            if text(&message.headers, headers::JOB_ID) == Some(job.as_str()) {
-                found.push(message.sequence);
-            }
-        })
-        .await?;
-        Ok(found)
+    /// Removes the dead letter with this number.
+    pub(super) async fn drop_letter(&self, sequence: u64) -> Result<(), BusError> {
+        let stream = self.dead_letter_stream().await?;
+        match stream.delete_message(sequence).await {
+            Ok(_) => Ok(()),
+            // Somebody else removed it.
+            Err(error) if matches!(error.kind(), DeleteMessageErrorKind::JetStream(_)) => Ok(()),
+            Err(error) => Err(BusError::jetstream(format!("removing dead letter {sequence}"), error)),
+        }
+    }
+
+    async fn last_letter(&self, stream: &Stream<()>, job: &JobId) -> Result<Option<StreamMessage>, BusError> {
+        match stream.get_last_raw_message_by_subject(&self.subjects.dead_letters_of(job)).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(BusError::jetstream(format!("reading the dead letter of {job}"), error)),
+        }
     }
 
     /// Shows every letter that there is now, without its body.
@@ -141,10 +141,10 @@ fn text<'a>(map: &'a HeaderMap, name: &str) -> Option<&'a str> {
 fn stored_letter(message: StreamMessage) -> Option<StoredLetter> {
     let StreamMessage { subject, sequence, headers: map, payload, time } = message;
     let header = |name: &str| text(&map, name);
-    let capability: Capability = subject.rsplit('.').next()?.parse().ok()?;
+    let capability: Capability = subject.rsplit('.').nth(1)?.parse().ok()?;
     let job_subject = header(headers::JOB_SUBJECT)?.to_owned();
     let model = Operation::parse(Some(capability), &payload).ok().and_then(|o| o.model().map(str::to_owned));
-    let model = model.or_else(|| Some(job_subject.rsplit('.').next()?.to_owned()))?;
+    let model = model.or_else(|| Some(job_subject.rsplit('.').nth(1)?.to_owned()))?;
     let code = header(headers::JOB_ERROR_CODE).and_then(ErrorCode::from_code).unwrap_or(ErrorCode::Internal);
     let since_epoch = Duration::from_nanos(u64::try_from(time.unix_timestamp_nanos()).unwrap_or(0));
     let letter = DeadLetter {

@@ -54,7 +54,9 @@ pub trait Handle: Send + Sync + 'static {
 pub struct Delivery {
     /// How often it was delivered, from 1.
     pub times: u64,
-    /// When the stream took it, by the server's clock.
+    /// The message's number in the stream.
+    pub sequence: u64,
+    /// When the stream took it, by the server's clock: to be compared with times of that clock alone.
     pub accepted_at: SystemTime,
     /// See [`headers::JOB_AFTER`].
     pub after: Option<u64>,
@@ -67,6 +69,7 @@ impl Delivery {
     pub(super) fn new(
         handle: Arc<dyn Handle>,
         times: u64,
+        sequence: u64,
         accepted_at: SystemTime,
         after: Option<u64>,
         sign_every: Duration,
@@ -78,7 +81,7 @@ impl Delivery {
                 told.in_progress().await;
             }
         });
-        Self { times, accepted_at, after, handle, signs }
+        Self { times, sequence, accepted_at, after, handle, signs }
     }
 
     /// Settles the message and ends the signs of life. What is not confirmed comes again, and is found done then.
@@ -98,11 +101,6 @@ impl Delivery {
     /// When JetStream does not take it.
     pub async fn bury(&self, job: &JobId, code: ErrorCode, message: &str) -> Result<(), BusError> {
         self.handle.bury(job, code, message).await
-    }
-
-    /// How long ago the stream took it; none when the clocks disagree.
-    pub fn waited(&self) -> Duration {
-        SystemTime::now().duration_since(self.accepted_at).unwrap_or_default()
     }
 }
 
@@ -128,7 +126,7 @@ struct FromStream {
 ///
 /// # Errors
 /// When it is none: its reply subject says nothing of a stream.
-pub(super) fn delivery(streams: &Streams, message: jetstream::Message) -> Result<(Delivery, u64), BusError> {
+pub(super) fn delivery(streams: &Streams, message: jetstream::Message) -> Result<Delivery, BusError> {
     let info = message.info().map_err(|error| BusError::JetStream {
         doing: format!("reading a message on {}", message.subject),
         reason: error.to_string(),
@@ -138,7 +136,7 @@ pub(super) fn delivery(streams: &Streams, message: jetstream::Message) -> Result
     let after = header(message.headers.as_ref(), headers::JOB_AFTER).and_then(|seq| seq.parse().ok());
     let sign_every = streams.options.ack_wait / SIGNS_PER_ACK_WAIT;
     let handle = Arc::new(FromStream { streams: streams.clone(), message });
-    Ok((Delivery::new(handle, times, accepted_at, after, sign_every), sequence))
+    Ok(Delivery::new(handle, times, sequence, accepted_at, after, sign_every))
 }
 
 pub(super) fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
@@ -179,7 +177,7 @@ impl Handle for FromStream {
     ) -> BoxFuture<'a, Result<(), BusError>> {
         async move {
             let message = &self.message;
-            let subject = self.streams.subjects.dead_letter_of(&message.subject);
+            let subject = self.streams.subjects.dead_letter_of(&message.subject, job);
             let mut map = HeaderMap::new();
             // What the requester wrote goes along; what told the stream what to do would be told to this one.
             let originals = message.headers.iter().flat_map(HeaderMap::iter);

@@ -111,6 +111,7 @@ impl Doors {
             capability: self.options.subjects.capability_of(&message.subject),
             via,
             reply,
+            named: None,
             job_id: header(headers::JOB_ID).and_then(|id| JobId::new(id).ok()),
             traceparent: header(headers::TRACEPARENT),
             hops: header(headers::JOB_HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0),

@@ -38,8 +38,10 @@ pub struct Incoming {
     pub body: Bytes,
     /// Where the answers go: the requester's inbox, also after the message was offered again.
     pub reply: Option<String>,
-    /// The `Job-Id` header.
+    /// The job, as the subject says (of the queue) or the `Job-Id` header.
     pub job_id: Option<JobId>,
+    /// What a message of the queue says in the `Job-Id` header, which must be what its subject says.
+    pub named: Option<String>,
     /// W3C trace context, passed on to the events.
     pub traceparent: Option<String>,
     /// How often it was offered again.
@@ -100,7 +102,7 @@ pub trait JobSource: Send + 'static {
 
 /// Where durable jobs come from.
 pub trait JobQueue: Send + 'static {
-    /// A job that waits now, of any model in turn; `None` when there is none.
+    /// A job that waits now, of any queue in turn; `None` when there is none.
     fn look(&mut self) -> impl Future<Output = Option<Incoming>> + Send;
 
     /// The next job, requested now if `ask` and by earlier calls otherwise. May be dropped and called again without loss.

@@ -14,7 +14,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 
-use super::{BusError, Streams};
+use super::{
+    BusError, Streams,
+    event_log::{is_nobody, is_of_a_missing_stream},
+};
 use crate::contract::{Capability, JobId, Ticket, headers};
 
 /// How often a message is published whose acknowledgement does not come. Its id makes that safe.
@@ -23,6 +26,8 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 /// Room, in bytes, for the headers of a job that becomes a dead letter: it must fit into a message then too.
 const HEADROOM: usize = 4096;
+/// What the server says of a second message on a subject. It has one code for this and for a stream that is full.
+const PER_SUBJECT: &str = "per subject";
 
 /// A job for the stream.
 #[derive(Debug, Clone)]
@@ -37,6 +42,19 @@ pub struct Sending {
     pub after: Option<u64>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
+}
+
+/// A job that is in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedJob {
+    /// The message's number.
+    pub sequence: u64,
+    /// What its subject asks for, if there is such a capability.
+    pub capability: Option<Capability>,
+    /// The token of the model on its subject.
+    pub model: String,
+    /// The operation.
+    pub body: Bytes,
 }
 
 /// The stream has the job.
@@ -84,8 +102,8 @@ pub struct StoredTicket {
 
 impl Streams {
     /// Where a job for that model goes.
-    pub fn subject_of_job(&self, capability: Capability, model: &str) -> String {
-        self.subjects.jobs(capability, model)
+    pub fn subject_of_job(&self, capability: Capability, model: &str, job: &JobId) -> String {
+        self.subjects.jobs(capability, model, job)
     }
 
     /// Whether NATS is reachable now.
@@ -111,15 +129,49 @@ impl Streams {
                 Ok(ack) => return Ok(Sent { sequence: ack.sequence, duplicate: ack.duplicate }),
                 Err(error) => error,
             };
+            // It waits or runs already; or it did a moment ago, and the next try finds its place free.
+            if is_there_already(&error)
+                && let Some(there) = self.job_in_queue(&sending.job).await.map_err(unconfirmed)?
+            {
+                return Ok(Sent { sequence: there.sequence, duplicate: true });
+            }
             match error.kind() {
+                _ if is_there_already(&error) && tries < TRIES => {}
                 PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe
                     if tries < TRIES && self.is_connected() =>
                 {
                     tracing::warn!(job = %sending.job, %error, "a job was not confirmed; publishing it again");
                     tokio::time::sleep(PAUSE).await;
                 }
+                PublishErrorKind::StreamNotFound if tries < TRIES => self.mend().await,
                 _ => return Err(send_error(&error, bytes, limit)),
             }
+        }
+    }
+
+    /// The message of a job, if it is in the queue, whatever it asks for.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn job_in_queue(&self, job: &JobId) -> Result<Option<QueuedJob>, BusError> {
+        let doing = || format!("looking for job {job} in {}", self.jobs);
+        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
+        let subject = self.subjects.job_in_queue(job);
+        let mut found = stream.get_last_raw_message_by_subject(&subject).await;
+        if matches!(&found, Err(error) if is_of_a_missing_stream(error)) {
+            self.mend().await;
+            found = stream.get_last_raw_message_by_subject(&subject).await;
+        }
+        match found {
+            Ok(message) => {
+                let (capability, model, _) = self.subjects.parse_job(&message.subject);
+                let (sequence, model, body) = (message.sequence, model.unwrap_or_default(), message.payload);
+                Ok(Some(QueuedJob { sequence, capability, model, body }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) if is_nobody(&error) => Err(BusError::NoJetStream),
+            Err(error) => Err(BusError::jetstream(doing(), error)),
         }
     }
 
@@ -134,8 +186,8 @@ impl Streams {
         match stream.get_raw_message(sequence).await {
             // A stream that was removed and made again counts from 1: the number alone may be another job's.
             Ok(message) => {
-                let named = message.headers.get(headers::JOB_ID).map(|id| id.as_str());
-                Ok((named == Some(job.as_str())).then_some(message.payload))
+                let (_, _, named) = self.subjects.parse_job(&message.subject);
+                Ok((named.as_ref() == Some(job)).then_some(message.payload))
             }
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(BusError::jetstream(doing(), error)),
@@ -247,6 +299,17 @@ fn send_error(error: &PublishError, bytes: usize, limit: usize) -> SendError {
             }
         }
     }
+}
+
+fn unconfirmed(error: BusError) -> SendError {
+    SendError::Unconfirmed(error.to_string())
+}
+
+/// The stream has a message of the job.
+fn is_there_already(error: &PublishError) -> bool {
+    let source = std::error::Error::source(error);
+    let refusal = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
+    refusal.is_some_and(|refusal| refusal.to_string().contains(PER_SUBJECT))
 }
 
 /// No room in the stream (its own limit is told by the code of a store that failed), or none in the server or account.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, JobSource, Logged,
-    Outgoing, Settle, Via, delivery::Handle,
+    Outgoing, QueuedJob, Settle, Via, delivery::Handle,
 };
 use crate::contract::{Capability, ErrorCode, Event, JobId, WorkerId};
 
@@ -56,6 +56,7 @@ impl MemoryRequester {
             body: body.to_owned().into(),
             reply: Some(reply.to_owned()),
             job_id: None,
+            named: None,
             traceparent: None,
             hops: 0,
             received: Instant::now(),
@@ -140,16 +141,25 @@ impl MemoryQueue {
 
 impl MemoryPublisher {
     /// Delivers a job for the `times`-th time, of a message that was accepted `ago`.
-    pub fn deliver(&self, model: &str, capability: Capability, body: &str, times: u64, ago: Duration) {
+    pub fn deliver(
+        &self,
+        model: &str,
+        capability: Capability,
+        job: &JobId,
+        body: &str,
+        times: u64,
+        ago: Duration,
+    ) {
         let accepted_at = SystemTime::now() - ago;
-        let delivery = Delivery::new(Arc::new(self.clone()), times, accepted_at, None, SIGN_EVERY);
+        let delivery = Delivery::new(Arc::new(self.clone()), times, 1, accepted_at, None, SIGN_EVERY);
         let message = Incoming {
-            subject: format!("jobs.image.{capability}.{model}"),
+            subject: format!("jobs.image.{capability}.{model}.{job}"),
             via: Via::Queue { model: model.to_owned(), delivery },
             capability: Some(capability),
             body: body.to_owned().into(),
             reply: None,
-            job_id: None,
+            job_id: Some(job.clone()),
+            named: None,
             traceparent: None,
             hops: 0,
             received: Instant::now(),
@@ -210,6 +220,14 @@ impl MemoryLog {
 }
 
 impl EventLog for MemoryLog {
+    fn is_kept(&self) -> bool {
+        true
+    }
+
+    fn in_queue<'a>(&'a self, _: &'a JobId) -> BoxFuture<'a, Result<Option<QueuedJob>, BusError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
     fn last<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Logged>, BusError>> {
         let last = self.lock().get(job).and_then(|log| log.last().cloned());
         std::future::ready(Ok(last)).boxed()
@@ -220,7 +238,16 @@ impl EventLog for MemoryLog {
         let log = logs.entry(entry.event.job_id.clone()).or_default();
         let stored = if log.last().map_or(0, |last| last.sequence) == after {
             let event = Event::clone(&entry.event);
-            log.push(Logged { event, sequence: after + 1, failures: entry.failures });
+            log.push(Logged {
+                event,
+                is_read: true,
+                sequence: after + 1,
+                failures: entry.failures,
+                given_back: entry.given_back,
+                queued: entry.queued,
+                request: entry.request.clone(),
+                stored_at: SystemTime::now(),
+            });
             Ok(after + 1)
         } else {
             Err(AppendError::Fenced)

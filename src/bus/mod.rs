@@ -38,19 +38,19 @@ pub use dead_letters::StoredLetter;
 pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
-pub use event_log::{AppendError, Entry, EventLog, Logged};
+pub use event_log::{AppendError, Entry, EventLog, Logged, request_mark};
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
 pub use job_events::{Previews, StoredEvents};
-pub use job_store::{SendError, Sending, Sent, StoredTicket};
+pub use job_store::{QueuedJob, SendError, Sending, Sent, StoredTicket};
 pub use options::NatsOptions;
 pub use queue::JobStreams;
 pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::NatsSink;
 pub use stream_options::StreamOptions;
 pub use streams::Streams;
-pub use sweep::Swept;
+pub use sweep::{Sweeper, Swept};
 pub use worker_bus::WorkerBus;
 
 async fn subscribe(client: &async_nats::Client, subject: &str) -> Result<async_nats::Subscriber, BusError> {

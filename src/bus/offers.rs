@@ -97,7 +97,7 @@ impl Offers {
 
     /// Publishes the message again, on its own subject or for `worker` alone.
     pub async fn pass_on(&self, message: Incoming, job_id: JobId, worker: Option<WorkerId>) {
-        let hops = message.hops + 1;
+        let hops = message.hops.saturating_add(1);
         let refusal = match &worker {
             Some(worker) => format!("worker `{worker}` is not there; try again"),
             None => "no worker has a free slot; try again".to_owned(),

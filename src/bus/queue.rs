@@ -1,6 +1,6 @@
-//! Durable jobs in: one consumer per model, asked for a job only when there is a slot for it.
+//! Durable jobs in: one consumer per capability and model, asked for a job only when there is a slot for it.
 //!
-//! A model has one inbox for as long as the worker runs, and at most one request under way on it. What the server sends
+//! Each has one inbox for as long as the worker runs, and at most one request under way on it. What the server sends
 //! late, after a request ran out or while the worker closes, still arrives there; nothing has to wait until the server
 //! takes the worker for dead.
 
@@ -29,12 +29,11 @@ use super::{
     delivery::{delivery, header},
     doors::UNSUBSCRIBE_AT_THE_SERVER_ONLY,
     subscribe,
-    sweep::job_of,
 };
-use crate::contract::headers;
+use crate::contract::{Capability, headers};
 
 /// How long a request for a job stands.
-const ASK_FOR: Duration = Duration::from_secs(5);
+const ASK_FOR: Duration = Duration::from_secs(30);
 /// A request that nothing was heard of for this long after its end is lost, as after a lost connection.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer to a look may take.
@@ -47,24 +46,30 @@ pub struct JobStreams {
     link: Link,
     barrier: Barrier,
     streams: Streams,
-    models: Vec<ModelQueue>,
+    queues: Vec<Queue>,
     messages: SelectAll<BoxStream<'static, (usize, Message)>>,
     /// What came while a look waited for another.
     ready: VecDeque<Incoming>,
-    /// The model that a look begins with.
+    /// The queue that a look begins with.
     first: usize,
     /// Told to end the subscriptions.
     closed: watch::Sender<bool>,
     state: State,
 }
 
-struct ModelQueue {
-    name: String,
+struct Queue {
+    capability: Capability,
+    model: String,
     inbox: String,
     consumer: Option<PullConsumer>,
     /// Until when a request stands.
     asked: Option<Instant>,
+    /// The connection on which it was made: with another one it is lost.
+    connection: u64,
 }
+
+/// Capabilities and models, each with a queue.
+type Wanted = Vec<(Capability, String)>;
 
 enum State {
     Ready,
@@ -74,7 +79,7 @@ enum State {
 }
 
 impl JobStreams {
-    /// The queues of these models. While JetStream is away or not there, they are looked for again and again.
+    /// The queues of these capabilities and models. While JetStream is away or not there, they are looked for again and again.
     ///
     /// # Errors
     /// [`BusError::Mismatch`], or when the client takes no subscription.
@@ -82,30 +87,36 @@ impl JobStreams {
         link: Link,
         barrier: Barrier,
         streams: Streams,
-        models: Vec<String>,
+        capabilities: &[Capability],
+        models: &[String],
     ) -> Result<Self, BusError> {
         let closed = watch::Sender::new(false);
         let mut queues = vec![];
         let mut messages = SelectAll::new();
-        for (index, name) in models.iter().enumerate() {
+        let wanted: Wanted = models
+            .iter()
+            .flat_map(|model| capabilities.iter().map(|&capability| (capability, model.clone())))
+            .collect();
+        for (index, (capability, model)) in wanted.iter().enumerate() {
             let inbox = link.client.new_inbox();
             messages.push(heard(subscribe(&link.client, &inbox).await?, index, closed.subscribe()));
-            queues.push(ModelQueue { name: name.clone(), inbox, consumer: None, asked: None });
+            let (capability, model) = (*capability, model.clone());
+            queues.push(Queue { capability, model, inbox, consumer: None, asked: None, connection: 0 });
         }
         let mut jobs = Self {
             link,
             barrier,
             streams: streams.clone(),
-            models: queues,
+            queues,
             messages,
             ready: VecDeque::new(),
             first: 0,
             closed,
             state: State::Ready,
         };
-        match consumers(&streams, &models).await {
+        match consumers(&streams, &wanted).await {
             Ok(consumers) => jobs.use_consumers(consumers),
-            Err(error @ BusError::Mismatch { .. }) => return Err(error),
+            Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "no durable jobs at present");
                 jobs.state = jobs.opening();
@@ -116,14 +127,14 @@ impl JobStreams {
 
     /// No queue: only what comes on request subjects.
     pub(super) fn none(link: Link, barrier: Barrier, streams: Streams) -> Self {
-        let (models, messages) = (vec![], SelectAll::new());
+        let (queues, messages) = (vec![], SelectAll::new());
         let (ready, closed) = (VecDeque::new(), watch::Sender::new(true));
-        Self { link, barrier, streams, models, messages, ready, first: 0, closed, state: State::Closed }
+        Self { link, barrier, streams, queues, messages, ready, first: 0, closed, state: State::Closed }
     }
 
     fn use_consumers(&mut self, consumers: Vec<PullConsumer>) {
-        for (model, consumer) in self.models.iter_mut().zip(consumers) {
-            (model.consumer, model.asked) = (Some(consumer), None);
+        for (queue, consumer) in self.queues.iter_mut().zip(consumers) {
+            (queue.consumer, queue.asked) = (Some(consumer), None);
         }
         self.state = State::Ready;
     }
@@ -131,12 +142,13 @@ impl JobStreams {
     fn opening(&self) -> State {
         let (found, opened) = oneshot::channel();
         let streams = self.streams.clone();
-        let models: Vec<_> = self.models.iter().map(|model| model.name.clone()).collect();
+        let wanted: Wanted =
+            self.queues.iter().map(|queue| (queue.capability, queue.model.clone())).collect();
         tokio::spawn(async move {
             let mut told = String::new();
             while !found.is_closed() {
                 tokio::time::sleep(OPEN_AGAIN).await;
-                match consumers(&streams, &models).await {
+                match consumers(&streams, &wanted).await {
                     Ok(consumers) => {
                         tracing::info!("durable jobs are taken");
                         // The worker may have ended.
@@ -156,51 +168,54 @@ impl JobStreams {
         State::Opening(opened)
     }
 
-    /// Requests a job of a model, unless that was done. `wait`: until there is one.
+    /// Requests a job of a queue, unless that was done. `wait`: until there is one.
     async fn ask(&mut self, index: usize, wait: bool) {
-        let model = &mut self.models[index];
-        let Some(consumer) = &model.consumer else { return };
-        if model.asked.is_some_and(|until| Instant::now() < until + LOST_AFTER) {
+        let connection = self.link.connections();
+        let queue = &mut self.queues[index];
+        let Some(consumer) = &queue.consumer else { return };
+        let stands = queue.asked.is_some_and(|until| Instant::now() < until + LOST_AFTER);
+        if stands && queue.connection == connection {
             return;
         }
         let expires = wait.then_some(ASK_FOR);
         let request = BatchConfig { batch: 1, no_wait: !wait, expires, ..BatchConfig::default() };
-        model.asked = Some(Instant::now() + expires.unwrap_or_default());
-        if let Err(error) = consumer.request_batch(request, model.inbox.clone().into()).await {
-            tracing::warn!(model = %model.name, %error, "a job could not be asked for");
+        queue.asked = Some(Instant::now() + expires.unwrap_or_default());
+        queue.connection = connection;
+        if let Err(error) = consumer.request_batch(request, queue.inbox.clone().into()).await {
+            tracing::warn!(model = %queue.model, %error, "a job could not be asked for");
         }
     }
 
-    /// A job, or `None` for what is none. Either ends the request of its model.
+    /// A job, or `None` for what is none. Either ends the request of its queue.
     fn read(&mut self, index: usize, message: Message) -> Option<Incoming> {
-        let model = &mut self.models[index];
+        let queue = &mut self.queues[index];
         match message.status {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return None,
             Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
-                model.asked = None;
+                queue.asked = None;
                 return None;
             }
             Some(status) => {
                 // Asked again at once, the answer would be the same: the request counts until it would be lost.
-                model.asked = Some(Instant::now());
+                queue.asked = Some(Instant::now());
                 let description = message.description.as_deref().unwrap_or_default();
                 // Without a consumer there is none to ask; anything else passes by itself.
                 if status == StatusCode::NO_RESPONDERS || description.contains("Deleted") {
                     if matches!(self.state, State::Ready) {
-                        tracing::warn!(model = %model.name, %status, description, "the queue is gone; looking for it");
-                        self.models.iter_mut().for_each(|model| model.consumer = None);
+                        tracing::warn!(model = %queue.model, %status, description, "the queue is gone; looking for it");
+                        self.queues.iter_mut().for_each(|queue| queue.consumer = None);
                         self.state = self.opening();
                     }
                 } else {
-                    tracing::debug!(model = %model.name, %status, description, "no job");
+                    tracing::debug!(model = %queue.model, %status, description, "no job");
                 }
                 return None;
             }
         }
-        model.asked = None;
-        let name = model.name.clone();
-        match self.incoming(message, name) {
+        queue.asked = None;
+        let model = queue.model.clone();
+        match self.incoming(message, model) {
             Ok(incoming) => Some(incoming),
             Err(error) => {
                 tracing::warn!(%error, "a message of the queue is no job");
@@ -222,10 +237,12 @@ impl JobStreams {
         let subject = message.subject.to_string();
         let (body, map) = (message.payload.clone(), message.headers.clone());
         let message = jetstream::Message { message, context: self.streams.context.clone() };
-        let (delivery, sequence) = delivery(&self.streams, message)?;
+        let delivery = delivery(&self.streams, message)?;
+        let (capability, _, job_id) = self.streams.subjects.parse_job(&subject);
         Ok(Incoming {
-            capability: self.streams.subjects.capability_of_jobs(&subject),
-            job_id: job_of(map.as_ref(), delivery.accepted_at, sequence),
+            capability,
+            job_id,
+            named: header(map.as_ref(), headers::JOB_ID).map(str::to_owned),
             traceparent: header(map.as_ref(), headers::TRACEPARENT).map(str::to_owned),
             subject,
             via: Via::Queue { model, delivery },
@@ -259,11 +276,14 @@ fn heard(
     .boxed()
 }
 
-async fn consumers(streams: &Streams, models: &[String]) -> Result<Vec<PullConsumer>, BusError> {
+async fn consumers(
+    streams: &Streams,
+    wanted: &[(Capability, String)],
+) -> Result<Vec<PullConsumer>, BusError> {
     streams.ensure().await?;
     let mut consumers = vec![];
-    for model in models {
-        consumers.push(streams.consumer(model).await?);
+    for (capability, model) in wanted {
+        consumers.push(streams.consumer(*capability, model).await?);
     }
     Ok(consumers)
 }
@@ -276,14 +296,15 @@ impl JobQueue for JobStreams {
         if !matches!(self.state, State::Ready) || !self.link.is_connected() {
             return None;
         }
-        for turn in 0..self.models.len() {
-            let index = (self.first + turn) % self.models.len();
-            if self.models[index].asked.is_some() {
+        for turn in 0..self.queues.len() {
+            let index = (self.first + turn) % self.queues.len();
+            // Its request stands: what comes to it comes by itself.
+            if self.queues[index].asked.is_some() {
                 continue;
             }
             self.ask(index, false).await;
             let until = tokio::time::Instant::now() + LOOK_FOR;
-            while self.models[index].asked.is_some() {
+            while self.queues[index].asked.is_some() {
                 let Ok(Some((from, message))) = tokio::time::timeout_at(until, self.messages.next()).await
                 else {
                     return None;
@@ -313,7 +334,7 @@ impl JobQueue for JobStreams {
                 }
             }
             if ask && matches!(self.state, State::Ready) && self.link.is_connected() {
-                for index in 0..self.models.len() {
+                for index in 0..self.queues.len() {
                     self.ask(index, true).await;
                 }
             }
@@ -333,7 +354,7 @@ impl JobQueue for JobStreams {
 
     async fn close(&mut self) {
         self.state = State::Closed;
-        if self.models.is_empty() {
+        if self.queues.is_empty() {
             return;
         }
         // The requests that stand are for inboxes that nobody hears then: the server gives the jobs to others. What it

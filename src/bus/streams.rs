@@ -2,7 +2,10 @@
 //!
 //! Servers answer OK to settings that they do not know and leave them out, so nothing is believed that was not read back.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{
     Client,
@@ -15,18 +18,22 @@ use async_nats::{
 };
 
 use super::{BusError, StreamOptions};
-use crate::contract::{Subjects, model_token};
+use crate::contract::{Capability, Subjects, model_token};
 
 /// How long JetStream has for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a message is known by its `Nats-Msg-Id`.
 const DUPLICATES_WITHIN: Duration = Duration::from_secs(120);
-/// Deliveries of a job, as a backstop alone: attempts are counted in events.
-pub const MAX_DELIVER: i64 = 100;
+/// Deliveries of a job, as a backstop alone: attempts are counted in events, and a job that waits for a worker which can
+/// do it is delivered once a minute to those that cannot, for a week.
+pub const MAX_DELIVER: i64 = 10_000;
 /// Jobs of a model that may be with workers at one time: more than a pool has slots.
 const MAX_ACK_PENDING: i64 = 10_000;
 /// The waiting pulls of a model: more than a pool has workers.
 const MAX_WAITING: i64 = 10_000;
+
+/// The time between two looks for streams that are missing.
+const MEND_EVERY: Duration = Duration::from_secs(2);
 
 /// The three streams. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +47,8 @@ pub struct Streams {
     pub(super) events: String,
     /// Dead letters.
     pub(super) dead_letters: String,
+    /// When missing streams were last looked for.
+    mended: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl Streams {
@@ -49,7 +58,7 @@ impl Streams {
         context.set_timeout(ANSWER_WITHIN);
         let name = |name| subjects.stream(name);
         let (jobs, events, dead_letters) = (name("JOBS"), name("EVENTS"), name("DLQ"));
-        Self { context, subjects, options, jobs, events, dead_letters }
+        Self { context, subjects, options, jobs, events, dead_letters, mended: Arc::default() }
     }
 
     /// Makes the streams that are missing, and reads all of them back.
@@ -59,12 +68,37 @@ impl Streams {
     pub async fn ensure(&self) -> Result<(), BusError> {
         for config in self.configs() {
             let found = self.found_or_made(&config).await?;
+            if found.subjects == self.earlier_subjects(&config.name) {
+                return Err(BusError::Earlier { what: format!("stream {}", config.name) });
+            }
             check_stream(&config, &found)?;
         }
         Ok(())
     }
 
-    fn configs(&self) -> [Config; 3] {
+    /// What a stream captured in versions in which a job's subject did not name the job.
+    pub(super) fn earlier_subjects(&self, stream: &str) -> Vec<String> {
+        match stream {
+            jobs if jobs == self.jobs => vec![self.subjects.jobs_without_id()],
+            letters if letters == self.dead_letters => vec![self.subjects.dead_letters_without_id()],
+            _ => vec![],
+        }
+    }
+
+    /// Makes streams that were deleted again, after a request that found one missing: one look in a while for all
+    /// requests, so that a server that is asked for much is not asked for this too.
+    pub(super) async fn mend(&self) {
+        let mut last = self.mended.lock().await;
+        if last.is_some_and(|at| at.elapsed() < MEND_EVERY) {
+            return;
+        }
+        if let Err(error) = self.ensure().await {
+            tracing::warn!(%error, "a stream is missing");
+        }
+        *last = Some(Instant::now());
+    }
+
+    pub(super) fn configs(&self) -> [Config; 3] {
         let StreamOptions { jobs_max_bytes, events_max_bytes, dlq_max_bytes, .. } = self.options;
         let common = |name: &str, subjects: Vec<String>, max_bytes: u64| Config {
             name: name.to_owned(),
@@ -80,7 +114,10 @@ impl Streams {
                 retention: RetentionPolicy::WorkQueue,
                 // A full queue refuses the new job; none that was accepted is dropped, neither for room nor for age.
                 discard: DiscardPolicy::New,
-                ..common(&self.jobs, vec![self.subjects.jobs_any()], jobs_max_bytes)
+                // A job is in the queue once, for as long as it is there.
+                max_messages_per_subject: 1,
+                discard_new_per_subject: true,
+                ..common(&self.jobs, self.subjects.jobs_any(), jobs_max_bytes)
             },
             Config {
                 retention: RetentionPolicy::Limits,
@@ -95,6 +132,7 @@ impl Streams {
             Config {
                 retention: RetentionPolicy::Limits,
                 discard: DiscardPolicy::Old,
+                max_messages_per_subject: 1,
                 ..common(&self.dead_letters, vec![self.subjects.dead_letters_any()], dlq_max_bytes)
             },
         ]
@@ -114,28 +152,51 @@ impl Streams {
         Ok(made.cached_info().config.clone())
     }
 
-    /// The consumer of a model's jobs, made when it is missing, and read back.
-    ///
-    /// # Errors
-    /// As [`ensure`](Self::ensure).
-    pub(super) async fn consumer(&self, model: &str) -> Result<PullConsumer, BusError> {
-        let token = model_token(model);
-        let wanted = pull::Config {
-            durable_name: Some(token.clone()),
+    /// The name of the consumer of a capability and model.
+    pub fn consumer_name(capability: Capability, model: &str) -> String {
+        format!("{capability}-{}", model_token(model))
+    }
+
+    /// What the consumer of that name, for what this subject filters, must be like.
+    pub(super) fn consumer_config(&self, name: &str, filter: String) -> pull::Config {
+        pull::Config {
+            durable_name: Some(name.to_owned()),
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.options.ack_wait,
             max_deliver: MAX_DELIVER,
-            filter_subject: self.subjects.jobs_of_model(model),
+            filter_subject: filter,
             max_ack_pending: MAX_ACK_PENDING,
             max_waiting: MAX_WAITING,
             ..pull::Config::default()
-        };
-        let what = format!("consumer {token} of stream {}", self.jobs);
+        }
+    }
+
+    /// Sees to it that the jobs of a capability and model have their consumer, also where no worker is up: who scales a pool
+    /// reads from it how many wait.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub async fn ensure_consumer(&self, capability: Capability, model: &str) -> Result<(), BusError> {
+        self.consumer(capability, model).await.map(drop)
+    }
+
+    /// The consumer of the jobs of a capability and model, made when it is missing, and read back.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub(super) async fn consumer(
+        &self,
+        capability: Capability,
+        model: &str,
+    ) -> Result<PullConsumer, BusError> {
+        let name = Self::consumer_name(capability, model);
+        let wanted = self.consumer_config(&name, self.subjects.jobs_of(capability, model));
+        let what = format!("consumer {name} of stream {}", self.jobs);
         let failed = |error| BusError::jetstream(what.clone(), error);
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(what.clone(), error))?;
         // Makes it, or gives what is there, whatever that is like.
-        let consumer = stream.get_or_create_consumer(&token, wanted.clone()).await.map_err(failed)?;
+        let consumer = stream.get_or_create_consumer(&name, wanted.clone()).await.map_err(failed)?;
         let found = &consumer.cached_info().config;
         let differences = [
             ("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy)),
@@ -166,15 +227,22 @@ fn is_disabled(error: &GetStreamError) -> bool {
     }
 }
 
-/// What jobs depend on must be as we make it. Sizes, ages and replicas are whose the stream is, to change as he likes.
+/// What jobs depend on must be as we make it. Sizes, ages and replicas are for whoever runs the server to change.
 fn check_stream(wanted: &Config, found: &Config) -> Result<(), BusError> {
     let window = |config: &Config| format!("{:?}", config.duplicate_window);
+    let per_subject =
+        |config: &Config| match (config.max_messages_per_subject, config.discard_new_per_subject) {
+            (most @ 1.., true) => format!("at most {most}, new ones refused"),
+            (most @ 1.., false) => format!("at most {most}"),
+            _ => "any number".into(),
+        };
     let differences = [
         ("subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects)),
         ("retention", format!("{:?}", wanted.retention), format!("{:?}", found.retention)),
         ("discard", format!("{:?}", wanted.discard), format!("{:?}", found.discard)),
         ("storage", format!("{:?}", wanted.storage), format!("{:?}", found.storage)),
         ("duplicate window", window(wanted), window(found)),
+        ("messages of a subject", per_subject(wanted), per_subject(found)),
     ];
     compare(&format!("stream {}", wanted.name), &differences)?;
     if wanted.retention == RetentionPolicy::WorkQueue && !found.max_age.is_zero() {

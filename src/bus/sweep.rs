@@ -5,21 +5,26 @@
 //! (both were seen with 2.9.10). The log says what is true: a message whose job has ended is removed, and one whose job
 //! has stood still for long, although workers ask for jobs, is sent again. Neither can do harm, for the log also decides
 //! what a worker may do with a message.
+//!
+//! No clock is compared with another: a job stands still when its log has ended with the same event for so long here.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use async_nats::{
     HeaderMap,
     jetstream::{
-        consumer,
+        consumer::{self, PullConsumer},
         message::{OutboundMessage, StreamMessage},
-        stream::RawMessageErrorKind,
+        stream::{RawMessageErrorKind, Stream},
     },
 };
 use futures::TryStreamExt;
 
-use super::{BusError, Streams, delivery::header, event_log::logged};
-use crate::contract::{JobId, Ticket, headers};
+use super::{BusError, Streams, delivery::header, event_log::read_or_stood_in};
+use crate::contract::{ErrorCode, JobId, Ticket, headers};
 
 /// What was found and put right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,31 +33,56 @@ pub struct Swept {
     pub ended: u64,
     /// Jobs that stood still.
     pub sent_again: u64,
+    /// Consumers that somebody had edited.
+    pub mended: u64,
 }
 
-/// The id of the job in a message of the queue. Whoever gave none gets the same one each time.
-pub(super) fn job_of(map: Option<&HeaderMap>, accepted_at: SystemTime, sequence: u64) -> Option<JobId> {
-    let id = |name| header(map, name).and_then(|id| JobId::new(id).ok());
-    let own = || {
-        let since = accepted_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        JobId::new(format!("queued-{}-{sequence}", since.as_millis())).ok()
-    };
-    id(headers::JOB_ID).or_else(|| id(headers::MESSAGE_ID)).or_else(own)
+/// Sweeps again and again, and remembers since when each job has stood still.
+#[derive(Debug)]
+pub struct Sweeper {
+    streams: Streams,
+    still_after: Duration,
+    seen: HashMap<JobId, Seen>,
 }
 
-impl Streams {
-    /// Looks at the messages that were delivered and are still there, which are no more than workers have in their hands.
-    /// A job of which nothing was heard for `still_after` stands still.
+/// The last event of a job, and since when it has been the last.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// The message of the job.
+    message: u64,
+    /// Its last event; 0 stands for none.
+    last: u64,
+    since: Instant,
+    /// The sweep that saw it last: what a sweep does not see is forgotten.
+    sweep: Instant,
+}
+
+impl Sweeper {
+    /// A job whose log does not grow for `still_after` stands still.
+    pub fn new(streams: Streams, still_after: Duration) -> Self {
+        Self { streams, still_after, seen: HashMap::new() }
+    }
+
+    /// Looks at the messages that were delivered and are still there, which are no more than workers have in their hands,
+    /// and at the consumers. A message that cannot be looked at is left to the next sweep.
     ///
     /// # Errors
     /// When JetStream does not answer; what was put right by then stays so.
-    pub async fn sweep(&self, still_after: Duration) -> Result<Swept, BusError> {
+    pub async fn sweep(&mut self) -> Result<Swept, BusError> {
         let failed = |error| BusError::jetstream("sweeping the queue", error);
-        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = self.streams.context.get_stream_no_info(&self.streams.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream("sweeping the queue", error))?;
-        let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.map_err(failed)?;
-        let mut swept = Swept::default();
+        let consumers: Vec<consumer::Info> = match stream.consumers().try_collect().await {
+            Ok(consumers) => consumers,
+            Err(error) => {
+                // Deleted, perhaps.
+                self.streams.mend().await;
+                return Err(failed(error));
+            }
+        };
+        let (mut swept, begun) = (Swept::default(), Instant::now());
         for consumer in consumers {
+            swept.mended += u64::from(self.streams.mend_consumer(&stream, &consumer).await?);
             // Workers ask for jobs at present, and get none.
             let wanted = consumer.num_waiting > 0;
             let mut from = 1;
@@ -67,45 +97,85 @@ impl Streams {
                     Err(error) => return Err(BusError::jetstream("sweeping the queue", error)),
                 };
                 from = message.sequence + 1;
-                if message.sequence <= consumer.delivered.stream_sequence {
-                    self.sweep_one(message, wanted.then_some(still_after), &mut swept).await?;
+                if message.sequence > consumer.delivered.stream_sequence {
+                    break;
+                }
+                let sequence = message.sequence;
+                if let Err(error) = self.look_at(message, wanted, begun, &mut swept).await {
+                    tracing::warn!(sequence, %error, "a message of the queue cannot be looked at");
                 }
             }
         }
+        self.seen.retain(|_, seen| seen.sweep == begun);
         Ok(swept)
     }
 
-    /// `still_after`: how long a job may stand still; none: for ever.
-    async fn sweep_one(
-        &self,
+    /// `wanted`: workers ask for jobs of its consumer.
+    async fn look_at(
+        &mut self,
         message: StreamMessage,
-        still_after: Option<Duration>,
+        wanted: bool,
+        sweep: Instant,
         swept: &mut Swept,
     ) -> Result<(), BusError> {
-        let accepted_at = SystemTime::from(message.time);
-        let Some(id) = job_of(Some(&message.headers), accepted_at, message.sequence) else { return Ok(()) };
-        let last = self.last_on(&self.subjects.events(&id)).await?;
-        let heard_at = last.as_ref().map_or(accepted_at, |last| SystemTime::from(last.time)).max(accepted_at);
-        if let Some(last) = last {
-            let event = logged(&last)?.event;
+        // One whose subject names no job is for the workers to set aside.
+        let (_, _, Some(id)) = self.streams.subjects.parse_job(&message.subject) else { return Ok(()) };
+        let last = self.streams.last_on(&self.streams.subjects.events(&id)).await?;
+        let last = last.map(|last| read_or_stood_in(&last, &id));
+        if let Some(last) = &last {
             let after =
                 header(Some(&message.headers), headers::JOB_AFTER).and_then(|seq| seq.parse::<u64>().ok());
+            let event = &last.event;
             if event.kind.is_terminal() && after.is_none_or(|after| event.seq > after) {
-                tracing::info!(job = %id, sequence = message.sequence, "the message of a job that has ended is removed");
-                self.remove_job(message.sequence).await?;
+                tracing::info!(job_id = %id, sequence = message.sequence, "the message of a job that has ended is removed");
+                self.streams.remove_job(message.sequence).await?;
                 swept.ended += 1;
                 return Ok(());
             }
         }
-        let quiet = SystemTime::now().duration_since(heard_at).unwrap_or_default();
-        if still_after.is_some_and(|still_after| quiet > still_after) {
-            tracing::warn!(job = %id, sequence = message.sequence, ?quiet, "a job that stands still is sent again");
-            self.send_again(&id, message).await?;
+        let now = Seen {
+            message: message.sequence,
+            last: last.map_or(0, |last| last.sequence),
+            since: sweep,
+            sweep,
+        };
+        let seen = self.seen.entry(id.clone()).or_insert(now);
+        if (seen.message, seen.last) != (now.message, now.last) {
+            *seen = now;
+        }
+        seen.sweep = sweep;
+        let quiet = sweep.duration_since(seen.since);
+        if wanted && quiet > self.still_after {
+            tracing::warn!(job_id = %id, sequence = message.sequence, ?quiet, "a job that stands still is sent again");
+            self.streams.send_again(&id, message).await?;
             swept.sent_again += 1;
         }
         Ok(())
     }
+}
 
+impl Streams {
+    /// Puts right what somebody edited of a consumer; whether it was needed. Its name says what it must be like.
+    async fn mend_consumer(&self, stream: &Stream<()>, found: &consumer::Info) -> Result<bool, BusError> {
+        let Some((capability, model)) = found.name.split_once('-') else { return Ok(false) };
+        let Ok(capability) = capability.parse() else { return Ok(false) };
+        let wanted = self.consumer_config(&found.name, self.subjects.jobs_of(capability, model));
+        let config = &found.config;
+        let is_ours = config.filter_subject == wanted.filter_subject
+            && config.max_deliver == wanted.max_deliver
+            && config.ack_policy == wanted.ack_policy
+            && config.ack_wait == wanted.ack_wait
+            && config.backoff.is_empty();
+        if is_ours {
+            return Ok(false);
+        }
+        let made: Result<PullConsumer, _> = stream.create_consumer(wanted).await;
+        made.map_err(|error| BusError::jetstream(format!("mending consumer {}", found.name), error))?;
+        tracing::warn!(consumer = %found.name, "a consumer was edited, and is as it must be again");
+        Ok(true)
+    }
+
+    /// Sends the message of a job again. The queue has one place for a job: while it is empty, a dead letter keeps the job.
     async fn send_again(&self, id: &JobId, message: StreamMessage) -> Result<(), BusError> {
         let mut map = HeaderMap::new();
         for (name, values) in
@@ -114,16 +184,28 @@ impl Streams {
             values.iter().for_each(|value| map.append(name.clone(), value.clone()));
         }
         map.insert(headers::JOB_ID, id.as_str());
+        let mut kept = map.clone();
+        kept.insert(headers::MESSAGE_ID, format!("{id}:kept:{}", message.sequence));
+        kept.insert(headers::JOB_SUBJECT, message.subject.as_str());
+        kept.insert(headers::JOB_ERROR_CODE, ErrorCode::Internal.code());
+        kept.insert(headers::JOB_ERROR, "queen was stopped while it sent the job again");
         map.insert(headers::MESSAGE_ID, format!("{id}:s{}", message.sequence));
+        let failed = |doing: &str, error| BusError::jetstream(format!("{doing} job {id}"), error);
+        let subject = self.subjects.dead_letter_of(&message.subject, id);
+        let letter = OutboundMessage::new(subject.into(), message.payload.clone(), Some(kept));
+        let letter = self.publish(letter).await.map_err(|error| failed("keeping", error))?;
+        if !self.remove_job(message.sequence).await? {
+            // Somebody settled it a moment ago.
+            return self.drop_letter(letter.sequence).await;
+        }
         let copy = OutboundMessage::new(message.subject.clone(), message.payload.clone(), Some(map));
-        let stored = self.publish(copy).await;
-        let stored =
-            stored.map_err(|error| BusError::jetstream(format!("sending on {}", message.subject), error))?;
+        let stored = self.publish(copy).await.map_err(|error| failed("sending", error))?;
+        self.drop_letter(letter.sequence).await?;
         if let Some(old) = self.stored_ticket(id).await?.filter(|old| old.ticket.sequence == message.sequence)
         {
             // Who wrote another one meanwhile knows better.
             self.put_ticket_after(&Ticket { sequence: stored.sequence, ..old.ticket }, old.sequence).await?;
         }
-        self.remove_job(message.sequence).await.map(drop)
+        Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl WorkerBus {
         Streams::new(self.link.client.clone(), self.options.subjects.clone(), options)
     }
 
-    /// Where durable jobs of these models come from, unless the options say that there are none.
+    /// Where durable jobs for these models, and for what this worker can do, come from, unless the options say that there are none.
     ///
     /// # Errors
     /// [`BusError::Mismatch`] when a stream or consumer is there and is another than ours, or when the client does not
@@ -60,7 +60,7 @@ impl WorkerBus {
         let (link, barrier, streams) = (self.link.clone(), self.barrier.clone(), streams.clone());
         match streams.options.core {
             true => Ok(JobStreams::none(link, barrier, streams)),
-            false => JobStreams::open(link, barrier, streams, models).await,
+            false => JobStreams::open(link, barrier, streams, &self.options.capabilities, &models).await,
         }
     }
 

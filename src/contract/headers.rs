@@ -16,6 +16,12 @@ pub const JOB_HOPS: &str = "Job-Hops";
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// On an event of a durable job: attempts that failed, the present one counted until it is given back.
 pub const JOB_FAILURES: &str = "Job-Failures";
+/// On an event of a job that has a log: the attempt was given back, and whoever gets the job next may begin at once.
+pub const JOB_GIVEN_BACK: &str = "Job-Given-Back";
+/// On an event of a durable job: the number in the stream of jobs of the message that its writer holds.
+pub const JOB_QUEUED: &str = "Job-Queued";
+/// On an event of a job that has a log: the beginning of the request's fingerprint.
+pub const JOB_REQUEST: &str = "Job-Request";
 /// On a durable job that is sent again after it ended: the number of the event that ended it, which ends it no more.
 pub const JOB_AFTER: &str = "Job-After";
 /// On a dead letter: the subject that the job came on.

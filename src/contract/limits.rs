@@ -38,6 +38,17 @@ pub struct Limits {
     pub deadline: Duration,
 }
 
+impl Limits {
+    /// What the contract allows: no worker takes more.
+    pub const WIDEST: Self = Self {
+        max_pixels: MAX_SIDE as u64 * MAX_SIDE as u64,
+        max_steps: MAX_STEPS,
+        max_images: MAX_IMAGES,
+        max_input: u64::MAX,
+        deadline: Duration::MAX,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -71,41 +71,66 @@ impl Subjects {
         format!("{}queued.*", self.prefix)
     }
 
-    /// `jobs.image.<capability>.<model>`: durable jobs.
-    pub fn jobs(&self, capability: Capability, model: &str) -> String {
-        format!("{}jobs.image.{capability}.{}", self.prefix, model_token(model))
+    /// `jobs.image.<capability>.<model>.<job_id>`: a durable job for a worker with that model. The stream keeps one message
+    /// on a subject, so a job is in the queue once.
+    pub fn jobs(&self, capability: Capability, model: &str, job: &JobId) -> String {
+        format!("{}jobs.image.{capability}.{}.{job}", self.prefix, model_token(model))
     }
 
-    /// `jobs.image.*.<model>`: the durable jobs of a model.
-    pub fn jobs_of_model(&self, model: &str) -> String {
-        format!("{}jobs.image.*.{}", self.prefix, model_token(model))
+    /// `jobs.image.<capability>.<model>.*`: what the consumer of a capability and model waits for.
+    pub fn jobs_of(&self, capability: Capability, model: &str) -> String {
+        format!("{}jobs.image.{capability}.{}.*", self.prefix, model_token(model))
     }
 
-    /// `jobs.image.*.*`: what the stream of jobs captures.
-    pub fn jobs_any(&self) -> String {
+    /// `jobs.image.*.*.<job_id>`: a job in the queue, whatever it asks for.
+    pub fn job_in_queue(&self, job: &JobId) -> String {
+        format!("{}jobs.image.*.*.{job}", self.prefix)
+    }
+
+    /// `jobs.image.<capability>.*.*` of every capability: what the stream of jobs captures. What asks for another is not
+    /// taken, which its sender is told.
+    pub fn jobs_any(&self) -> Vec<String> {
+        Capability::ALL.map(|capability| format!("{}jobs.image.{capability}.*.*", self.prefix)).into()
+    }
+
+    /// `jobs.image.*.*`: what it captured in versions before a job's subject named the job.
+    pub fn jobs_without_id(&self) -> String {
         format!("{}jobs.image.*.*", self.prefix)
     }
 
-    /// The capability that a subject of a durable job stands for.
-    pub fn capability_of_jobs(&self, subject: &str) -> Option<Capability> {
-        let (capability, _model) =
-            subject.strip_prefix(&self.prefix)?.strip_prefix("jobs.image.")?.split_once('.')?;
-        capability.parse().ok()
+    /// What the subject of a durable job says: the capability, if there is one of that name, the model's token, and the
+    /// job, unless it is no identifier or the subject is one of those without.
+    pub fn parse_job(&self, subject: &str) -> (Option<Capability>, Option<String>, Option<JobId>) {
+        let rest = subject.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix("jobs.image."));
+        let mut tokens = rest.into_iter().flat_map(|rest| rest.split('.'));
+        let capability = tokens.next().and_then(|token| token.parse().ok());
+        let model = tokens.next().map(str::to_owned);
+        (capability, model, tokens.next().and_then(|token| JobId::new(token).ok()))
     }
 
-    /// `dlq.<capability>`: durable jobs that cannot be done.
-    pub fn dead_letters(&self, capability: Capability) -> String {
-        format!("{}dlq.{capability}", self.prefix)
+    /// `dlq.<capability>.<job_id>`: the dead letter of a job.
+    pub fn dead_letter(&self, capability: &str, job: &JobId) -> String {
+        format!("{}dlq.{capability}.{job}", self.prefix)
     }
 
-    /// `dlq.<capability>` for a job that came on this subject.
-    pub fn dead_letter_of(&self, jobs_subject: &str) -> String {
-        let token = jobs_subject.rsplit('.').nth(1).unwrap_or("unknown");
-        format!("{}dlq.{token}", self.prefix)
+    /// `dlq.*.<job_id>`: the dead letters of a job.
+    pub fn dead_letters_of(&self, job: &JobId) -> String {
+        format!("{}dlq.*.{job}", self.prefix)
     }
 
-    /// `dlq.*`: what the stream of dead letters captures.
+    /// The dead letter of the job that came on this subject; what stands there for no capability is kept apart.
+    pub fn dead_letter_of(&self, jobs_subject: &str, job: &JobId) -> String {
+        let capability = self.parse_job(jobs_subject).0;
+        self.dead_letter(capability.map_or("unknown", Capability::token), job)
+    }
+
+    /// `dlq.*.*`: what the stream of dead letters captures.
     pub fn dead_letters_any(&self) -> String {
+        format!("{}dlq.*.*", self.prefix)
+    }
+
+    /// `dlq.*`: what it captured in versions before a letter's subject named the job.
+    pub fn dead_letters_without_id(&self) -> String {
         format!("{}dlq.*", self.prefix)
     }
 
@@ -185,11 +210,20 @@ mod tests {
     #[test]
     fn a_durable_job_goes_where_its_model_is_waited_for() {
         let subjects = Subjects::new("t.a").unwrap();
-        let subject = subjects.jobs(Capability::Inpaint, "org/sdxl 1.0");
-        assert_eq!(subject, "t.a.jobs.image.inpaint.org-sdxl-1-0");
-        assert_eq!(subjects.jobs_of_model("org/sdxl 1.0"), "t.a.jobs.image.*.org-sdxl-1-0");
-        assert_eq!(subjects.capability_of_jobs(&subject), Some(Capability::Inpaint));
-        assert_eq!(subjects.capability_of_jobs("jobs.image.inpaint.x"), None);
+        let job = JobId::new("j").unwrap();
+        let subject = subjects.jobs(Capability::Inpaint, "org/sdxl 1.0", &job);
+        assert_eq!(subject, "t.a.jobs.image.inpaint.org-sdxl-1-0.j");
+        assert_eq!(
+            subjects.jobs_of(Capability::Inpaint, "org/sdxl 1.0"),
+            "t.a.jobs.image.inpaint.org-sdxl-1-0.*"
+        );
+        let model = || Some("org-sdxl-1-0".to_owned());
+        assert_eq!(subjects.parse_job(&subject), (Some(Capability::Inpaint), model(), Some(job.clone())));
+        assert_eq!(subjects.parse_job("t.a.jobs.image.upscale.m.j").0, None);
+        assert_eq!(subjects.parse_job("t.a.jobs.image.inpaint.org-sdxl-1-0").2, None);
+        assert_eq!(subjects.parse_job("jobs.image.inpaint.x.j"), (None, None, None));
+        assert_eq!(subjects.dead_letter_of(&subject, &job), "t.a.dlq.inpaint.j");
+        assert_eq!(subjects.dead_letter_of("t.a.jobs.image.upscale.m.j", &job), "t.a.dlq.unknown.j");
         assert_eq!(
             (subjects.stream("JOBS"), Subjects::default().stream("JOBS")),
             ("t_a-JOBS".into(), "JOBS".into())
@@ -207,8 +241,8 @@ mod tests {
                 subjects.events(&job),
                 subjects.previews(&job),
                 subjects.ticket(&job),
-                subjects.jobs(Capability::Generate, "m"),
-                subjects.dead_letters(Capability::Generate),
+                subjects.jobs(Capability::Generate, "m", &job),
+                subjects.dead_letter("generate", &job),
                 subjects.cancel(&job),
                 subjects.heartbeat(&worker),
             ] {

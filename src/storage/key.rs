@@ -11,12 +11,16 @@ const MAX_REFERENCE: usize = 512;
 /// An object's place in the store, below the store's own prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// `jobs/<job>/<index>.<ext>`: a picture of a job.
+    /// `jobs/<job>/<index>.<ext>`, from the second attempt on `jobs/<job>/<index>-<attempt>.<ext>`: a picture of a job. A
+    /// put of an attempt that was lost cannot change what another attempt has stored. Readers take keys from the complete
+    /// event, and never build them.
     Image {
         /// The job.
         job: JobId,
         /// Which of its pictures, from 0.
         index: u32,
+        /// Which attempt drew it, from 1.
+        attempt: u32,
         /// How it is encoded, which gives the extension.
         format: OutputFormat,
     },
@@ -64,7 +68,7 @@ impl Key {
     ///
     /// # Errors
     /// [`StorageError::Reference`] unless it is `inputs/...`, of segments of `A-Z a-z 0-9 - _ .` that are neither empty
-    /// nor begin with a dot, 512 characters at most, or a picture of a job: `jobs/<job>/<index>.<ext>`. What else is in
+    /// nor begin with a dot, 512 characters at most, or a picture of a job as [`Key::Image`] is written. What else is in
     /// a job's folder is not for clients.
     pub fn parse_reference(text: &str) -> Result<Self, StorageError> {
         let refuse = |reason: &str| {
@@ -101,7 +105,12 @@ impl Key {
     /// The path below the store's prefix.
     pub fn path(&self) -> String {
         match self {
-            Self::Image { job, index, format } => format!("jobs/{job}/{index}.{}", format.extension()),
+            Self::Image { job, index, attempt: 0 | 1, format } => {
+                format!("jobs/{job}/{index}.{}", format.extension())
+            }
+            Self::Image { job, index, attempt, format } => {
+                format!("jobs/{job}/{index}-{attempt}.{}", format.extension())
+            }
             Self::Result { job } => format!("jobs/{job}/result.json"),
             Self::Checkpoint { job } => format!("jobs/{job}/checkpoint"),
             Self::Cancelled { job } => format!("jobs/{job}/cancelled"),
@@ -123,12 +132,13 @@ impl Key {
     }
 }
 
-/// `<index>.<ext>`, as pictures are stored.
+/// `<index>.<ext>` or `<index>-<attempt>.<ext>`, as pictures are stored.
 fn is_picture(file: &str) -> bool {
     let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::Webp];
-    file.split_once('.').is_some_and(|(index, extension)| {
-        index.parse::<u32>().is_ok_and(|number| number.to_string() == index)
-            && formats.iter().any(|format| format.extension() == extension)
+    let is_number = |text: &str| text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
+    file.split_once('.').is_some_and(|(name, extension)| {
+        let (index, attempt) = name.split_once('-').unwrap_or((name, "2"));
+        is_number(index) && is_number(attempt) && formats.iter().any(|format| format.extension() == extension)
     })
 }
 
@@ -145,8 +155,10 @@ mod tests {
     #[test]
     fn a_key_is_built_from_its_parts() {
         let job = JobId::new("j1").unwrap();
-        let image = Key::Image { job: job.clone(), index: 3, format: OutputFormat::Jpeg };
-        assert_eq!(image.path(), "jobs/j1/3.jpg");
+        let image = |attempt| Key::Image { job: job.clone(), index: 3, attempt, format: OutputFormat::Jpeg };
+        assert_eq!(image(1).path(), "jobs/j1/3.jpg");
+        assert_eq!(image(2).path(), "jobs/j1/3-2.jpg");
+        assert!([1, 2].iter().all(|&attempt| Key::parse_reference(&image(attempt).path()).is_ok()));
         assert_eq!(Key::Result { job: job.clone() }.path(), "jobs/j1/result.json");
         assert_eq!(Key::Checkpoint { job: job.clone() }.path(), "jobs/j1/checkpoint");
         assert_eq!(Key::Cancelled { job: job.clone() }.path(), "jobs/j1/cancelled");

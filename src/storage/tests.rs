@@ -6,7 +6,7 @@ use crate::contract::{ErrorCode, Event, EventKind, JobId, OutputFormat, WorkerId
 const MIB: u64 = 1 << 20;
 
 fn image(job: &str) -> Key {
-    Key::Image { job: JobId::new(job).unwrap(), index: 0, format: OutputFormat::Png }
+    Key::Image { job: JobId::new(job).unwrap(), index: 0, attempt: 1, format: OutputFormat::Png }
 }
 
 fn folder() -> (tempfile::TempDir, Store) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A run that began at a checkpoint.
-pub const RESUMED: &str = "goes on from a checkpoint";
+pub const RESUMED: &str = "goes on from a snapshot";
 /// A delivery of a job that had ended; a job whose result was found in the store and told again; a run whose job was ended
 /// by somebody else, and one whose job is somebody else's by now. No picture is stored for any of them.
 pub const DUPLICATES: [&str; 4] = [
@@ -33,9 +33,9 @@ fn message(line: &str) -> Option<String> {
 #[test]
 fn lines_are_counted_by_their_message_alone() {
     let log = concat!(
-        r#"{"level":"INFO","message":"the job goes on from a checkpoint","job":"a"}"#,
+        r#"{"level":"INFO","message":"the job goes on from a snapshot","job":"a"}"#,
         "\nKilled\n",
-        r#"{"level":"INFO","message":"other","note":"goes on from a checkpoint","job":"ab"}"#,
+        r#"{"level":"INFO","message":"other","note":"goes on from a snapshot","job":"ab"}"#,
     );
     assert_eq!(count(log, RESUMED), 1);
     assert_eq!(of_job(log, "a").len(), 1);

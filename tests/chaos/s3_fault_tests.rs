@@ -24,7 +24,7 @@ fn store(faults: &S3Faults, timeout: Duration) -> Store {
 }
 
 fn key(job: &str) -> Key {
-    Key::Image { job: JobId::new(job).unwrap(), index: 0, format: OutputFormat::Png }
+    Key::Image { job: JobId::new(job).unwrap(), index: 0, attempt: 1, format: OutputFormat::Png }
 }
 
 fn picture() -> Bytes {

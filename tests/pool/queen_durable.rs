@@ -611,7 +611,7 @@ async fn a_stream_that_is_another_is_refused_with_both() {
     let pool = DurablePool::start().await;
     let config = async_nats::jetstream::stream::Config {
         name: pool.subjects.stream("JOBS"),
-        subjects: vec![pool.subjects.jobs_any()],
+        subjects: pool.subjects.jobs_any(),
         max_bytes: 1 << 20,
         ..Default::default()
     };

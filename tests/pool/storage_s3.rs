@@ -22,7 +22,7 @@ use tokio::{
 const MIB: u64 = 1 << 20;
 
 fn image(job: &str) -> Key {
-    Key::Image { job: JobId::new(job).unwrap(), index: 0, format: OutputFormat::Png }
+    Key::Image { job: JobId::new(job).unwrap(), index: 0, attempt: 1, format: OutputFormat::Png }
 }
 
 #[tokio::test]

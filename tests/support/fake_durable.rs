@@ -1,6 +1,6 @@
 //! A queen whose jobs are durable, and a worker for them of which the test decides every word.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client, HeaderMap,
@@ -15,7 +15,7 @@ use sd_worker_rbee::{
     bus::{AppendError, Entry, EventLog, StreamOptions, Streams},
     contract::{
         Capability, ErrorCode, Event, EventKind, JobId, Operation, OutputFormat, Subjects, WorkerId,
-        WorkerInfo, headers, model_token,
+        WorkerInfo, headers,
     },
     storage::{Key, Store, StoreOptions, StoredResult},
 };
@@ -92,15 +92,16 @@ impl DurablePool {
 
     /// A worker that pulls jobs of this model.
     pub async fn worker(&self, id: &str, model: &str) -> DurableWorker {
+        let name = Streams::consumer_name(Capability::Generate, model);
         let config = pull::Config {
-            durable_name: Some(model_token(model)),
+            durable_name: Some(name.clone()),
             ack_policy: AckPolicy::Explicit,
             ack_wait: Duration::from_secs(30),
-            max_deliver: 100,
-            filter_subject: self.subjects.jobs_of_model(model),
+            max_deliver: 10_000,
+            filter_subject: self.subjects.jobs_of(Capability::Generate, model),
             ..pull::Config::default()
         };
-        let consumer = self.stream("JOBS").await.get_or_create_consumer(&model_token(model), config).await;
+        let consumer = self.stream("JOBS").await.get_or_create_consumer(&name, config).await;
         let (streams, store) = (self.streams.clone(), self.store.clone());
         let (client, subjects) = (self.client.clone(), self.subjects.clone());
         let id = WorkerId::new(id).unwrap();
@@ -162,7 +163,7 @@ impl DurableWorker {
     }
 
     async fn hold(&self, message: jetstream::Message) -> HeldJob {
-        let capability = self.subjects.capability_of_jobs(&message.subject);
+        let (capability, ..) = self.subjects.parse_job(&message.subject);
         let operation = Operation::parse(capability, &message.payload).expect("an operation");
         let id = JobId::new(operation.job_id().expect("queen gives every job an id")).unwrap();
         let last = self.streams.last(&id).await.unwrap();
@@ -196,7 +197,7 @@ impl HeldJob {
 
     /// Appends the next event, unless another has written one.
     pub async fn try_append(&mut self, kind: EventKind) -> Result<(), AppendError> {
-        let entry = Entry { event: Arc::new(self.event(kind)), failures: 1, traceparent: None };
+        let entry = Entry { failures: 1, ..Entry::of(self.event(kind)) };
         self.fence = self.streams.append(&entry, self.fence).await?;
         self.seq += 1;
         Ok(())
@@ -236,7 +237,7 @@ impl HeldJob {
 
     /// Stores a picture and the result, says so, and acknowledges.
     pub async fn complete(&mut self) {
-        let key = Key::Image { job: self.id.clone(), index: 0, format: OutputFormat::Png };
+        let key = Key::Image { job: self.id.clone(), index: 0, attempt: 1, format: OutputFormat::Png };
         self.store.put(&key, Bytes::from_static(b"png"), "image/png").await.unwrap();
         let event = self.event(complete(&self.id));
         let fingerprint = self.operation.fingerprint();
@@ -259,7 +260,7 @@ impl HeldJob {
         map.insert(headers::JOB_ERROR, why);
         map.insert(headers::JOB_ID, self.id.as_str());
         let jetstream = jetstream::new(self.client.clone());
-        let subject = self.subjects.dead_letters(capability);
+        let subject = self.subjects.dead_letter(capability.token(), &self.id);
         let published = jetstream.publish_with_headers(subject, map, self.message.payload.clone()).await;
         published.unwrap().await.expect("a dead letter");
         self.append(EventKind::error(code, why)).await;

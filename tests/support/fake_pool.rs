@@ -49,7 +49,7 @@ impl Pool {
     }
 
     pub async fn store_picture(&self, job: &FakeJob) {
-        let key = Key::Image { job: job.id.clone(), index: 0, format: OutputFormat::Png };
+        let key = Key::Image { job: job.id.clone(), index: 0, attempt: 1, format: OutputFormat::Png };
         self.store.put(&key, Bytes::from_static(b"png"), "image/png").await.unwrap();
     }
 }

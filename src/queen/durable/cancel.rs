@@ -82,7 +82,7 @@ impl Queen {
     /// Ends a job, if its last event is still that which `log` has; whether it is.
     async fn try_to_end(&self, durable: &Durable, log: &Log) -> Result<bool, ApiError> {
         let id = &log.id;
-        let entry = Entry { event: Arc::new(end_of(log)), failures: failures(log), traceparent: None };
+        let entry = Entry { failures: failures(log), ..Entry::of(end_of(log)) };
         let after = log.last_ever.as_ref().map_or(0, |last| last.sequence);
         match durable.streams.append(&entry, after).await {
             Ok(_) => {}

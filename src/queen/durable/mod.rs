@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::{QueenOptions, busy};
 use crate::{
-    bus::{BusError, EventLog, Logged, StoredTicket, Streams},
+    bus::{BusError, EventLog, Logged, StoredTicket, Streams, Sweeper},
     contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
@@ -104,7 +104,7 @@ impl Durable {
                 self.state.store(READY, Ordering::Relaxed);
                 None
             }
-            Err(error @ BusError::Mismatch { .. }) => return Err(error),
+            Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "jobs are not durable until JetStream is there");
                 self.note(&error);
@@ -138,12 +138,13 @@ impl Durable {
         }
         self.state.store(READY, Ordering::Relaxed);
         tracing::info!("jobs are durable");
+        let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after);
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             if self.streams.is_connected()
-                && let Err(error) = self.streams.sweep(self.still_after).await
+                && let Err(error) = sweeper.sweep().await
             {
-                tracing::debug!(%error, "the queue could not be swept");
+                tracing::warn!(%error, "the queue could not be swept");
             }
         }
     }

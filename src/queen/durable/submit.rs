@@ -67,9 +67,11 @@ impl Queen {
         inputs::store(&self.shared.store, inputs).await?;
         let sending = Sending {
             job: id.clone(),
-            subject: durable
-                .streams
-                .subject_of_job(operation.capability(), operation.model().unwrap_or_default()),
+            subject: durable.streams.subject_of_job(
+                operation.capability(),
+                operation.model().unwrap_or_default(),
+                &id,
+            ),
             body: Bytes::from(operation.to_json()),
             after,
             traceparent: None,

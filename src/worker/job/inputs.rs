@@ -165,6 +165,14 @@ pub async fn resolve(
     Ok(Resolved { spec, warnings })
 }
 
+/// Whether the LoRAs that a job asks for are here.
+///
+/// # Errors
+/// [`InputError::Lora`] for the first that is not.
+pub async fn check_loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<(), InputError> {
+    loras(wanted, folder).await.map(drop)
+}
+
 /// The files of the LoRAs. A worker without a folder of them has refused the job before.
 async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<LoraSpec>, InputError> {
     let mut found = Vec::with_capacity(wanted.len());

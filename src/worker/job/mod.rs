@@ -1,6 +1,9 @@
-//! One job from its acceptance to its end: inputs, engine, events, upload, `result.json`, `complete`.
+//! One job on this worker: claimed, its inputs read, drawn, its pictures stored, concluded. [`JobRun::run`] is the story.
 
+mod follow;
 pub mod inputs;
+mod limit;
+mod outcome;
 pub mod pictures;
 mod progress;
 
@@ -10,213 +13,142 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use follow::{Drawn, Follow};
 use futures::FutureExt;
-use inputs::{Resolved, resolve};
-use pictures::{encode_preview, upload};
-use progress::{Progress, percent};
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
-    task::JoinSet,
-    time::timeout_at,
-};
+use inputs::{Resolved, check_loras, resolve};
+use limit::TimeLimit;
+#[cfg(test)]
+pub use outcome::RETRY_AFTER;
+use outcome::{Failure, Standing, fate};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tracing::Instrument;
 
 use crate::{
     bus::Delivery,
-    contract::{
-        CompleteEvent, ErrorCode, Event, EventKind, ImageResult, Job, JobSource, OutputFormat, Timings,
-    },
+    contract::{CompleteEvent, ErrorCode, EventKind, Job, JobSource, Timings},
     diffusion::ImageSpec,
-    engine::{EngineTimings, GenerationRequest, GenerationResponse, Snapshot},
+    engine::{GenerationRequest, GenerationResponse, Snapshot},
     models::ModelInfo,
-    storage::{Key, StorageError, StoredResult},
+    storage::{Key, StoredResult},
     worker::{
+        own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, tell_readers},
         resume::{Resumed, Snapshots},
-        shared::{Context, HeldJob, Open, Permits, conflict},
+        shared::{Context, Hold, Permits},
     },
 };
+
+/// Pictures of so many attempts before the last are looked for when they are removed.
+const ATTEMPTS_REMOVED: u32 = 8;
 
 /// A job that was taken.
 pub struct JobRun {
     pub context: Arc<Context>,
-    pub running: Arc<HeldJob>,
+    pub hold: Hold,
     pub job: Job,
     pub model: ModelInfo,
     pub permits: Permits,
     pub received: Instant,
-    /// Whether the requester chose the job id: only then may there be a result of it.
-    pub named: bool,
-    pub limit: TimeLimit,
+    /// Whether the requester chose the job id.
+    pub is_named: bool,
     pub traceparent: Option<String>,
-    /// Whether it is a job of the queue.
-    pub is_durable: bool,
-    /// Which run of the job this is, from 1.
-    pub attempt: u32,
-    pub snapshots: Snapshots,
-}
-
-/// When a job's time is out.
-#[derive(Debug, Clone, Copy)]
-pub struct TimeLimit {
-    pub at: Instant,
-    /// The time that it was given.
-    pub allowed: Duration,
-}
-
-impl TimeLimit {
-    /// The job's own limit counts from its acceptance, `waited` before it was received; the worker's from then.
-    pub fn of(job: &Job, limit: Duration, received: Instant, waited: Duration) -> Self {
-        let own = job
-            .deadline
-            .map(|allowed| Self { at: received + allowed.saturating_sub(waited).min(limit), allowed });
-        match own {
-            Some(own) if own.at < received + limit => own,
-            _ => Self { at: received + limit, allowed: limit },
-        }
-    }
-}
-
-/// Why a job did not end in pictures.
-pub enum Failure {
-    Error(ErrorCode, String),
-    Cancelled { step: u32 },
-}
-
-impl From<StorageError> for Failure {
-    fn from(error: StorageError) -> Self {
-        Self::Error(error.code(), error.to_string())
-    }
 }
 
 impl JobRun {
-    /// Runs the job to its end on a task of its own. A durable one has a delivery, which it settles.
+    /// Runs the job to its end on a task of its own. One of the queue has a delivery, which is settled.
     pub fn spawn(self, delivery: Option<Delivery>) {
-        match delivery {
-            None => tokio::spawn(self.run()),
-            Some(delivery) => tokio::spawn(self.run_durable(delivery)),
-        };
+        let span = tracing::info_span!("job", job_id = %self.job.id);
+        tokio::spawn(self.run(delivery).instrument(span));
     }
 
-    async fn run(mut self) {
-        let (running, outlet) = (self.running.clone(), Open(self.context.sink.clone()));
-        let publisher = tokio::spawn(async move { running.events.publish(&outlet).await });
-        let done = self.execute_guarded().await;
-        let event = match done {
-            Ok(event) => event,
-            Err(failure) => self.running.events.build(self.end_of(failure)),
+    async fn run(mut self, delivery: Option<Delivery>) {
+        self.note_delivery(delivery.as_ref());
+        let Some(delivery) = self.leave_if_unable(delivery).await else { return };
+        let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model.name, delivery.is_some());
+        let Ours { ownership, attempt, waited, earlier } = match self.claiming().claim(delivery).await {
+            Claimed::Ours(ours) => ours,
+            Claimed::Over { has_ended } => {
+                self.give_slot_back();
+                if has_ended {
+                    snapshots.remove(true).await;
+                }
+                return;
+            }
         };
-        self.note_end(&event);
+        let deadline = self.context.identity.limits.deadline;
+        let limit = TimeLimit::of(&self.job, deadline, self.received, waited);
+        let done = match earlier {
+            Some(event) => {
+                tracing::info!("the job has a result already");
+                self.context.metrics.duplicate();
+                Ok(self.context.renewed(event).await.kind)
+            }
+            None => self.draw_guarded(&ownership, &mut snapshots, attempt, limit).await,
+        };
         self.give_slot_back();
-        self.running.events.repeat(event);
-        if let Err(error) = publisher.await {
-            tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
+        let fate = match done {
+            Ok(kind) => Fate::End { kind, is_done: true },
+            Err(failure) => fate(failure, self.standing(&ownership)),
+        };
+        self.note_end(&fate);
+        let is_complete = matches!(&fate, Fate::End { kind: EventKind::Complete(_), .. });
+        let kept = if let Fate::End { kind: EventKind::Complete(complete), .. } = &fate {
+            complete.images.iter().map(|image| image.key.clone()).collect()
+        } else {
+            vec![]
+        };
+        ownership.conclude(fate, &mut snapshots).await;
+        if is_complete {
+            self.remove_pictures_of_earlier_attempts(attempt, &kept).await;
         }
-        self.context.held.end(&self.running);
-    }
-
-    fn end_of(&self, failure: Failure) -> EventKind {
-        match failure {
-            Failure::Error(code, message) => EventKind::error(code, message),
-            Failure::Cancelled { .. } if self.running.is_handed_back() => self.going_away(),
-            Failure::Cancelled { step } => EventKind::Cancelled { step },
-        }
-    }
-
-    pub fn going_away(&self) -> EventKind {
-        EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
-    }
-
-    /// Counts and logs how it ended.
-    pub fn note_end(&self, event: &Event) {
-        let took = self.received.elapsed();
-        self.context.metrics.ended(self.job.capability(), &event.kind, took);
-        log_end(event, took);
-    }
-
-    /// Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
-    pub fn give_slot_back(&mut self) {
-        drop(self.permits.take_slot());
-        self.context.slots.changed();
-    }
-
-    pub fn accepted(&self) -> EventKind {
-        let position = self.permits.position();
-        EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position }
     }
 
     /// The complete event; a panic is a failure as any other.
-    pub async fn execute_guarded(&mut self) -> Result<Event, Failure> {
-        AssertUnwindSafe(self.execute()).catch_unwind().await.unwrap_or_else(|_| {
+    async fn draw_guarded(
+        &mut self,
+        ownership: &Ownership,
+        snapshots: &mut Snapshots,
+        attempt: u32,
+        limit: TimeLimit,
+    ) -> Result<EventKind, Failure> {
+        let drawing = self.draw(ownership, snapshots, attempt, limit);
+        AssertUnwindSafe(drawing).catch_unwind().await.unwrap_or_else(|_| {
             Err(Failure::Error(ErrorCode::Internal, "the worker has a defect; its log has more".into()))
         })
     }
 
-    /// The complete event.
-    async fn execute(&mut self) -> Result<Event, Failure> {
-        let TimeLimit { at: deadline, allowed } = self.limit;
-        let late = |what: &str| {
-            let message = format!("the deadline of {} ms passed while {what}", allowed.as_millis());
-            Failure::Error(ErrorCode::DeadlineExceeded, message)
-        };
-        if self.named
-            && let Some(event) = timeout_at(deadline.into(), self.earlier_result())
-                .await
-                .map_err(|_| late("looking for an earlier result"))??
-        {
-            tracing::info!(job_id = %self.job.id, "the job has a result already");
-            self.context.metrics.duplicate();
-            return Ok(event);
-        }
-        let Resolved { spec, mut warnings } =
-            timeout_at(deadline.into(), self.resolve()).await.map_err(|_| late("reading the inputs"))??;
-        if self.running.cancel.is_set() {
-            return Err(Failure::Cancelled { step: 0 });
+    /// Inputs, engine, pictures, `result.json`: the complete event.
+    async fn draw(
+        &mut self,
+        ownership: &Ownership,
+        snapshots: &mut Snapshots,
+        attempt: u32,
+        limit: TimeLimit,
+    ) -> Result<EventKind, Failure> {
+        limit.check()?;
+        let Resolved { spec, mut warnings } = limit.within("reading the inputs", self.resolve()).await??;
+        if self.hold.job.stopped().is_some() {
+            return Err(Failure::Stopped { step: 0 });
         }
         let spec = Arc::new(spec);
-        let earlier = match self.attempt {
+        let earlier = match attempt {
             0 | 1 => None,
-            _ => timeout_at(deadline.into(), self.snapshots.resume(&self.job, &spec))
-                .await
-                .map_err(|_| late("reading a snapshot"))?,
+            _ => limit.within("reading a snapshot", snapshots.resume(&self.job, &spec)).await?,
         };
-        let (resume, mut images) = match earlier {
+        let (resume, stored) = match earlier {
             Some(Resumed { snapshot, images }) => (Some(snapshot), images),
             None => (None, vec![]),
         };
-        let responses = self.hand_to_engine(&spec, deadline, resume)?;
-        let mut uploads = JoinSet::new();
+        let responses = self.hand_to_engine(&spec, limit, snapshots.every(), resume)?;
         let begun = Instant::now();
-        let computed = self.follow(responses, &spec, &mut uploads, &mut images).await;
-        match self.is_durable {
+        let mut follow = Follow::new(self, ownership.title(), spec, attempt, stored);
+        let computed = follow.to_the_end(responses, snapshots).await;
+        match ownership.is_queued() {
             true => self.context.slots.queue_ran(begun.elapsed()),
             false => self.context.slots.changed(),
         }
-        let (engine, engine_warnings) = computed?;
-        warnings.extend(engine_warnings);
-        let computed_at = Instant::now();
-        timeout_at(deadline.into(), self.store(engine, warnings, uploads, images, computed_at))
-            .await
-            .map_err(|_| late("storing the pictures"))?
-    }
-
-    /// The complete event of an earlier run of the same request.
-    async fn earlier_result(&self) -> Result<Option<Event>, Failure> {
-        let Some(StoredResult { fingerprint, mut event }) =
-            self.context.store.find_result(&self.job.id).await?
-        else {
-            return Ok(None);
-        };
-        if fingerprint != self.job.fingerprint {
-            return Err(Failure::Error(ErrorCode::InvalidRequest, conflict(&self.job.id)));
-        }
-        if let EventKind::Complete(complete) = &mut event.kind {
-            // A presigned URL may have run out since.
-            for (index, image) in (0..).zip(&mut complete.images) {
-                let key = Key::Image { job: self.job.id.clone(), index, format: image.format };
-                image.url = self.context.store.url(&key).await?;
-            }
-        }
-        Ok(Some(event))
+        let drawn = computed?;
+        warnings.extend(drawn.warnings.iter().cloned());
+        limit.within("storing the pictures", self.store(ownership, drawn, warnings)).await?
     }
 
     async fn resolve(&self) -> Result<Resolved, Failure> {
@@ -230,7 +162,8 @@ impl JobRun {
     fn hand_to_engine(
         &mut self,
         spec: &ImageSpec,
-        deadline: Instant,
+        limit: TimeLimit,
+        snapshot_every: Option<Duration>,
         resume: Option<Snapshot>,
     ) -> Result<UnboundedReceiver<GenerationResponse>, Failure> {
         let gone = || Failure::Error(ErrorCode::ShuttingDown, "the worker shuts down; try again".into());
@@ -243,123 +176,31 @@ impl JobRun {
             spec: spec.clone(),
             n: self.job.n,
             preview_every: self.job.preview_every,
-            snapshot_every: self.snapshots.every(),
+            snapshot_every,
             resume,
             received: self.received,
-            deadline,
-            cancel: self.running.cancel.clone(),
+            deadline: limit.at,
+            cancel: self.hold.job.cancel.clone(),
             permit,
             response_tx,
         };
         queue.add(request).map_err(|_| gone())?;
-        // A durable job was accepted before anything of it was read.
-        if self.running.events.last().is_none() {
-            self.running.events.emit(self.accepted());
-        }
         Ok(responses)
-    }
-
-    /// Turns the engine's responses into events and starts the upload of each picture. `stored` are the pictures of an
-    /// earlier worker; they stay only if the engine goes on from its snapshot.
-    async fn follow(
-        &mut self,
-        mut responses: UnboundedReceiver<GenerationResponse>,
-        spec: &Arc<ImageSpec>,
-        uploads: &mut JoinSet<Result<ImageResult, Failure>>,
-        stored: &mut Vec<ImageResult>,
-    ) -> Result<(EngineTimings, Vec<String>), Failure> {
-        let running = self.running.clone();
-        let events = &running.events;
-        let mut progress = Progress::new(self.expected_steps(spec));
-        let earlier = std::mem::take(stored);
-        loop {
-            let response = match timeout_at(progress.repeat_at(), responses.recv()).await {
-                Err(_) => {
-                    events.emit(progress.tell());
-                    continue;
-                }
-                Ok(None) => {
-                    return Err(Failure::Error(ErrorCode::Internal, "the engine was lost; try again".into()));
-                }
-                Ok(Some(response)) => response,
-            };
-            match response {
-                GenerationResponse::Progress { step, total } => {
-                    progress.step(step, total).into_iter().for_each(|kind| events.emit(kind));
-                }
-                GenerationResponse::Preview { step, total, image } => {
-                    if progress.may_preview() {
-                        self.emit_preview(step, total, image).await;
-                    }
-                }
-                GenerationResponse::Resumed { step } => {
-                    tracing::info!(job_id = %self.job.id, step, "the job goes on from a snapshot");
-                    self.context.metrics.resumed();
-                    progress.goes_on_from(step);
-                    stored.clone_from(&earlier);
-                }
-                // Of a job that ends here none is needed.
-                GenerationResponse::Snapshot(_) if running.is_cancelled() => {}
-                GenerationResponse::Snapshot(snapshot) => self.snapshots.put(snapshot),
-                GenerationResponse::Image(picture) => {
-                    let (context, job) = (self.context.clone(), self.job.clone());
-                    let (spec, model) = (spec.clone(), self.model.name.clone());
-                    uploads.spawn(async move { upload(&context, job, spec, model, picture).await });
-                }
-                GenerationResponse::Done { timings, warnings } => return Ok((timings, warnings)),
-                GenerationResponse::Failed(error) => {
-                    return Err(Failure::Error(error.code(), error.to_string()));
-                }
-                GenerationResponse::Cancelled { step } => return Err(Failure::Cancelled { step }),
-            }
-        }
-    }
-
-    /// Until the engine tells: a strength below 1 runs a part of the schedule.
-    fn expected_steps(&self, spec: &ImageSpec) -> u32 {
-        let strength = match &self.job.source {
-            JobSource::Text { .. } => 1.0,
-            JobSource::Image { strength, .. } | JobSource::Inpaint { strength, .. } => *strength,
-        };
-        let steps = (f64::from(spec.steps) * strength) as u32;
-        steps.max(1) * self.job.n
-    }
-
-    async fn emit_preview(&self, step: u32, total: u32, image: image::RgbImage) {
-        match tokio::task::spawn_blocking(move || encode_preview(&image)).await {
-            Ok(Ok(jpeg)) => self.running.events.emit(EventKind::Preview {
-                step,
-                total,
-                percent: percent(step, total),
-                image: STANDARD.encode(jpeg),
-                format: OutputFormat::Jpeg,
-            }),
-            Ok(Err(error)) => tracing::warn!(job_id = %self.job.id, %error, "a preview could not be encoded"),
-            Err(error) => tracing::warn!(job_id = %self.job.id, %error, "a preview was lost"),
-        }
     }
 
     /// Waits for the uploads and writes `result.json`, last.
     async fn store(
         &self,
-        engine: EngineTimings,
+        ownership: &Ownership,
+        mut drawn: Drawn,
         warnings: Vec<String>,
-        mut uploads: JoinSet<Result<ImageResult, Failure>>,
-        mut images: Vec<ImageResult>,
-        computed_at: Instant,
-    ) -> Result<Event, Failure> {
-        while let Some(uploaded) = uploads.join_next().await {
-            let image = uploaded.map_err(|error| {
-                Failure::Error(ErrorCode::Internal, format!("storing a picture did not end: {error}"))
-            })?;
-            images.push(image?);
+    ) -> Result<EventKind, Failure> {
+        let images = drawn.stored().await?;
+        if self.hold.job.is_given_up() || !ownership.title().still_ours().await {
+            return Err(Failure::Stopped { step: self.steps_in_all() });
         }
-        // Seeds wrap, keys do not: `jobs/<id>/<index>.<ext>`, of one digit.
-        images.sort_by(|a, b| a.key.cmp(&b.key));
-        if self.running.is_cancelled() {
-            return Err(Failure::Cancelled { step: self.job.n * self.job.steps.unwrap_or(self.model.steps) });
-        }
-        let event = self.running.events.build(EventKind::Complete(CompleteEvent {
+        let engine = drawn.timings;
+        let event = self.hold.job.events.build(EventKind::Complete(CompleteEvent {
             model: self.model.name.clone(),
             images,
             timings_ms: Timings {
@@ -368,27 +209,103 @@ impl JobRun {
                 text: ms(engine.text),
                 denoise: ms(engine.denoise),
                 decode: ms(engine.decode),
-                upload: ms(computed_at.elapsed()),
+                upload: ms(drawn.at.elapsed()),
                 total: ms(self.received.elapsed()),
             },
             warnings,
         }));
         let result = StoredResult { fingerprint: self.job.fingerprint.clone(), event };
         self.context.store.put_result(&self.job.id, &result).await?;
-        Ok(result.event)
+        Ok(result.event.kind)
     }
-}
 
-fn log_end(event: &Event, took: Duration) {
-    let (job_id, took_ms) = (&event.job_id, ms(took));
-    match &event.kind {
-        EventKind::Error { code, message, .. } => {
-            tracing::warn!(%job_id, took_ms, %code, %message, "a job failed");
+    /// A job of the queue that asks for files which are not here is left to other workers, before anything is written of it.
+    async fn leave_if_unable(&self, delivery: Option<Delivery>) -> Option<Option<Delivery>> {
+        let Some(delivery) = delivery else { return Some(None) };
+        let Err(missing) = check_loras(&self.job.loras, self.context.identity.loras.as_ref()).await else {
+            return Some(Some(delivery));
+        };
+        let Job { id, fingerprint, deadline, .. } = &self.job;
+        self.hold.job.events.leave(EventKind::error(missing.code(), missing.to_string()));
+        tell_readers(&self.context, &self.hold.job).await;
+        leave_to_others(&self.context, id, fingerprint, *deadline, delivery, &missing.to_string()).await;
+        None
+    }
+
+    fn claiming(&self) -> Claiming<'_> {
+        self.hold.job.events.expect(self.steps_in_all());
+        let position = self.permits.position();
+        Claiming {
+            context: &self.context,
+            held: &self.hold.job,
+            job: &self.job,
+            is_named: self.is_named,
+            traceparent: self.traceparent.clone(),
+            accepted: EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position },
         }
-        kind => tracing::info!(%job_id, took_ms, end = kind.name(), "a job ended"),
+    }
+
+    fn standing(&self, ownership: &Ownership) -> Standing {
+        Standing {
+            stop: self.hold.job.stopped(),
+            is_queued: ownership.is_queued(),
+            failures: ownership.failures(),
+        }
+    }
+
+    /// What the request lets expect: a strength below 1 runs a part of the schedule.
+    fn steps_in_all(&self) -> u32 {
+        let strength = match &self.job.source {
+            JobSource::Text { .. } => 1.0,
+            JobSource::Image { strength, .. } | JobSource::Inpaint { strength, .. } => *strength,
+        };
+        let steps = (f64::from(self.job.steps.unwrap_or(self.model.steps)) * strength) as u32;
+        steps.max(1) * self.job.n
+    }
+
+    /// Where the engine did not have the slot, it is free from here on: before anybody hears of the end.
+    fn give_slot_back(&mut self) {
+        drop(self.permits.take_slot());
+        self.context.slots.changed();
+    }
+
+    /// What an attempt that was lost has stored is nobody's. One that stays does no harm.
+    async fn remove_pictures_of_earlier_attempts(&self, attempt: u32, kept: &[String]) {
+        for earlier in attempt.saturating_sub(ATTEMPTS_REMOVED).max(1)..attempt {
+            for index in 0..self.job.n {
+                let (job, format) = (self.job.id.clone(), self.job.format);
+                let key = Key::Image { job, index, attempt: earlier, format };
+                if kept.contains(&key.path()) {
+                    continue;
+                }
+                if let Err(error) = self.context.store.delete(&key).await {
+                    tracing::warn!(%error, "a picture of an earlier attempt could not be removed");
+                }
+            }
+        }
+    }
+
+    fn note_delivery(&self, delivery: Option<&Delivery>) {
+        if let Some(delivery) = delivery.filter(|delivery| delivery.times > 1) {
+            self.context.metrics.redelivered();
+            tracing::info!(times = delivery.times, "a job is delivered again");
+        }
+    }
+
+    /// Counts and logs how it ended.
+    fn note_end(&self, fate: &Fate) {
+        let Fate::End { kind, .. } = fate else { return };
+        let took = self.received.elapsed();
+        self.context.metrics.ended(self.job.capability(), kind, took);
+        match kind {
+            EventKind::Error { code, message, .. } => {
+                tracing::warn!(took_ms = ms(took), %code, %message, "a job failed");
+            }
+            kind => tracing::info!(took_ms = ms(took), end = kind.name(), "a job ended"),
+        }
     }
 }
 
-pub fn ms(duration: Duration) -> u64 {
+fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Which progress is told: at most four events a second, the last step always, and one at least every five seconds.
+//! Which progress is told: at most four events a second, and the last step always.
 
 use std::time::Duration;
 
@@ -8,8 +8,6 @@ use crate::contract::EventKind;
 
 /// The shortest time between two progress events.
 const AT_MOST_EVERY: Duration = Duration::from_millis(250);
-/// The longest time without one: whoever listens can tell a slow step from a dead worker.
-const AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 /// The shortest time between two previews.
 const PREVIEW_EVERY: Duration = Duration::from_secs(1);
 
@@ -24,14 +22,12 @@ pub struct Progress {
     first: Option<Instant>,
     told: Option<Instant>,
     previewed: Option<Instant>,
-    repeat_at: Instant,
 }
 
 impl Progress {
     /// Nothing done; `total` is what the request lets expect.
     pub fn new(total: u32) -> Self {
-        let repeat_at = Instant::now() + AT_LEAST_EVERY;
-        Self { step: 0, total, earlier: 0, first: None, told: None, previewed: None, repeat_at }
+        Self { step: 0, total, earlier: 0, first: None, told: None, previewed: None }
     }
 
     /// The steps to this one were done by another worker.
@@ -58,16 +54,10 @@ impl Progress {
         due
     }
 
-    /// When the last event is to be repeated, unless another comes first.
-    pub fn repeat_at(&self) -> Instant {
-        self.repeat_at
-    }
-
     /// The event of the last step.
-    pub fn tell(&mut self) -> EventKind {
+    fn tell(&mut self) -> EventKind {
         let now = Instant::now();
         self.told = Some(now);
-        self.repeat_at = now + AT_LEAST_EVERY;
         EventKind::Progress {
             step: self.step,
             total: self.total,
@@ -112,14 +102,5 @@ mod tests {
             .collect();
         assert_eq!(steps, [1, 26, 51, 76, 100]);
         assert!(matches!(told[1], EventKind::Progress { eta_ms: 740, percent: 26.0, .. }), "{:?}", told[1]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_step_is_told_again_after_five_seconds() {
-        let mut progress = Progress::new(9);
-        assert!(progress.step(1, 9).is_some());
-        assert_eq!(progress.repeat_at() - Instant::now(), AT_LEAST_EVERY);
-        tokio::time::sleep_until(progress.repeat_at()).await;
-        assert!(matches!(progress.tell(), EventKind::Progress { step: 1, .. }));
     }
 }

@@ -1,189 +1,218 @@
 //! Claiming a job: its log is read, and the event that makes it this worker's is stored.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
 
-use super::{AWAY_FOR, CLAIM_TRIES, MAX_FAILURES};
+use super::{
+    Ownership,
+    found::{Asking, Found, LEASE, found},
+    lease::Lease,
+};
 use crate::{
-    bus::{AppendError, BusError, Delivery, Entry, EventLog, EventSink, Logged, Outgoing, Settle, To},
-    contract::{ErrorCode, Event, EventKind},
-    storage::Key,
-    worker::{
-        job::{JobRun, ms},
-        shared::{Lost, Outlet},
-    },
+    bus::{AppendError, BusError, Delivery, Entry, Logged, QueuedJob, Settle, request_mark},
+    contract::{ErrorCode, Event, EventKind, Job, Operation, WorkerId, model_token},
+    storage::{Key, StorageError, StoredResult},
+    worker::shared::{Context, HeldJob, Sight, conflict},
 };
 
-/// The pause before an event that was not stored is stored again.
-const STORE_AGAIN: Duration = Duration::from_millis(500);
-/// A job whose events cannot be stored for this long is given up; whoever gets it next finds what it has done.
-const UNHEARD_AFTER: Duration = Duration::from_secs(600);
+/// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
+pub const AWAY_FOR: Duration = Duration::from_secs(5);
+/// How often a claim is tried that another's event got in the way of.
+pub const CLAIM_TRIES: u32 = 8;
+/// The shortest time after which a job that another worker has is looked at again.
+const HELD_FOR: Duration = Duration::from_secs(1);
 /// The most bytes of a marker that are read: it says all by being there.
 const MAX_MARKER: u64 = 1 << 10;
 
-/// The log of a job that this worker has claimed: the way out for its events.
-pub struct Claim {
-    pub log: Arc<dyn EventLog>,
-    pub sink: Arc<dyn EventSink>,
-    traceparent: Option<String>,
-    /// The number in the stream of the last event.
-    last: AtomicU64,
-    /// Attempts that failed, this one counted until it is given back.
-    pub failures: u32,
+/// A job that this worker would have.
+pub struct Claiming<'a> {
+    pub context: &'a Arc<Context>,
+    pub held: &'a Arc<HeldJob>,
+    pub job: &'a Job,
+    /// Whether the requester chose the job id: only then can anybody else have the job, or a result of it be there.
+    pub is_named: bool,
+    pub traceparent: Option<String>,
+    /// What is told when it is this worker's.
+    pub accepted: EventKind,
 }
 
-/// What is found in the log of a job that was delivered.
-pub enum Found {
-    /// It has ended, and this is how.
-    Ended(Box<Event>),
-    /// It has failed too often.
-    WornOut(Box<Logged>),
-    /// It is to be run: after this event of the stream, as this attempt, from this number.
-    Open { last: u64, failures: u32, attempt: u32, seq: u64 },
+/// What became of it.
+pub enum Claimed {
+    /// It is this worker's.
+    Ours(Ours),
+    /// It is not; everybody who is to hear so has, and the message is settled. With whether an earlier snapshot of the job
+    /// is of no more use.
+    Over { has_ended: bool },
 }
 
-pub fn found(last: Option<Logged>, after: Option<u64>) -> Found {
-    let Some(last) = last else { return Found::Open { last: 0, failures: 0, attempt: 1, seq: 0 } };
-    let (attempt, seq) = (last.event.attempt + 1, last.event.seq + 1);
-    let ended = last.event.kind.is_terminal();
-    if ended && after.is_some_and(|after| last.event.seq <= after) {
-        // It was sent again: what ended it then does not end it now.
-        return Found::Open { last: last.sequence, failures: 0, attempt, seq };
-    }
-    if ended {
-        return Found::Ended(Box::new(last.event));
-    }
-    match last.failures {
-        failures if failures >= MAX_FAILURES => Found::WornOut(Box::new(last)),
-        failures => Found::Open { last: last.sequence, failures, attempt, seq },
-    }
+/// A job that is this worker's.
+pub struct Ours {
+    pub ownership: Ownership,
+    /// Which run of the job this is, from 1.
+    pub attempt: u32,
+    /// How long it was in the queue, by the server's clock; known of jobs with a deadline of their own.
+    pub waited: Duration,
+    /// The complete event of an earlier run of the same request.
+    pub earlier: Option<Event>,
 }
 
-impl Claim {
-    /// Stores an event, however long JetStream is away.
-    pub async fn store(&self, event: Arc<Event>, failures: u32) -> Result<(), Lost> {
-        let entry = Entry { event, failures, traceparent: self.traceparent.clone() };
-        let begun = tokio::time::Instant::now();
-        loop {
-            match self.log.append(&entry, self.last.load(Ordering::Acquire)).await {
-                Ok(sequence) => {
-                    self.last.store(sequence, Ordering::Release);
-                    return Ok(());
-                }
-                Err(AppendError::Fenced) => return Err(Lost::ToAnother),
-                Err(AppendError::Bus(error)) => {
-                    let job_id = &entry.event.job_id;
-                    if begun.elapsed() >= UNHEARD_AFTER {
-                        tracing::error!(%job_id, %error, "an event could not be stored; the job is given up");
-                        return Err(Lost::Unheard);
-                    }
-                    tracing::warn!(%job_id, %error, "an event is not stored yet");
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-            }
+/// What is read of a job before it is claimed.
+struct Read {
+    found: Found,
+    earlier: Option<StoredResult>,
+    is_cancelled: bool,
+    in_queue: Option<QueuedJob>,
+}
+
+/// Why nothing could be read.
+enum Unread {
+    Bus(BusError),
+    Store(StorageError),
+}
+
+impl Claiming<'_> {
+    /// Claims the job by storing `accepted`; or ends it, and settles the message.
+    pub async fn claim(self, delivery: Option<Delivery>) -> Claimed {
+        if delivery.is_none() && !(self.is_named && self.context.log.is_kept()) {
+            return self.without_log().await;
         }
-    }
-}
-
-impl Outlet for Claim {
-    fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>> {
-        async move {
-            for message in messages {
-                match &message.event {
-                    Some(event) if message.to == To::Events => {
-                        self.store(event.clone(), self.failures).await?
-                    }
-                    _ => self.sink.deliver(std::slice::from_ref(message)).await,
-                }
-            }
-            Ok(())
-        }
-        .boxed()
-    }
-}
-
-impl JobRun {
-    /// Claims the job by storing `accepted`; or ends it, and says what becomes of the message.
-    pub async fn claim(&mut self, delivery: &Delivery) -> Result<Claim, Settle> {
-        let (context, id) = (self.context.clone(), self.job.id.clone());
-        let away = |error: BusError| {
-            tracing::warn!(job_id = %id, %error, "a job's log is out of reach; the job waits");
-            Settle::Again(AWAY_FOR)
-        };
         for _ in 0..CLAIM_TRIES {
-            let found = found(context.log.last(&id).await.map_err(away)?, delivery.after);
-            let (last, failures, attempt, seq) = match found {
-                Found::Ended(event) => {
-                    tracing::info!(job_id = %id, end = event.kind.name(), "the job has ended already");
-                    context.metrics.duplicate();
-                    self.snapshots.remove(true).await;
-                    return Err(Settle::Done);
+            let read = match self.read(delivery.as_ref()).await {
+                Ok(read) => read,
+                // Nobody else can have claimed it either.
+                Err(Unread::Bus(BusError::NoJetStream)) if delivery.is_none() => {
+                    return self.without_log().await;
                 }
-                Found::WornOut(last) => {
-                    let worker = &last.event.worker_id;
-                    let message = format!(
-                        "{} attempts failed; the last was given up by worker `{worker}` without a word",
-                        last.failures
-                    );
-                    self.running.events.go_on(last.event.attempt, last.event.seq + 1);
-                    if let Err(error) = delivery.bury(&id, ErrorCode::Internal, &message).await {
-                        return Err(away(error));
-                    }
-                    context.metrics.dead_letter();
-                    let kind = EventKind::error(ErrorCode::Internal, message);
-                    match self.append(kind, last.sequence, last.failures).await {
-                        Err(AppendError::Fenced) => continue,
-                        Err(AppendError::Bus(error)) => return Err(away(error)),
-                        Ok(_) => {
-                            self.snapshots.remove(true).await;
-                            return Err(Settle::Gone);
-                        }
+                Err(Unread::Bus(error)) => return self.away(delivery, ErrorCode::Busy, &error).await,
+                Err(Unread::Store(error)) => return self.away(delivery, error.code(), &error).await,
+            };
+            let is_other = |fingerprint: &str| fingerprint != self.job.fingerprint;
+            if read.earlier.as_ref().is_some_and(|result| is_other(&result.fingerprint))
+                || read.in_queue.as_ref().is_some_and(|queued| !self.is_same(queued))
+            {
+                return self.other_request(delivery).await;
+            }
+            let (last, failures, attempt, seq) = match read.found {
+                Found::OtherRequest => return self.other_request(delivery).await,
+                Found::Held { by } => return self.held(delivery, &by).await,
+                Found::Ended(last) => {
+                    let (sequence, attempt, seq) = (last.sequence, last.event.attempt, last.event.seq);
+                    match self.ended(delivery.as_ref(), last.event, read.earlier.as_ref()).await {
+                        Some(event) => return self.repeat(delivery, event).await,
+                        // Its pictures were removed since.
+                        None => (sequence, 0, attempt + 1, seq + 1),
                     }
                 }
-                Found::Open { last, failures, attempt, seq } => (last, failures, attempt, seq),
+                Found::WornOut(last) => match self.wear_out(delivery.as_ref(), &last).await {
+                    Ok(true) => return self.over(delivery, Settle::Gone, true).await,
+                    Ok(false) => continue,
+                    Err(error) => return self.away(delivery, ErrorCode::Internal, &error).await,
+                },
+                Found::Free { last, failures, attempt, seq } => (last, failures, attempt, seq),
             };
-            self.running.events.go_on(attempt, seq);
-            self.attempt = attempt;
-            let (kind, ends) = match self.ended_in_the_queue().await {
-                Some(kind) => (kind, true),
-                None => (self.accepted(), false),
-            };
-            match self.append(kind, last, failures + u32::from(!ends)).await {
+            self.held.events.go_on(attempt, seq);
+            let ends = read.is_cancelled;
+            let kind = if ends { EventKind::Cancelled { step: 0 } } else { self.accepted.clone() };
+            let counted = failures + u32::from(!ends);
+            let tried = Instant::now();
+            match self.append(kind, last, counted, delivery.as_ref()).await {
                 Err(AppendError::Fenced) => {}
-                Err(AppendError::Bus(error)) => return Err(away(error)),
-                Ok(_) if ends => {
-                    self.snapshots.remove(attempt > 1).await;
-                    return Err(Settle::Done);
-                }
-                Ok(last) => {
-                    return Ok(Claim {
-                        log: context.log.clone(),
-                        sink: context.sink.clone(),
+                Err(AppendError::Bus(error)) => return self.away(delivery, ErrorCode::Busy, &error).await,
+                Ok(_) if ends => return self.over(delivery, Settle::Done, true).await,
+                Ok(sequence) => {
+                    let waited = self.waited(delivery.as_ref()).await;
+                    let lease = Lease {
+                        log: self.context.log.clone(),
+                        sink: self.context.sink.clone(),
                         traceparent: self.traceparent.clone(),
-                        last: AtomicU64::new(last),
-                        failures: failures + 1,
-                    });
+                        queued: delivery.as_ref().map(|delivery| delivery.sequence),
+                        request: request_mark(&self.job.fingerprint),
+                        last: AtomicU64::new(sequence),
+                        failures: counted,
+                        confirmed: Mutex::new(tried),
+                    };
+                    let ownership = Ownership::leased(self.context, self.held, lease, delivery);
+                    let earlier = read.earlier.map(|result| result.event);
+                    return Claimed::Ours(Ours { ownership, attempt, waited, earlier });
                 }
             }
         }
-        tracing::warn!(job_id = %id, "another worker is at work on the job; it waits");
-        Err(Settle::Again(AWAY_FOR))
+        tracing::warn!("another worker is at work on the job; it waits");
+        self.away(delivery, ErrorCode::Busy, &"another worker is at work on the job").await
     }
 
-    /// Why a job has ended before anybody ran it.
-    async fn ended_in_the_queue(&self) -> Option<EventKind> {
-        if tokio::time::Instant::now() >= self.limit.at.into() {
-            let message = format!("the deadline of {} ms passed in the queue", ms(self.limit.allowed));
-            return Some(EventKind::error(ErrorCode::DeadlineExceeded, message));
+    /// A job that nobody else can have: it is accepted at once, and has a result already only if its id was chosen.
+    async fn without_log(self) -> Claimed {
+        let ownership = Ownership::requested(self.context, self.held);
+        self.held.events.emit(self.accepted.clone());
+        let mut earlier = None;
+        if self.is_named {
+            match self.context.store.find_result(&self.job.id).await {
+                Ok(Some(result)) if result.fingerprint != self.job.fingerprint => {
+                    ownership.refuse(ErrorCode::InvalidRequest, conflict(&self.job.id)).await;
+                    return Claimed::Over { has_ended: false };
+                }
+                Ok(result) => earlier = result.map(|result| result.event),
+                Err(error) => {
+                    ownership.refuse(error.code(), error.to_string()).await;
+                    return Claimed::Over { has_ended: false };
+                }
+            }
         }
-        self.was_cancelled().await.then_some(EventKind::Cancelled { step: 0 })
+        Claimed::Ours(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier })
+    }
+
+    async fn read(&self, delivery: Option<&Delivery>) -> Result<Read, Unread> {
+        let id = &self.job.id;
+        let in_queue = async {
+            match delivery {
+                Some(_) => Ok(None),
+                None => self.context.log.in_queue(id).await,
+            }
+        };
+        let is_cancelled = async {
+            match delivery {
+                Some(_) => self.was_cancelled().await,
+                None => false,
+            }
+        };
+        let (last, earlier, in_queue, is_cancelled) = tokio::join!(
+            self.context.log.last(id),
+            self.context.store.find_result(id),
+            in_queue,
+            is_cancelled
+        );
+        let (last, in_queue) = (last.map_err(Unread::Bus)?, in_queue.map_err(Unread::Bus)?);
+        let quiet = last.as_ref().map(|last| self.context.seen.since(id, Sight::LastEvent(last.sequence)));
+        let asking = Asking {
+            worker: &self.context.identity.worker_id,
+            queued: delivery.map(|delivery| delivery.sequence),
+            after: delivery.and_then(|delivery| delivery.after),
+            request: &request_mark(&self.job.fingerprint),
+            quiet: quiet.unwrap_or_default(),
+        };
+        Ok(Read {
+            found: found(last, asking),
+            earlier: earlier.map_err(Unread::Store)?,
+            is_cancelled,
+            in_queue,
+        })
+    }
+
+    /// Whether what waits in the queue under this id is the same request.
+    fn is_same(&self, queued: &QueuedJob) -> bool {
+        let Ok(mut operation) = Operation::parse(queued.capability, &queued.body) else { return false };
+        if operation.model().is_none() {
+            let catalog = &self.context.identity.catalog;
+            let named = catalog.iter().find(|known| model_token(&known.name) == queued.model);
+            operation.set_model(named.map_or("", |named| &named.name));
+        }
+        operation.set_job_id(&self.job.id);
+        operation.settle().is_ok() && operation.fingerprint() == self.job.fingerprint
     }
 
     /// Whether somebody cancelled it while it waited, longer ago than events are kept.
@@ -192,66 +221,128 @@ impl JobRun {
         match self.context.store.find(&key, MAX_MARKER).await {
             Ok(found) => found.is_some(),
             Err(error) => {
-                tracing::warn!(job_id = %self.job.id, %error, "cannot see whether the job was cancelled");
+                tracing::warn!(%error, "cannot see whether the job was cancelled");
                 false
             }
         }
     }
 
-    /// Stores an event outside of the publisher's turn; its number in the stream.
-    async fn append(&self, kind: EventKind, after: u64, failures: u32) -> Result<u64, AppendError> {
-        let event = Arc::new(self.running.events.build(kind));
-        let entry = Entry { event, failures, traceparent: self.traceparent.clone() };
-        let sequence = self.context.log.append(&entry, after).await?;
-        self.running.events.stored(Event::clone(&entry.event));
-        Ok(sequence)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contract::{JobId, WorkerId};
-
-    fn logged(kind: EventKind, failures: u32) -> Option<Logged> {
-        let event = Event {
-            job_id: JobId::new("j").unwrap(),
-            worker_id: WorkerId::new("w").unwrap(),
-            attempt: 2,
-            seq: 7,
-            kind,
-        };
-        Some(Logged { event, sequence: 40, failures })
-    }
-
-    #[test]
-    fn an_end_ends_the_job_unless_it_was_sent_again_after_it() {
-        let end = || logged(EventKind::Cancelled { step: 1 }, 1);
-        assert!(matches!(found(end(), None), Found::Ended(_)));
-        assert!(matches!(found(end(), Some(6)), Found::Ended(_)));
-        let again = Found::Open { last: 40, failures: 0, attempt: 3, seq: 8 };
-        assert_eq!(format!("{:?}", Shown(&found(end(), Some(7)))), format!("{:?}", Shown(&again)));
-    }
-
-    #[test]
-    fn a_job_that_failed_three_times_is_worn_out() {
-        let progress = || EventKind::Progress { step: 1, total: 2, percent: 50.0, eta_ms: 0 };
-        assert!(matches!(found(logged(progress(), MAX_FAILURES), None), Found::WornOut(_)));
-        assert!(matches!(found(logged(progress(), 2), None), Found::Open { failures: 2, attempt: 3, .. }));
-        assert!(matches!(found(None, None), Found::Open { last: 0, failures: 0, attempt: 1, seq: 0 }));
-    }
-
-    struct Shown<'a>(&'a Found);
-
-    impl std::fmt::Debug for Shown<'_> {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            match self.0 {
-                Found::Ended(_) => f.write_str("ended"),
-                Found::WornOut(_) => f.write_str("worn out"),
-                Found::Open { last, failures, attempt, seq } => {
-                    write!(f, "{last} {failures} {attempt} {seq}")
-                }
+    /// How long the job waited: both times are of the server's clock.
+    async fn waited(&self, delivery: Option<&Delivery>) -> Duration {
+        let (Some(delivery), Some(_)) = (delivery, self.job.deadline) else { return Duration::ZERO };
+        match self.context.log.last(&self.job.id).await {
+            Ok(Some(last)) => last.stored_at.duration_since(delivery.accepted_at).unwrap_or_default(),
+            Ok(None) => Duration::ZERO,
+            Err(error) => {
+                tracing::warn!(%error, "how long the job waited is not known");
+                Duration::ZERO
             }
         }
+    }
+
+    /// Stores an event outside of the publisher's turn; its number in the stream.
+    async fn append(
+        &self,
+        kind: EventKind,
+        after: u64,
+        failures: u32,
+        delivery: Option<&Delivery>,
+    ) -> Result<u64, AppendError> {
+        let entry = Entry {
+            failures,
+            queued: delivery.map(|delivery| delivery.sequence),
+            request: Some(request_mark(&self.job.fingerprint)),
+            traceparent: self.traceparent.clone(),
+            ..Entry::of(self.held.events.build(kind))
+        };
+        let sequence = self.context.log.append(&entry, after).await?;
+        self.held.events.stored(Event::clone(&entry.event));
+        Ok(sequence)
+    }
+
+    /// How a job that has ended is told of; `None`: its pictures are gone, and it is to be run.
+    async fn ended(
+        &self,
+        delivery: Option<&Delivery>,
+        event: Event,
+        earlier: Option<&StoredResult>,
+    ) -> Option<Event> {
+        match (&event.kind, earlier) {
+            (EventKind::Complete(_), Some(result)) => Some(self.context.renewed(result.event.clone()).await),
+            (EventKind::Complete(_), None) if delivery.is_none() => None,
+            _ => Some(event),
+        }
+    }
+
+    /// The third attempt died without a word. False: another event came in between.
+    async fn wear_out(&self, delivery: Option<&Delivery>, last: &Logged) -> Result<bool, BusError> {
+        let worker = &last.event.worker_id;
+        let message = format!(
+            "{} attempts failed; the last was given up by worker `{worker}` without a word",
+            last.failures
+        );
+        self.held.events.go_on(last.event.attempt, last.event.seq + 1);
+        if let Some(delivery) = delivery {
+            delivery.bury(&self.job.id, ErrorCode::Internal, &message).await?;
+            self.context.metrics.dead_letter();
+        }
+        let kind = EventKind::error(ErrorCode::Internal, message);
+        match self.append(kind, last.sequence, last.failures, delivery).await {
+            Ok(_) => Ok(true),
+            Err(AppendError::Fenced) => Ok(false),
+            Err(AppendError::Bus(error)) => Err(error),
+        }
+    }
+
+    /// It has ended: whoever asked here is told how.
+    async fn repeat(self, delivery: Option<Delivery>, event: Event) -> Claimed {
+        tracing::info!(end = event.kind.name(), "the job has ended already");
+        self.context.metrics.duplicate();
+        self.held.events.leave(event.kind);
+        self.over(delivery, Settle::Done, true).await
+    }
+
+    async fn held(self, delivery: Option<Delivery>, by: &WorkerId) -> Claimed {
+        tracing::info!(%by, "the job is held by another worker");
+        self.held
+            .events
+            .leave(EventKind::error(ErrorCode::Busy, format!("worker `{by}` has the job; try again")));
+        let again = HELD_FOR.max(LEASE / 3);
+        self.over(delivery, Settle::Again(again), false).await
+    }
+
+    /// The id stands for another request: this one is refused, and the job of that id hears nothing of it.
+    async fn other_request(self, delivery: Option<Delivery>) -> Claimed {
+        let message = conflict(&self.job.id);
+        self.held.events.leave(EventKind::error(ErrorCode::InvalidRequest, message.clone()));
+        self.context.metrics.refused();
+        match delivery {
+            None => self.over(None, Settle::Gone, false).await,
+            Some(delivery) => {
+                super::set_aside(Some(&self.job.id), delivery, &message).await;
+                self.over(None, Settle::Gone, false).await
+            }
+        }
+    }
+
+    /// What must be known of the job cannot be read or written now.
+    async fn away(
+        self,
+        delivery: Option<Delivery>,
+        code: ErrorCode,
+        error: &(impl std::fmt::Display + ?Sized),
+    ) -> Claimed {
+        tracing::warn!(%error, "a job's log or result is out of reach; the job waits");
+        self.held.events.leave(EventKind::error(code, error.to_string()));
+        self.over(delivery, Settle::Again(AWAY_FOR), false).await
+    }
+
+    /// Publishes what is left for those who read here, and settles the message.
+    async fn over(self, delivery: Option<Delivery>, how: Settle, has_ended: bool) -> Claimed {
+        super::tell_readers(self.context, self.held).await;
+        if let Some(delivery) = delivery {
+            delivery.settle(how).await;
+        }
+        Claimed::Over { has_ended }
     }
 }

@@ -1,185 +1,224 @@
-//! A durable job on this worker: claimed in the job's log, its events stored there one after the other, and settled once.
-//!
-//! The log decides. Whoever stores the next event has the job; a worker that finds another's event there says nothing
-//! more, settles nothing, and computes no further.
+//! Whose a job is. The log decides: whoever stores the next event has the job; a worker that finds another's event there
+//! says nothing more, settles nothing, and computes no further. A job whose id the worker itself has drawn is nobody else's,
+//! and has no log.
 
 mod claim;
+mod found;
+mod give_back;
+mod lease;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use claim::Claim;
-pub use claim::{Found, found};
+use tokio::{task::JoinHandle, time::Duration};
+
+use claim::{AWAY_FOR, CLAIM_TRIES};
+pub use claim::{Claimed, Claiming, Ours};
+pub use found::MAX_FAILURES;
+pub use give_back::{end_unrun, leave_to_others, set_aside, tell_readers};
+use lease::Lease;
 
 use crate::{
     bus::{Delivery, Settle},
-    contract::{Disposition, ErrorCode, Event, EventKind},
+    contract::{ErrorCode, EventKind},
     worker::{
-        job::{Failure, JobRun},
-        shared::{Lost, Open},
+        resume::Snapshots,
+        shared::{Context, HeldJob, Lost, Open, Stop},
     },
 };
 
-/// Attempts that may fail; then the job is a dead letter.
-pub const MAX_FAILURES: u32 = 3;
-/// How long a job waits after its first failure, and after its second.
-pub const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
-/// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
-pub const AWAY_FOR: Duration = Duration::from_secs(5);
-/// How often a claim is tried that another's event got in the way of.
-pub const CLAIM_TRIES: u32 = 8;
+/// An event that was stored so short a time ago says well enough that the job is still ours.
+const FRESH: Duration = Duration::from_secs(2);
 
-/// How a durable job leaves this worker.
-enum Verdict {
-    /// It has ended.
-    End(Event, Settle),
-    /// It has failed for good; the message is kept among the dead letters.
+/// How a job leaves this worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// It ends. `is_done`: it was run as far as it goes; else nobody could.
+    End {
+        /// The last event.
+        kind: EventKind,
+        /// Whether it was run.
+        is_done: bool,
+    },
+    /// It has failed for good, and is kept among the dead letters.
     Bury(ErrorCode, String),
-    /// It has failed, and is tried again.
-    Retry(ErrorCode, String),
-    /// The worker goes away; the job has not failed.
-    HandBack,
+    /// It is tried again after this long.
+    Retry(ErrorCode, String, Duration),
+    /// It goes on elsewhere; this attempt has not failed.
+    GiveBack,
 }
 
-impl JobRun {
-    /// Runs a durable job to its end on this worker, and settles its message.
-    pub async fn run_durable(mut self, delivery: Delivery) {
-        let job_id = self.job.id.clone();
-        if delivery.times > 1 {
-            self.context.metrics.redelivered();
-            tracing::info!(%job_id, times = delivery.times, "a job is delivered again");
-        }
-        match self.claim(&delivery).await {
-            Ok(claim) => self.run_claimed(Arc::new(claim), delivery).await,
-            Err(settle) => {
-                drop(self.permits.take_slot());
-                self.context.slots.changed();
-                delivery.settle(settle).await;
-            }
-        }
-        self.context.held.end(&self.running);
+/// A job that is this worker's, and the way its events go out.
+pub struct Ownership {
+    context: Arc<Context>,
+    job: Arc<HeldJob>,
+    publisher: JoinHandle<Result<(), Lost>>,
+    standing: Standing,
+}
+
+enum Standing {
+    /// Nobody else can have it.
+    Requested,
+    /// It was claimed in its log; one of the queue has a message, which is settled once.
+    Leased { lease: Arc<Lease>, delivery: Option<Delivery> },
+}
+
+impl Ownership {
+    fn requested(context: &Arc<Context>, job: &Arc<HeldJob>) -> Self {
+        let (events, outlet) = (job.clone(), Open(context.sink.clone()));
+        let publisher = tokio::spawn(async move { events.events.publish(&outlet).await });
+        Self { context: context.clone(), job: job.clone(), publisher, standing: Standing::Requested }
     }
 
-    async fn run_claimed(&mut self, claim: Arc<Claim>, delivery: Delivery) {
-        let (running, outlet) = (self.running.clone(), claim.clone());
+    fn leased(context: &Arc<Context>, job: &Arc<HeldJob>, lease: Lease, delivery: Option<Delivery>) -> Self {
+        let lease = Arc::new(lease);
+        let (told, outlet) = (job.clone(), lease.clone());
         let publisher = tokio::spawn(async move {
-            let published = running.events.publish(&*outlet).await;
+            let published = told.events.publish(&*outlet).await;
             if published.is_err() {
-                running.lose();
+                told.stop(Stop::Lost);
             }
             published
         });
-        let done = self.execute_guarded().await;
-        self.give_slot_back();
-        let verdict = match done {
-            Ok(event) => Verdict::End(event, Settle::Done),
-            Err(failure) => self.verdict(failure, &claim),
-        };
-        let verdict = match verdict {
-            Verdict::Bury(code, message) => self.bury(&delivery, code, message).await,
-            other => other,
-        };
-        // Where the job goes on elsewhere, those who asked this worker for it are told to ask again.
-        match &verdict {
-            Verdict::End(event, _) => {
-                self.note_end(event);
-                self.snapshots.remove(self.attempt > 1).await;
-                self.running.events.repeat(event.clone());
-            }
-            Verdict::Bury(code, message) | Verdict::Retry(code, message) => {
-                self.snapshots.finish().await;
-                self.running.events.leave(EventKind::error(*code, message.clone()));
-            }
-            Verdict::HandBack => {
-                match self.running.is_lost() {
-                    true => self.snapshots.stop().await,
-                    // Written before the job is given back, so that nothing of it is done twice.
-                    false => self.snapshots.finish().await,
-                }
-                self.running.events.leave(self.going_away());
-            }
-        }
-        let published = publisher.await.unwrap_or_else(|error| {
-            tracing::error!(job_id = %self.job.id, %error, "the publisher of a job's events was lost");
-            Err(Lost::Unheard)
-        });
-        match (published, verdict) {
-            (Err(lost), _) => self.forsake(&claim, delivery, lost).await,
-            (Ok(()), Verdict::End(_, how)) => delivery.settle(how).await,
-            (Ok(()), Verdict::HandBack) => self.hand_back(&claim, delivery).await,
-            (Ok(()), Verdict::Bury(..) | Verdict::Retry(..)) => {
-                let delay = RETRY_AFTER[(claim.failures.max(1) as usize - 1).min(RETRY_AFTER.len() - 1)];
-                tracing::warn!(job_id = %self.job.id, failures = claim.failures, ?delay, "the job is tried again");
-                delivery.settle(Settle::Again(delay)).await;
-            }
+        Self {
+            context: context.clone(),
+            job: job.clone(),
+            publisher,
+            standing: Standing::Leased { lease, delivery },
         }
     }
 
-    fn verdict(&self, failure: Failure, claim: &Claim) -> Verdict {
-        if self.running.is_lost() {
-            return Verdict::HandBack;
+    /// Whether the job is of the queue, and comes again where it does not end.
+    pub fn is_queued(&self) -> bool {
+        matches!(&self.standing, Standing::Leased { delivery: Some(_), .. })
+    }
+
+    /// Attempts that failed, this one counted.
+    pub fn failures(&self) -> u32 {
+        match &self.standing {
+            Standing::Requested => 1,
+            Standing::Leased { lease, .. } => lease.failures,
         }
-        let end = |kind, how| Verdict::End(self.running.events.build(kind), how);
-        match failure {
-            Failure::Cancelled { .. } if self.running.is_handed_back() => Verdict::HandBack,
-            Failure::Cancelled { step } => end(EventKind::Cancelled { step }, Settle::Done),
-            Failure::Error(code, message) => match code.disposition() {
-                Disposition::Term => end(EventKind::error(code, message), Settle::Gone),
-                Disposition::Ack => end(EventKind::error(code, message), Settle::Done),
-                Disposition::HandBack => Verdict::HandBack,
-                Disposition::RetryElsewhere if claim.failures >= MAX_FAILURES => Verdict::Bury(code, message),
-                Disposition::RetryElsewhere => Verdict::Retry(code, message),
-            },
+    }
+
+    /// What tells whether the job is still this worker's.
+    pub fn title(&self) -> Title {
+        let lease = match &self.standing {
+            Standing::Requested => None,
+            Standing::Leased { lease, .. } => Some(lease.clone()),
+        };
+        Title { job: self.job.clone(), lease }
+    }
+
+    /// Ends a job that nobody else can have in an error.
+    async fn refuse(self, code: ErrorCode, message: String) {
+        self.job.events.emit(EventKind::error(code, message));
+        self.published().await.ok();
+    }
+
+    async fn published(self) -> Result<(), Lost> {
+        let published = self.publisher.await;
+        published.unwrap_or_else(|error| {
+            tracing::error!(%error, "the publisher of a job's events was lost");
+            Err(Lost::Unheard)
+        })
+    }
+
+    /// Tells how the job leaves, and settles its message: each once. A dead letter is stored before the job ends, the end
+    /// before the message goes.
+    pub async fn conclude(self, fate: Fate, snapshots: &mut Snapshots) {
+        let fate = match fate {
+            Fate::Bury(code, message) => self.bury(code, message).await,
+            other => other,
+        };
+        let events = &self.job.events;
+        // Where the job goes on elsewhere, those who asked this worker for it are told to ask again.
+        match &fate {
+            Fate::End { kind, .. } => events.emit(kind.clone()),
+            Fate::Bury(code, message) | Fate::Retry(code, message, _) => {
+                snapshots.finish().await;
+                events.leave(EventKind::error(*code, message.clone()));
+            }
+            Fate::GiveBack => {
+                match self.job.stopped() {
+                    // Those who read along are told of it when it is certain.
+                    Some(Stop::Lost) => snapshots.stop().await,
+                    // Written before the job is given back, so that nothing of it is done twice.
+                    _ => {
+                        snapshots.finish().await;
+                        events.leave(going_away());
+                    }
+                }
+            }
+        }
+        let Self { context, job, publisher, standing } = self;
+        let published = publisher.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the publisher of a job's events was lost");
+            Err(Lost::Unheard)
+        });
+        let Standing::Leased { lease, delivery } = standing else { return };
+        let settled = match (published, &fate) {
+            (Err(lost), _) => {
+                return give_back::forsake(&context, &job, &lease, delivery, lost, snapshots).await;
+            }
+            (Ok(()), Fate::End { is_done: true, .. }) => Settle::Done,
+            (Ok(()), Fate::End { is_done: false, .. }) => Settle::Gone,
+            (Ok(()), Fate::GiveBack) => {
+                let event = job.events.build(job.events.progress_again());
+                if let Err(lost) = lease.give_back(event).await {
+                    return give_back::forsake(&context, &job, &lease, delivery, lost, snapshots).await;
+                }
+                tracing::info!("the job is handed back");
+                Settle::Again(Duration::ZERO)
+            }
+            (Ok(()), Fate::Bury(..)) => Settle::Again(AWAY_FOR),
+            (Ok(()), Fate::Retry(_, _, delay)) => {
+                tracing::warn!(failures = lease.failures, ?delay, "the job is tried again");
+                Settle::Again(*delay)
+            }
+        };
+        if let Some(delivery) = delivery {
+            delivery.settle(settled).await;
+        }
+        if matches!(fate, Fate::End { .. }) {
+            snapshots.remove(job.events.attempt() > 1).await;
         }
     }
 
     /// Keeps the message among the dead letters, and then ends the job.
-    async fn bury(&self, delivery: &Delivery, code: ErrorCode, message: String) -> Verdict {
+    async fn bury(&self, code: ErrorCode, message: String) -> Fate {
+        let Standing::Leased { delivery: Some(delivery), .. } = &self.standing else {
+            return Fate::Bury(code, message);
+        };
         if let Err(error) = delivery.bury(&self.job.id, code, &message).await {
-            tracing::error!(job_id = %self.job.id, %error, "a dead letter could not be stored");
-            return Verdict::Bury(code, message);
+            tracing::error!(%error, "a dead letter could not be stored");
+            return Fate::Bury(code, message);
         }
-        tracing::warn!(job_id = %self.job.id, %code, %message, "the job is a dead letter");
+        tracing::warn!(%code, %message, "the job is a dead letter");
         self.context.metrics.dead_letter();
-        Verdict::End(self.running.events.build(EventKind::error(code, message)), Settle::Gone)
+        Fate::End { kind: EventKind::error(code, message), is_done: false }
     }
+}
 
-    /// Gives the job back; that it was here is no failure.
-    async fn hand_back(&mut self, claim: &Claim, delivery: Delivery) {
-        let kind = self.running.events.last_progress().unwrap_or_else(|| {
-            let total = self.job.n * self.job.steps.unwrap_or(self.model.steps);
-            EventKind::Progress { step: 0, total, percent: 0.0, eta_ms: 0 }
-        });
-        let event = Arc::new(self.running.events.build(kind));
-        match claim.store(event, claim.failures - 1).await {
-            Ok(()) => {
-                tracing::info!(job_id = %self.job.id, "the job is handed back");
-                delivery.settle(Settle::Again(Duration::ZERO)).await;
-            }
-            Err(lost) => self.forsake(claim, delivery, lost).await,
-        }
-    }
+/// Tells whether a job is still this worker's. Cheap to clone.
+#[derive(Clone)]
+pub struct Title {
+    job: Arc<HeldJob>,
+    lease: Option<Arc<Lease>>,
+}
 
-    /// The job is another's. What waits for it here is told so.
-    async fn forsake(&mut self, claim: &Claim, delivery: Delivery, lost: Lost) {
-        self.snapshots.stop().await;
-        let job_id = &self.job.id;
-        let message = "this worker has lost the job; ask for it again";
-        self.running.events.leave(EventKind::error(ErrorCode::Internal, message));
-        let outlet = Open(claim.sink.clone());
-        // What is left is for reply subjects; this way out loses no job.
-        let _ = self.running.events.publish(&outlet).await;
-        if lost == Lost::Unheard {
-            return delivery.settle(Settle::Again(AWAY_FOR)).await;
-        }
-        self.context.metrics.lost();
-        match claim.log.last(job_id).await {
-            Ok(Some(last)) if last.event.kind.is_terminal() => {
-                tracing::info!(%job_id, end = last.event.kind.name(), "the job was ended elsewhere");
-                self.snapshots.remove(true).await;
-                delivery.settle(Settle::Done).await;
-            }
-            // Not settled: that is for the worker that has it.
-            _ => tracing::warn!(%job_id, "another worker has the job"),
+impl Title {
+    /// Whether the job is this worker's at this moment, which is asked of its log unless that has just said so: before
+    /// anything is written that others read.
+    pub async fn still_ours(&self) -> bool {
+        match &self.lease {
+            None => true,
+            Some(lease) if lease.unconfirmed_for() < FRESH => self.job.stopped() != Some(Stop::Lost),
+            Some(_) => self.job.events.confirm().await,
         }
     }
+}
+
+/// What those are told who read along, when the job goes on elsewhere.
+pub fn going_away() -> EventKind {
+    EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down; try again")
 }

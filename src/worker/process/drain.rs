@@ -147,8 +147,12 @@ mod tests {
         worker.context.drop_queue();
         worker.engine.lost().await;
         worker.requester.send(Via::Direct, Capability::Generate, r#"{"prompt":"a"}"#, "r");
-        let message = worker.out.recv().await.unwrap();
-        let event = serde_json::to_value(&*message.event.unwrap()).unwrap();
+        let event = loop {
+            let event = worker.out.recv().await.unwrap().event.unwrap();
+            if event.kind.is_terminal() {
+                break serde_json::to_value(&*event).unwrap();
+            }
+        };
         assert_eq!((&event["code"], &event["retryable"]), (&"shutting_down".into(), &true.into()));
         let code = engine_lost(&worker.context, &worker.closed).await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(70)));

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The format and its version; another version is another line.
-const HEADER: &[u8] = b"sd-worker-rbee checkpoint 2\n";
+const HEADER: &[u8] = b"sd-worker-rbee checkpoint 3\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
 /// The most bytes of a snapshot. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
@@ -37,6 +37,23 @@ pub struct Origin {
     pub precision: String,
     /// The program's version.
     pub version: String,
+}
+
+/// A snapshot, and which attempt has drawn each picture before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// What the engine goes on from.
+    pub snapshot: Snapshot,
+    /// The attempt that drew and stored the picture of each index below the snapshot's.
+    pub drawn_by: Vec<u32>,
+}
+
+impl Kept {
+    /// A snapshot of the first attempt.
+    pub fn of_the_first(snapshot: Snapshot) -> Self {
+        let drawn_by = vec![1; snapshot.index as usize];
+        Self { snapshot, drawn_by }
+    }
 }
 
 /// A snapshot that cannot be used here.
@@ -89,14 +106,9 @@ impl Origin {
 ///
 /// # Errors
 /// The store's; also of a snapshot that is larger than any that is read.
-pub async fn write(
-    store: &Store,
-    job: &JobId,
-    origin: &Origin,
-    snapshot: Snapshot,
-) -> Result<(), StorageError> {
+pub async fn write(store: &Store, job: &JobId, origin: &Origin, kept: Kept) -> Result<(), StorageError> {
     let (key, origin) = (Key::Checkpoint { job: job.clone() }, origin.clone());
-    let bytes = tokio::task::spawn_blocking(move || encode(&origin, &snapshot)).await.map_err(|error| {
+    let bytes = tokio::task::spawn_blocking(move || encode(&origin, &kept)).await.map_err(|error| {
         let (key, cause) = (key.path(), error.to_string());
         StorageError::Failed { action: Action::Write, key, cause, source: error.into() }
     })?;
@@ -109,15 +121,15 @@ pub async fn write(
 
 /// Reads a job's snapshot. One that is there and cannot be used, or a store that does not give it, is logged and the
 /// same as none: the job begins anew.
-pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Snapshot> {
+pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Kept> {
     let unusable = |reason: String| {
-        tracing::warn!(job_id = %job, %reason, "the job's snapshot cannot be used, the job begins anew");
+        tracing::warn!(%reason, "the job's snapshot cannot be used, the job begins anew");
     };
     let found = store.find(&Key::Checkpoint { job: job.clone() }, MAX_SNAPSHOT).await;
     let bytes = found.map_err(|error| unusable(error.to_string())).ok()??;
     let origin = origin.clone();
     match tokio::task::spawn_blocking(move || decode(&bytes, &origin)).await {
-        Ok(Ok(snapshot)) => Some(snapshot),
+        Ok(Ok(kept)) => Some(kept),
         Ok(Err(error)) => {
             unusable(error.to_string());
             None
@@ -132,13 +144,13 @@ pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Snapsho
 /// Removes a job's snapshot, when the job has ended. One that stays does no harm: a failure is logged.
 pub async fn remove(store: &Store, job: &JobId) {
     if let Err(error) = store.delete(&Key::Checkpoint { job: job.clone() }).await {
-        tracing::warn!(job_id = %job, %error, "the job's snapshot could not be removed");
+        tracing::warn!(%error, "the job's snapshot could not be removed");
     }
 }
 
-fn encode(origin: &Origin, snapshot: &Snapshot) -> Vec<u8> {
+fn encode(origin: &Origin, kept: &Kept) -> Vec<u8> {
     let head = [HEADER, &[0; DIGEST]].concat();
-    let mut bytes = postcard::to_extend(&(origin, snapshot), head)
+    let mut bytes = postcard::to_extend(&(origin, kept), head)
         .expect("sequences have their lengths, and a vector takes all that is written");
     let digest = Sha256::digest(&bytes[HEADER.len() + DIGEST..]);
     bytes[HEADER.len()..HEADER.len() + DIGEST].copy_from_slice(&digest);
@@ -146,7 +158,7 @@ fn encode(origin: &Origin, snapshot: &Snapshot) -> Vec<u8> {
 }
 
 /// Nothing behind the digest is looked at before it was seen to be whole.
-fn decode(bytes: &[u8], expected: &Origin) -> Result<Snapshot, SnapshotError> {
+fn decode(bytes: &[u8], expected: &Origin) -> Result<Kept, SnapshotError> {
     let rest = bytes.strip_prefix(HEADER).ok_or(SnapshotError::Format)?;
     let (digest, body) = rest.split_first_chunk::<DIGEST>().ok_or(SnapshotError::Damaged)?;
     if Sha256::digest(body)[..] != digest[..] {
@@ -156,11 +168,11 @@ fn decode(bytes: &[u8], expected: &Origin) -> Result<Snapshot, SnapshotError> {
 }
 
 /// The origin comes first: of another version the rest may be laid out otherwise.
-fn decode_body(body: &[u8], expected: &Origin) -> Result<Snapshot, SnapshotError> {
+fn decode_body(body: &[u8], expected: &Origin) -> Result<Kept, SnapshotError> {
     let (origin, rest) = postcard::take_from_bytes::<Origin>(body)?;
     origin.must_be(expected)?;
     match postcard::take_from_bytes(rest)? {
-        (snapshot, []) => Ok(snapshot),
+        (kept, []) => Ok(kept),
         (_, more) => Err(SnapshotError::Longer(more.len())),
     }
 }
@@ -182,7 +194,7 @@ mod tests {
     }
 
     /// Of the second picture, by a scheduler that keeps vectors: NaN with a payload, minus zero, a denormal number.
-    fn snapshot() -> Snapshot {
+    fn snapshot() -> Kept {
         let bits = json!([0x7fc0_1234_u32, 0xffa0_0001_u32, 0x8000_0000_u32, 1, 0x3f80_0000]);
         let progress = json!({"StableDiffusion": {
             "trajectory": {"done": 3, "total": 20, "latents": bits, "clean": bits},
@@ -190,7 +202,8 @@ mod tests {
             "memory": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
             "rng": {"words": (0..624_u32).collect::<Vec<_>>(), "next": 5, "cached": (-0.25_f64).to_bits()},
         }});
-        Snapshot { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] }
+        let snapshot = Snapshot { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] };
+        Kept { snapshot, drawn_by: vec![2] }
     }
 
     fn decoded(bytes: &[u8]) -> String {
@@ -202,7 +215,7 @@ mod tests {
         let (store, job) = store();
         assert_eq!(read(&store, &job, &origin()).await, None);
         let pictures = vec![Progress::Sim { step: 4 }, Progress::Sim { step: 3 }];
-        let simulated = Snapshot { index: 7, pictures };
+        let simulated = Kept::of_the_first(Snapshot { index: 7, pictures });
         for snapshot in [simulated, snapshot()] {
             write(&store, &job, &origin(), snapshot.clone()).await.unwrap();
             assert_eq!(read(&store, &job, &origin()).await, Some(snapshot));
@@ -251,9 +264,9 @@ mod tests {
     fn what_is_no_snapshot_is_refused_with_the_reason() {
         let whole = encode(&origin(), &snapshot());
         assert!(decode(&whole, &origin()).is_ok());
-        let next = [b"sd-worker-rbee checkpoint 3\n", &whole[HEADER.len()..]].concat();
+        let next = [b"sd-worker-rbee checkpoint 4\n", &whole[HEADER.len()..]].concat();
         for bytes in [&b""[..], b"sd-worker", b"\x89PNG\r\n", &next] {
-            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 2`"), "{}", decoded(bytes));
+            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 3`"), "{}", decoded(bytes));
         }
         for cut in [HEADER.len(), HEADER.len() + DIGEST, whole.len() - 1] {
             assert!(decoded(&whole[..cut]).contains("damaged or cut off"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
-use super::file::{self as snapshot, Origin};
+use super::file::{self as snapshot, Kept, Origin};
 use crate::{
     contract::{ImageResult, Job, JobId, hex},
     diffusion::ImageSpec,
@@ -24,7 +24,9 @@ pub struct Snapshots {
     /// The time between two; none for a job that would not come again.
     every: Option<Duration>,
     writing: Option<JoinHandle<()>>,
-    waiting: Option<Snapshot>,
+    waiting: Option<Kept>,
+    /// Which attempt drew the pictures that were there when the job was gone on with.
+    drawn_by: Vec<u32>,
     /// Whether one was written here.
     written: bool,
 }
@@ -47,6 +49,7 @@ impl Snapshots {
             every: is_durable.then_some(identity.snapshot_every),
             writing: None,
             waiting: None,
+            drawn_by: vec![],
             written: false,
         }
     }
@@ -57,19 +60,22 @@ impl Snapshots {
     }
 
     /// Has one written, now or after the one that is being written; of those that wait the newest is kept.
-    pub fn put(&mut self, snapshot: Snapshot) {
+    /// The pictures before it were drawn by this attempt, unless they were there.
+    pub fn put(&mut self, snapshot: Snapshot, attempt: u32) {
         self.written = true;
-        self.waiting = Some(snapshot);
+        let mut drawn_by = self.drawn_by.clone();
+        drawn_by.resize(snapshot.index as usize, attempt);
+        self.waiting = Some(Kept { snapshot, drawn_by });
         if self.writing.as_ref().is_none_or(JoinHandle::is_finished) {
             self.writing = self.waiting.take().map(|snapshot| self.write(snapshot));
         }
     }
 
-    fn write(&self, snapshot: Snapshot) -> JoinHandle<()> {
+    fn write(&self, snapshot: Kept) -> JoinHandle<()> {
         let (store, job, origin) = (self.store.clone(), self.job.clone(), self.origin.clone());
         tokio::spawn(async move {
             if let Err(error) = snapshot::write(&store, &job, &origin, snapshot).await {
-                tracing::warn!(job_id = %job, %error, "a snapshot could not be written");
+                tracing::warn!(%error, "a snapshot could not be written");
             }
         })
     }
@@ -78,7 +84,7 @@ impl Snapshots {
     pub async fn finish(&mut self) {
         while let Some(writing) = self.writing.take() {
             if let Err(error) = writing.await {
-                tracing::error!(job_id = %self.job, %error, "the writing of a snapshot was lost");
+                tracing::error!(%error, "the writing of a snapshot was lost");
             }
             self.writing = self.waiting.take().map(|snapshot| self.write(snapshot));
         }
@@ -101,18 +107,23 @@ impl Snapshots {
 
     /// The snapshot that an earlier worker left, with the pictures that it had finished. Without one of them there is
     /// none: the job begins anew.
-    pub async fn resume(&self, job: &Job, spec: &ImageSpec) -> Option<Resumed> {
-        let snapshot = snapshot::read(&self.store, &self.job, &self.origin).await?;
+    pub async fn resume(&mut self, job: &Job, spec: &ImageSpec) -> Option<Resumed> {
+        let Kept { snapshot, drawn_by } = snapshot::read(&self.store, &self.job, &self.origin).await?;
+        if drawn_by.len() != snapshot.index as usize {
+            tracing::warn!("the job's snapshot does not say who drew its pictures; the job begins anew");
+            return None;
+        }
         let mut images = vec![];
-        for index in 0..snapshot.index {
-            match stored_picture(&self.store, job, spec, index).await {
+        for (index, &attempt) in (0..).zip(&drawn_by) {
+            match stored_picture(&self.store, job, spec, index, attempt).await {
                 Ok(image) => images.push(image),
                 Err(error) => {
-                    tracing::warn!(job_id = %self.job, index, %error, "a picture before the snapshot is not there");
+                    tracing::warn!(index, %error, "a picture before the snapshot is not there");
                     return None;
                 }
             }
         }
+        self.drawn_by = drawn_by;
         Some(Resumed { snapshot, images })
     }
 }
@@ -123,8 +134,9 @@ async fn stored_picture(
     job: &Job,
     spec: &ImageSpec,
     index: u32,
+    attempt: u32,
 ) -> Result<ImageResult, StorageError> {
-    let key = Key::Image { job: job.id.clone(), index, format: job.format };
+    let key = Key::Image { job: job.id.clone(), index, attempt, format: job.format };
     let bytes = store.get(&key, MAX_IMAGE_BYTES).await?;
     let (width, height) = spec.source.size();
     Ok(ImageResult {

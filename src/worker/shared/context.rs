@@ -12,14 +12,14 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{held::Held, metrics::Metrics, slots::Slots};
+use super::{held::Held, metrics::Metrics, seen::Seen, slots::Slots};
 use crate::{
     bus::{EventLog, EventSink},
-    contract::{Capability, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
+    contract::{Capability, Event, EventKind, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
     diffusion::Precision,
     engine::RequestQueue,
     models::{LoraFolder, ModelInfo},
-    storage::Store,
+    storage::{Key, Store},
 };
 
 /// Who a worker is and what it takes.
@@ -64,6 +64,8 @@ pub struct Context {
     pub log: Arc<dyn EventLog>,
     /// What was counted.
     pub metrics: Metrics,
+    /// What was seen of jobs that others hold.
+    pub seen: Seen,
     queue: Mutex<Option<RequestQueue>>,
     closed: AtomicBool,
 }
@@ -87,6 +89,7 @@ impl Context {
             sink,
             log,
             metrics: Metrics::default(),
+            seen: Seen::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),
         }
@@ -111,6 +114,23 @@ impl Context {
     /// Gives up the way into the engine, which ends when nobody has one.
     pub fn drop_queue(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The event, with URLs that have not run out.
+    pub async fn renewed(&self, mut event: Event) -> Event {
+        if let EventKind::Complete(complete) = &mut event.kind {
+            for image in &mut complete.images {
+                let url = match Key::parse_reference(&image.key) {
+                    Ok(key) => self.store.url(&key).await,
+                    Err(error) => Err(error),
+                };
+                match url {
+                    Ok(url) => image.url = url,
+                    Err(error) => tracing::warn!(key = %image.key, %error, "a URL could not be made anew"),
+                }
+            }
+        }
+        event
     }
 
     /// What the heartbeat says now.

@@ -4,13 +4,13 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
 use tokio::sync::watch;
 
-use super::told::{JobEvents, Reader};
+use super::told::{JobEvents, Join, Reader};
 use crate::{
     bus::Delivery,
     contract::{Event, JobId, WorkerId},
@@ -20,6 +20,17 @@ use crate::{
 /// How many ended jobs are remembered, for GET over HTTP. Those that succeeded are in the store too.
 const REMEMBERED: usize = 256;
 
+/// Why a job is stopped. The weightier reason holds: a cancel is one also where the worker goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// The worker goes away, or its device is lost: another worker goes on.
+    GoingAway = 1,
+    /// Somebody cancelled it.
+    Cancelled = 2,
+    /// Another worker has it, or it was ended elsewhere.
+    Lost = 3,
+}
+
 /// A job that this worker holds.
 #[derive(Debug)]
 pub struct HeldJob {
@@ -27,47 +38,41 @@ pub struct HeldJob {
     pub id: JobId,
     /// What decides its picture.
     pub fingerprint: String,
-    /// Asks it to stop.
+    /// Asks the engine to stop it.
     pub cancel: CancelFlag,
     /// Its events.
     pub events: JobEvents,
-    handed_back: AtomicBool,
-    lost: AtomicBool,
+    /// The weightiest reason to stop; 0: none.
+    stop: AtomicU8,
     /// The same job from the queue, delivered once more while it runs here: kept from others until it ends.
     again: Mutex<Vec<Delivery>>,
 }
 
 impl HeldJob {
-    /// Stops it because the worker goes away, not because somebody asked.
-    pub fn hand_back(&self) {
-        self.handed_back.store(true, Ordering::Release);
+    /// Stops it.
+    pub fn stop(&self, why: Stop) {
+        self.stop.fetch_max(why as u8, Ordering::AcqRel);
         self.cancel.set();
     }
 
-    /// Stops it because another worker has it.
-    pub fn lose(&self) {
-        self.lost.store(true, Ordering::Release);
-        self.cancel.set();
+    /// Why it is stopped, if it is.
+    pub fn stopped(&self) -> Option<Stop> {
+        match self.stop.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Stop::GoingAway),
+            2 => Some(Stop::Cancelled),
+            _ => Some(Stop::Lost),
+        }
     }
 
-    /// Whether another worker has it.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+    /// Whether it is stopped and does not go on from here: nothing of it needs to be kept.
+    pub fn is_given_up(&self) -> bool {
+        self.stopped() > Some(Stop::GoingAway)
     }
 
     /// Keeps another delivery of the job. Settling one of them settles the message.
-    pub fn hold(&self, delivery: Delivery) {
+    pub fn keep(&self, delivery: Delivery) {
         self.again.lock().unwrap_or_else(PoisonError::into_inner).push(delivery);
-    }
-
-    /// Whether somebody wants it stopped for good, or another worker has it: it does not go on from here.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancel.is_set() && !self.is_handed_back()
-    }
-
-    /// Whether it was stopped because the worker goes away.
-    pub fn is_handed_back(&self) -> bool {
-        self.handed_back.load(Ordering::Acquire)
     }
 }
 
@@ -75,11 +80,28 @@ impl HeldJob {
 #[derive(Debug)]
 pub enum Begun {
     /// It is to be run.
-    New(Arc<HeldJob>),
+    New(Hold),
     /// It runs already; the requester reads along.
     Joined,
+    /// It runs already, and as many read along as may.
+    TooMany,
     /// Another job with this id runs.
     Conflict,
+}
+
+/// A place among the jobs that are held: given back when it is dropped, also by a panic, so that no job is taken for one
+/// that runs when it does not.
+#[derive(Debug)]
+pub struct Hold {
+    held: Arc<Inner>,
+    /// The job.
+    pub job: Arc<HeldJob>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.end(&self.job);
+    }
 }
 
 /// The message for a job id that stands for another request.
@@ -89,7 +111,10 @@ pub fn conflict(id: &JobId) -> String {
 
 /// The jobs by id.
 #[derive(Debug)]
-pub struct Held {
+pub struct Held(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     state: Mutex<State>,
     count: watch::Sender<usize>,
 }
@@ -103,16 +128,12 @@ struct State {
 impl Held {
     /// No job.
     pub fn new() -> Self {
-        Self { state: Mutex::default(), count: watch::Sender::new(0) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Self(Arc::new(Inner { state: Mutex::default(), count: watch::Sender::new(0) }))
     }
 
     /// Joins a job that runs; `None` when there is none of this id.
     pub fn join(&self, id: &JobId, fingerprint: &str, reader: Option<Reader>) -> Option<Begun> {
-        join(self.lock().running.get(id)?, fingerprint, reader)
+        join(self.0.lock().running.get(id)?, fingerprint, reader)
     }
 
     /// Joins a job that runs, or takes note of a new one.
@@ -124,7 +145,7 @@ impl Held {
         reader: Option<Reader>,
         traceparent: Option<String>,
     ) -> Begun {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if let Some(begun) =
             state.running.get(id).and_then(|running| join(running, fingerprint, reader.clone()))
         {
@@ -135,25 +156,61 @@ impl Held {
             fingerprint: fingerprint.to_owned(),
             cancel: CancelFlag::default(),
             events: JobEvents::new(id.clone(), worker_id.clone(), traceparent),
-            handed_back: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            stop: AtomicU8::new(0),
             again: Mutex::default(),
         });
         if let Some(reader) = reader {
             job.events.join(reader);
         }
         state.running.insert(id.clone(), job.clone());
-        self.count.send_replace(state.running.len());
-        Begun::New(job)
+        self.0.count.send_replace(state.running.len());
+        Begun::New(Hold { held: self.0.clone(), job })
     }
 
-    /// Forgets a job whose end was published.
-    pub fn end(&self, job: &Arc<HeldJob>) {
+    /// The job, if it is here.
+    pub fn running(&self, id: &JobId) -> Option<Arc<HeldJob>> {
+        self.0.lock().running.get(id).cloned()
+    }
+
+    /// The terminal event of a job that was here.
+    pub fn ended(&self, id: &JobId) -> Option<Arc<Event>> {
+        self.0.lock().ended.iter().find(|event| event.job_id == *id).cloned()
+    }
+
+    /// Stops every job because the worker goes away.
+    pub fn hand_back_all(&self) {
+        self.0.lock().running.values().for_each(|job| job.stop(Stop::GoingAway));
+    }
+
+    /// Waits until no job is here.
+    pub async fn emptied(&self) {
+        // The sender is a field of self: it cannot be gone.
+        let _ = self.0.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Jobs here now.
+    pub fn len(&self) -> usize {
+        *self.0.count.borrow()
+    }
+
+    /// Whether no job is here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a job whose end was published, or that was given back.
+    fn end(&self, job: &Arc<HeldJob>) {
         let mut state = self.lock();
         if state.running.get(&job.id).is_some_and(|running| Arc::ptr_eq(running, job)) {
             state.running.remove(&job.id);
         }
-        if let Some(last) = job.events.last() {
+        if let Some(last) = job.events.last().filter(|last| last.kind.is_terminal()) {
             state.ended.retain(|event| event.job_id != job.id);
             state.ended.push_back(last);
             if state.ended.len() > REMEMBERED {
@@ -161,37 +218,6 @@ impl Held {
             }
         }
         self.count.send_replace(state.running.len());
-    }
-
-    /// The job, if it is here.
-    pub fn running(&self, id: &JobId) -> Option<Arc<HeldJob>> {
-        self.lock().running.get(id).cloned()
-    }
-
-    /// The terminal event of a job that was here.
-    pub fn ended(&self, id: &JobId) -> Option<Arc<Event>> {
-        self.lock().ended.iter().find(|event| event.job_id == *id).cloned()
-    }
-
-    /// Stops every job because the worker goes away.
-    pub fn hand_back_all(&self) {
-        self.lock().running.values().for_each(|job| job.hand_back());
-    }
-
-    /// Waits until no job is here.
-    pub async fn emptied(&self) {
-        // The sender is a field of self: it cannot be gone.
-        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
-    }
-
-    /// Jobs here now.
-    pub fn len(&self) -> usize {
-        *self.count.borrow()
-    }
-
-    /// Whether no job is here.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -205,6 +231,46 @@ fn join(running: &HeldJob, fingerprint: &str, reader: Option<Reader>) -> Option<
     if running.fingerprint != fingerprint {
         return Some(Begun::Conflict);
     }
-    let joined = reader.is_none_or(|reader| running.events.join(reader));
-    joined.then_some(Begun::Joined)
+    match reader.map_or(Join::Joined, |reader| running.events.join(reader)) {
+        Join::Joined => Some(Begun::Joined),
+        Join::TooMany => Some(Begun::TooMany),
+        Join::TooLate => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_whose_task_panics_is_not_held_any_more() {
+        let (held, id) = (Held::new(), JobId::generate());
+        let worker = WorkerId::new("w").unwrap();
+        let Begun::New(hold) = held.begin(&id, "f", &worker, None, None) else { panic!("it is new") };
+        assert_eq!(held.len(), 1);
+        let task = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _hold = hold;
+            panic!("a defect");
+        }));
+        assert!(task.is_err() && held.is_empty() && held.running(&id).is_none());
+        assert!(matches!(held.begin(&id, "f", &worker, None, None), Begun::New(_)));
+    }
+
+    #[test]
+    fn the_weightier_reason_to_stop_holds() {
+        let held = Held::new();
+        let begun = held.begin(&JobId::generate(), "f", &WorkerId::new("w").unwrap(), None, None);
+        let Begun::New(hold) = begun else { panic!("it is new") };
+        assert_eq!(hold.job.stopped(), None);
+        for (why, holds) in [
+            (Stop::GoingAway, Stop::GoingAway),
+            (Stop::Cancelled, Stop::Cancelled),
+            (Stop::GoingAway, Stop::Cancelled),
+            (Stop::Lost, Stop::Lost),
+            (Stop::Cancelled, Stop::Lost),
+        ] {
+            hold.job.stop(why);
+            assert_eq!(hold.job.stopped(), Some(holds));
+        }
+    }
 }

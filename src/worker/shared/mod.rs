@@ -3,10 +3,12 @@
 mod context;
 mod held;
 mod metrics;
+mod seen;
 mod slots;
 mod told;
 
 pub use context::{Context, Identity};
-pub use held::{Begun, HeldJob, conflict};
+pub use held::{Begun, HeldJob, Hold, Stop, conflict};
+pub use seen::Sight;
 pub use slots::{Permits, Slots};
 pub use told::{Lost, Open, Outlet, Reader};

@@ -1,12 +1,19 @@
 //! One job's events: numbered in one place, kept for whoever joins later, published by one task in order.
 //!
 //! What waits to be published is bounded: a newer progress or preview takes the place of an older one that waits;
-//! `accepted` and the terminal event are never dropped.
+//! `accepted` and the terminal event are never dropped. From its acceptance to its end a job has an event at least every
+//! [`AT_LEAST_EVERY`], whatever it is doing: the last progress once more, when there is nothing new.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, broadcast};
+use tokio::{
+    sync::{Notify, broadcast, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     bus::{EventSink, Outgoing, To},
@@ -15,6 +22,10 @@ use crate::{
 
 /// Events that a slow HTTP reader may be behind before it skips some.
 const LIVE_BUFFER: usize = 64;
+/// Requesters that may read along on reply subjects of their own.
+const MAX_READERS: usize = 64;
+/// The longest time without an event: whoever listens can tell a slow step or a slow store from a dead worker.
+pub const AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 /// The way out for a job's events.
 pub trait Outlet: Send + Sync {
@@ -54,6 +65,17 @@ pub struct Reader {
     pub traceparent: Option<String>,
 }
 
+/// What becomes of a requester that asks for a job which runs here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// It reads along.
+    Joined,
+    /// The last event has been told.
+    TooLate,
+    /// As many read along as may.
+    TooMany,
+}
+
 /// The events of one job on this worker.
 #[derive(Debug)]
 pub struct JobEvents {
@@ -74,6 +96,14 @@ struct State {
     history: Vec<Arc<Event>>,
     readers: Vec<Reader>,
     pending: Vec<Outgoing>,
+    /// Told when all that is pending is with the server.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// When the last event was pushed.
+    pushed: Option<Instant>,
+    /// The steps that the request lets expect, until the engine says.
+    total: u32,
+    /// Nothing more is published: the job was lost.
+    lost: bool,
     /// The terminal event was emitted.
     ended: bool,
     /// The publisher has ended; nobody can join any more.
@@ -99,6 +129,32 @@ impl JobEvents {
         (state.attempt, state.next_seq) = (attempt, seq);
     }
 
+    /// Takes note of how many steps the request lets expect.
+    pub fn expect(&self, total: u32) {
+        self.lock().total = total;
+    }
+
+    /// The last progress once more; none of any step where there was none.
+    pub fn progress_again(&self) -> EventKind {
+        progress_again(&self.lock())
+    }
+
+    /// Tells the last progress once more, and returns when the server has it; false when the job is lost.
+    pub async fn confirm(&self) -> bool {
+        let stored = {
+            let mut state = self.lock();
+            if state.lost {
+                return false;
+            }
+            let event = self.event(&state, progress_again(&state));
+            self.push(&mut state, event, true);
+            let (told, stored) = oneshot::channel();
+            state.waiting.push(told);
+            stored
+        };
+        stored.await.is_ok()
+    }
+
     /// The event that [`emit`](Self::emit) would make of this now.
     pub fn build(&self, kind: EventKind) -> Event {
         self.event(&self.lock(), kind)
@@ -111,12 +167,9 @@ impl JobEvents {
         self.push(&mut state, event, true);
     }
 
-    /// Repeats the end of an earlier run, with a number that is not used yet.
-    pub fn repeat(&self, event: Event) {
-        let mut state = self.lock();
-        let seq = event.seq.max(state.next_seq);
-        let attempt = state.attempt.max(1);
-        self.push(&mut state, Event { seq, attempt, ..event }, true);
+    /// Which run of the job this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.lock().attempt.max(1)
     }
 
     /// Takes note of an event that is stored already: whoever reads here gets it.
@@ -132,19 +185,17 @@ impl JobEvents {
         self.push(&mut state, event, false);
     }
 
-    /// The last progress that was told.
-    pub fn last_progress(&self) -> Option<EventKind> {
-        let state = self.lock();
-        let progress =
-            state.history.iter().rev().find(|event| matches!(event.kind, EventKind::Progress { .. }));
-        progress.map(|event| event.kind.clone())
-    }
-
-    /// Adds a reader, which gets what it missed. False when it is too late.
-    pub fn join(&self, reader: Reader) -> bool {
+    /// Adds a reader, which gets what it missed. A reply subject is one reader, however often it asks.
+    pub fn join(&self, reader: Reader) -> Join {
         let mut state = self.lock();
         if state.sealed {
-            return false;
+            return Join::TooLate;
+        }
+        if state.readers.iter().any(|other| other.reply == reader.reply) {
+            return Join::Joined;
+        }
+        if state.readers.len() >= MAX_READERS {
+            return Join::TooMany;
         }
         let missed = state.history.clone();
         for event in &missed {
@@ -152,7 +203,7 @@ impl JobEvents {
         }
         state.readers.push(reader);
         self.wake.notify_one();
-        true
+        Join::Joined
     }
 
     /// What was so far, and a receiver of what comes; none after the terminal event.
@@ -173,18 +224,31 @@ impl JobEvents {
     /// When the job is not this worker's any more; what is emitted from then on reaches nobody.
     pub async fn publish(&self, outlet: &dyn Outlet) -> Result<(), Lost> {
         loop {
-            let batch = {
+            let (batch, waiting, silent_at) = {
                 let mut state = self.lock();
                 if state.pending.is_empty() && state.ended {
                     state.sealed = true;
                     return Ok(());
                 }
-                std::mem::take(&mut state.pending)
+                let silent_at = *state.pushed.get_or_insert_with(Instant::now) + AT_LEAST_EVERY;
+                (std::mem::take(&mut state.pending), std::mem::take(&mut state.waiting), silent_at)
             };
             if batch.is_empty() {
-                self.wake.notified().await;
-            } else {
-                outlet.deliver(&batch).await?;
+                if timeout_at(silent_at, self.wake.notified()).await.is_err() {
+                    self.emit(self.progress_again());
+                }
+                continue;
+            }
+            if let Err(lost) = outlet.deliver(&batch).await {
+                let mut state = self.lock();
+                state.lost = true;
+                // Dropped, they say so.
+                state.waiting.clear();
+                return Err(lost);
+            }
+            for told in waiting {
+                // Whoever waited may have gone.
+                let _ = told.send(());
             }
         }
     }
@@ -205,6 +269,7 @@ impl JobEvents {
         }
         state.next_seq = event.seq + 1;
         state.ended = event.kind.is_terminal();
+        state.pushed = Some(Instant::now());
         let event = Arc::new(event);
         match event.kind {
             EventKind::Preview { .. } => {}
@@ -263,6 +328,14 @@ impl JobEvents {
     }
 }
 
+fn progress_again(state: &State) -> EventKind {
+    let progress = state.history.iter().rev().find(|event| matches!(event.kind, EventKind::Progress { .. }));
+    progress.map_or_else(
+        || EventKind::Progress { step: 0, total: state.total, percent: 0.0, eta_ms: 0 },
+        |event| event.kind.clone(),
+    )
+}
+
 fn is_replaceable(event: &Event) -> bool {
     matches!(event.kind, EventKind::Progress { .. } | EventKind::Preview { .. })
 }
@@ -274,6 +347,10 @@ mod tests {
 
     fn events() -> JobEvents {
         JobEvents::new(JobId::generate(), WorkerId::new("w").unwrap(), None)
+    }
+
+    fn reader(reply: &str, stream: bool) -> Reader {
+        Reader { reply: reply.into(), stream, traceparent: None }
     }
 
     fn progress(step: u32) -> EventKind {
@@ -310,8 +387,8 @@ mod tests {
         let events = events();
         events.emit(accepted());
         events.emit(progress(1));
-        assert!(events.join(Reader { reply: "r".into(), stream: true, traceparent: None }));
-        assert!(events.join(Reader { reply: "last".into(), stream: false, traceparent: None }));
+        assert_eq!(events.join(reader("r", true)), Join::Joined);
+        assert_eq!(events.join(reader("last", false)), Join::Joined);
         events.emit(EventKind::Cancelled { step: 1 });
         let got = published(&events).await;
         let to = |reply: &str| -> Vec<_> {
@@ -319,7 +396,7 @@ mod tests {
         };
         assert_eq!(to("r"), [Some("accepted"), Some("progress"), Some("cancelled"), None]);
         assert_eq!(to("last"), [Some("cancelled"), None]);
-        assert!(!events.join(Reader { reply: "late".into(), stream: true, traceparent: None }));
+        assert_eq!(events.join(reader("late", true)), Join::TooLate);
     }
 
     #[tokio::test]
@@ -327,12 +404,80 @@ mod tests {
         let events = events();
         events.go_on(3, 7);
         events.stored(events.build(accepted()));
-        assert!(events.join(Reader { reply: "r".into(), stream: false, traceparent: None }));
+        assert_eq!(events.join(reader("r", false)), Join::Joined);
         events.emit(progress(1));
         events.leave(EventKind::error(ErrorCode::ShuttingDown, "the worker shuts down"));
         assert_eq!(events.last().map(|event| (event.attempt, event.seq)), Some((3, 9)));
         let reply = || To::Reply("r".into());
         assert_eq!(published(&events).await, [(reply(), Some("error")), (reply(), None)]);
+    }
+
+    #[tokio::test]
+    async fn a_reply_subject_gets_one_copy_and_readers_are_bounded() {
+        let events = events();
+        events.emit(accepted());
+        for _ in 0..5 {
+            assert_eq!(events.join(reader("r", true)), Join::Joined);
+        }
+        let joined = (0..20_000).filter(|n| events.join(reader(&n.to_string(), true)) == Join::Joined);
+        assert_eq!(joined.count(), MAX_READERS - 1);
+        events.emit(EventKind::Cancelled { step: 0 });
+        let got = published(&events).await;
+        let copies = got.iter().filter(|(to, _)| *to == To::Reply("r".into()));
+        assert_eq!(
+            copies.map(|(_, name)| *name).collect::<Vec<_>>(),
+            [Some("accepted"), Some("cancelled"), None]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_of_which_there_is_nothing_new_has_an_event_every_five_seconds() {
+        let events = Arc::new(events());
+        events.expect(9);
+        events.emit(accepted());
+        let (sink, mut out) = MemorySink::new();
+        let publisher = tokio::spawn({
+            let events = events.clone();
+            async move { events.publish(&Open(Arc::new(sink))).await }
+        });
+        tokio::time::sleep(3 * AT_LEAST_EVERY + Duration::from_secs(1)).await;
+        events.emit(EventKind::Cancelled { step: 0 });
+        publisher.await.unwrap().unwrap();
+        let mut got = vec![];
+        while let Ok(message) = out.try_recv() {
+            got.push(message.event.unwrap().kind.clone());
+        }
+        let again = EventKind::Progress { step: 0, total: 9, percent: 0.0, eta_ms: 0 };
+        assert_eq!(got[1..4], [again.clone(), again.clone(), again]);
+        assert_eq!(got.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_is_confirmed_is_with_the_server_and_what_is_lost_is_not_confirmed() {
+        struct Taken;
+        impl Outlet for Taken {
+            fn deliver<'a>(&'a self, _: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>> {
+                Box::pin(async { Err(Lost::ToAnother) })
+            }
+        }
+        let good = Arc::new(events());
+        let (sink, mut out) = MemorySink::new();
+        let publisher = tokio::spawn({
+            let events = good.clone();
+            async move { events.publish(&Open(Arc::new(sink))).await }
+        });
+        assert!(good.confirm().await);
+        assert_eq!(out.try_recv().unwrap().event.unwrap().kind.name(), "progress");
+        publisher.abort();
+
+        let lost = Arc::new(events());
+        let publisher = tokio::spawn({
+            let events = lost.clone();
+            async move { events.publish(&Taken).await }
+        });
+        assert!(!lost.confirm().await);
+        assert_eq!(publisher.await.unwrap(), Err(Lost::ToAnother));
+        assert!(!lost.confirm().await);
     }
 
     #[test]

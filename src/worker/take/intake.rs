@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures::FutureExt;
 use tokio::{sync::Notify, time::Instant};
 
-use super::admit::{JobRouter, Routed};
+use super::router::{JobRouter, Routed};
 use crate::bus::{Incoming, JobQueue, JobSource, Settle, Via};
 
 /// Doors are looked after this often even when nothing happens: while NATS was away none could be armed.

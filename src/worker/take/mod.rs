@@ -4,6 +4,8 @@
 mod admit;
 mod intake;
 mod refuse;
+mod router;
 
-pub use admit::{JobRouter, Refusal, Routed};
+pub use admit::Refusal;
 pub use intake::take_jobs;
+pub use router::{JobRouter, Routed};

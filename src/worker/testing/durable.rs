@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::{Worker, worker};
+use super::{Worker, worker, worker_like};
 use crate::{
-    bus::{Entry, EventLog, Settle, Via, memory::Settled},
-    contract::{Capability, ErrorCode, Event, EventKind, JobId, WorkerId},
-    worker::own::RETRY_AFTER,
+    bus::{Entry, EventLog, Settle, To, Via, memory::Settled},
+    contract::{Capability, ErrorCode, Event, EventKind, JobId, Limits, WorkerId},
+    worker::job::RETRY_AFTER,
 };
 
 const DONE: Settled = Settled::As(Settle::Done);
@@ -21,7 +21,7 @@ fn id() -> JobId {
 /// Delivers the job `j` for the `times`-th time, with these fields besides.
 fn deliver(worker: &Worker, fields: &str, times: u64) {
     let body = format!(r#"{{"prompt":"a","job_id":"j","model":"sim","steps":4{fields}}}"#);
-    worker.publisher.deliver("sim", Capability::Generate, &body, times, Duration::ZERO);
+    worker.publisher.deliver("sim", Capability::Generate, &id(), &body, times, Duration::ZERO);
 }
 
 async fn next(settled: &mut UnboundedReceiver<Settled>) -> Settled {
@@ -41,7 +41,7 @@ async fn interfere(worker: &Worker, kind: EventKind) {
     let last = worker.log.last(&id()).await.unwrap().unwrap();
     let worker_id = WorkerId::new("another").unwrap();
     let event = Event { job_id: id(), worker_id, attempt: 2, seq: last.event.seq + 1, kind };
-    let entry = Entry { event: event.into(), failures: 2, traceparent: None };
+    let entry = Entry { failures: 2, ..Entry::of(event) };
     worker.log.append(&entry, last.sequence).await.unwrap();
 }
 
@@ -96,14 +96,118 @@ async fn a_request_that_is_wrong_ends_in_an_error_and_goes() {
 }
 
 #[tokio::test]
-async fn what_another_worker_may_be_able_to_do_goes_back_to_the_queue_and_not_for_ever() {
+async fn what_another_worker_may_be_able_to_do_goes_back_to_the_queue_for_longer_each_time() {
+    // Of another hive, of other limits than this worker's, and of a LoRA that is not here.
+    let limits =
+        Limits { max_steps: 3, max_pixels: 64 * 64, max_images: 1, max_input: 4, ..Limits::default() };
+    let mut worker = worker_like("sim://?step_ms=0&size=64", |identity| identity.limits = limits);
+    let fields = [
+        r#","hive_id":"elsewhere""#,
+        r#","steps":4"#,
+        r#","steps":1,"width":128,"height":128"#,
+        r#","steps":1,"n":2"#,
+        r#","steps":1,"loras":[{"path":"style"}]"#,
+        r#","steps":1,"worker_id":"another""#,
+    ];
+    for fields in fields {
+        for (times, seconds) in [(1, 1), (2, 2), (5, 16), (7, 60), (9_000, 60)] {
+            deliver(&worker, fields, times);
+            let again = Settled::As(Settle::Again(Duration::from_secs(seconds)));
+            assert_eq!(next(&mut worker.settled).await, again, "{fields} {times}");
+        }
+    }
+    assert!(worker.log.events(&id()).is_empty(), "nothing is written of a job that is another's to do");
+}
+
+#[tokio::test]
+async fn what_nobody_took_before_its_deadline_is_a_dead_letter_that_says_why() {
     let mut worker = worker("sim://?step_ms=0&size=64", 1);
-    deliver(&worker, r#","hive_id":"elsewhere""#, 1);
+    let fields = r#","hive_id":"elsewhere","deadline_ms":40"#;
+    deliver(&worker, fields, 1);
     assert_eq!(next(&mut worker.settled).await, Settled::As(Settle::Again(Duration::from_secs(1))));
-    assert!(worker.log.events(&id()).is_empty());
-    deliver(&worker, r#","hive_id":"elsewhere""#, 30);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    deliver(&worker, fields, 2);
+    assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::DeadlineExceeded));
     assert_eq!(next(&mut worker.settled).await, GONE);
-    assert_eq!(names(&worker.log.events(&id())), ["error"]);
+    let events = worker.log.events(&id());
+    let [Event { kind: EventKind::Error { code, message, .. }, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*code, ErrorCode::DeadlineExceeded);
+    assert!(message.contains("elsewhere"), "{message}");
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_what_its_subject_says_is_set_aside_and_its_job_hears_nothing() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    let body = r#"{"prompt":"a","job_id":"another","model":"sim"}"#;
+    worker.publisher.deliver("sim", Capability::Generate, &id(), body, 1, Duration::ZERO);
+    assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::InvalidRequest));
+    assert_eq!(next(&mut worker.settled).await, GONE);
+    for job in ["j", "another"] {
+        assert!(worker.log.events(&JobId::new(job).unwrap()).is_empty(), "{job}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_the_id_of_a_job_of_the_queue_changes_nothing_of_it() {
+    let mut worker = worker("sim://?step_ms=5&size=64", 2);
+    deliver(&worker, "", 1);
+    while worker.log.events(&id()).is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for body in [r#"{"job_id":"j"}"#, r#"{"prompt":"other","job_id":"j"}"#] {
+        worker.requester.send(Via::Direct, Capability::Generate, body, "r");
+    }
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    // And when it has ended.
+    worker.context.held.emptied().await;
+    worker.requester.send(Via::Direct, Capability::Generate, r#"{"prompt":"other","job_id":"j"}"#, "r");
+    worker.requester.send(Via::Direct, Capability::Generate, r#"{"job_id":"j"}"#, "r");
+    let mut refused = 0;
+    while refused < 4 {
+        let message = tokio::time::timeout(Duration::from_secs(5), worker.out.recv()).await.unwrap().unwrap();
+        if message.to == To::Reply("r".into())
+            && let Some(event) = message.event
+        {
+            assert!(
+                matches!(&event.kind, EventKind::Error { code: ErrorCode::InvalidRequest, .. }),
+                "{event:?}"
+            );
+            refused += 1;
+        }
+    }
+    let events = worker.log.events(&id());
+    assert_eq!(events.iter().filter(|event| event.kind.is_terminal()).count(), 1);
+    assert_eq!(events.last().unwrap().kind.name(), "complete");
+}
+
+#[tokio::test]
+async fn a_request_under_a_chosen_id_is_claimed_in_the_log_and_another_workers_is_left_to_it() {
+    let mut worker = worker("sim://?step_ms=5&size=64", 2);
+    let body = r#"{"prompt":"a","job_id":"j","model":"sim","steps":4}"#;
+    worker.requester.send(Via::Direct, Capability::Generate, body, "r");
+    worker.context.held.emptied().await;
+    while names(&worker.log.events(&id())).last() != Some(&"complete") {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // One that another worker has, and whose log grows.
+    let accepted = EventKind::Accepted { model: "sim".into(), seed: 1, position: 0 };
+    let other = JobId::new("k").unwrap();
+    let worker_id = WorkerId::new("another").unwrap();
+    let event = Event { job_id: other.clone(), worker_id, attempt: 1, seq: 0, kind: accepted };
+    worker.log.append(&Entry { failures: 1, ..Entry::of(event) }, 0).await.unwrap();
+    worker.requester.send(Via::Direct, Capability::Generate, &body.replace("\"j\"", "\"k\""), "k");
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(5), worker.out.recv()).await.unwrap().unwrap();
+        if message.to == To::Reply("k".into())
+            && let Some(event) = message.event
+        {
+            assert!(matches!(&event.kind, EventKind::Error { code: ErrorCode::Busy, .. }), "{event:?}");
+            break;
+        }
+    }
+    assert_eq!(worker.log.events(&other).len(), 1);
 }
 
 #[tokio::test]
@@ -136,7 +240,7 @@ async fn a_job_that_took_three_workers_with_it_is_not_begun_a_fourth_time() {
         seq: 9,
         kind: EventKind::Accepted { model: "sim".into(), seed: 1, position: 0 },
     };
-    let entry = Entry { event: event.into(), failures: 3, traceparent: None };
+    let entry = Entry { failures: 3, queued: Some(1), ..Entry::of(event) };
     worker.log.append(&entry, 0).await.unwrap();
     deliver(&worker, "", 4);
     assert_eq!(next(&mut worker.settled).await, Settled::Buried(ErrorCode::Internal));
@@ -191,11 +295,11 @@ async fn a_job_that_was_ended_elsewhere_is_stopped_and_its_message_goes() {
 async fn a_job_whose_time_ran_out_in_the_queue_is_not_computed() {
     let mut worker = worker("sim://?step_ms=0&size=64", 1);
     let body = r#"{"prompt":"a","job_id":"j","deadline_ms":5000}"#;
-    worker.publisher.deliver("sim", Capability::Generate, body, 1, Duration::from_secs(6));
+    worker.publisher.deliver("sim", Capability::Generate, &id(), body, 1, Duration::from_secs(6));
     assert_eq!(next(&mut worker.settled).await, DONE);
     let events = worker.log.events(&id());
-    assert_eq!(names(&events), ["error"]);
-    assert!(matches!(events[0].kind, EventKind::Error { code: ErrorCode::DeadlineExceeded, .. }));
+    assert_eq!(names(&events), ["accepted", "error"]);
+    assert!(matches!(events[1].kind, EventKind::Error { code: ErrorCode::DeadlineExceeded, .. }));
 }
 
 #[tokio::test]

@@ -43,11 +43,28 @@ pub fn worker(model: &str, slots: usize) -> Worker {
     Worker { out, ..worker_between(model, slots, store, Arc::new(sink)) }
 }
 
+/// A worker with one slot that is in this way another.
+pub fn worker_like(model: &str, change: impl FnOnce(&mut Identity)) -> Worker {
+    let (sink, out) = MemorySink::new();
+    let store = Store::open(&StoreOptions::new("memory://")).unwrap();
+    Worker { out, ..built(model, 1, store, Arc::new(sink), change) }
+}
+
 /// A worker with this simulation between a store and a sink of the test's own; nothing comes `out`.
 pub fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<dyn EventSink>) -> Worker {
+    built(model, slots, store, sink, |_| {})
+}
+
+fn built(
+    model: &str,
+    slots: usize,
+    store: Store,
+    sink: Arc<dyn EventSink>,
+    change: impl FnOnce(&mut Identity),
+) -> Worker {
     let source = format!("sim={model}").parse().unwrap();
     let pipeline = InferencePipeline::load(&[source], &candle_core::Device::Cpu).unwrap();
-    let identity = Identity {
+    let mut identity = Identity {
         worker_id: WorkerId::new("w").unwrap(),
         hive_id: None,
         capabilities: Capability::ALL.to_vec(),
@@ -58,6 +75,7 @@ pub fn worker_between(model: &str, slots: usize, store: Store, sink: Arc<dyn Eve
         snapshot_every: Duration::from_secs(10),
         loras: None,
     };
+    change(&mut identity);
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(slots).start());
     let log = MemoryLog::default();

@@ -12,7 +12,7 @@ use sd_worker_rbee::{
     engine::{InferencePipeline, Snapshot},
     models::ModelSource,
     storage::{Store, StoreOptions},
-    worker::snapshot::{self, Origin},
+    worker::snapshot::{self, Kept, Origin},
 };
 
 /// The model, and beside it a simulation that takes its time.
@@ -56,6 +56,6 @@ async fn carried(snapshot: Snapshot) -> Snapshot {
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
     let origin = Origin::new("f00d", MODEL, "cpu", Precision::all(DType::F32));
     let job = JobId::generate();
-    snapshot::write(&store, &job, &origin, snapshot).await.unwrap();
-    snapshot::read(&store, &job, &origin).await.unwrap()
+    snapshot::write(&store, &job, &origin, Kept::of_the_first(snapshot)).await.unwrap();
+    snapshot::read(&store, &job, &origin).await.unwrap().snapshot
 }

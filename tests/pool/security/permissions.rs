@@ -163,15 +163,15 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     let jetstream = jetstream::new(by_worker.client.clone());
     let stream = jetstream.get_stream_no_info("JOBS").await.unwrap();
     let wanted = pull::Config {
-        durable_name: Some("m".into()),
-        filter_subject: "jobs.image.*.m".into(),
+        durable_name: Some("generate-m".into()),
+        filter_subject: "jobs.image.generate.m.*".into(),
         ..pull::Config::default()
     };
-    let consumer = stream.get_or_create_consumer("m", wanted.clone()).await.expect("a consumer");
-    stream.get_or_create_consumer("m", wanted).await.expect("the same consumer");
+    let consumer = stream.get_or_create_consumer("generate-m", wanted.clone()).await.expect("a consumer");
+    stream.get_or_create_consumer("generate-m", wanted).await.expect("the same consumer");
     let by_queen = User::connect(&server, "queen").await;
     let publisher = jetstream::new(by_queen.client.clone());
-    publisher.publish("jobs.image.generate.m", "{}".into()).await.unwrap().await.expect("it is stored");
+    publisher.publish("jobs.image.generate.m.j", "{}".into()).await.unwrap().await.expect("it is stored");
     let mut batch =
         consumer.batch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
     let message = batch.next().await.expect("a job").expect("no error");
@@ -186,7 +186,7 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
         seq: 0,
         kind: EventKind::Accepted { model: "m".into(), seed: 1, position: 0 },
     };
-    let entry = Entry { event: Arc::new(event), failures: 0, traceparent: None };
+    let entry = Entry::of(event);
     assert_eq!(worker.last(&job).await.unwrap(), None);
     let sequence = worker.append(&entry, 0).await.expect("it is stored");
     assert_eq!(queen.last(&job).await.unwrap().map(|last| last.sequence), Some(sequence));
@@ -207,7 +207,7 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     let name = consumer.cached_info().name.clone();
     publisher.delete_consumer_from_stream(&name, "EVENTS").await.expect("it is removed");
     let sequence =
-        publisher.publish("jobs.image.generate.m", "{}".into()).await.unwrap().await.unwrap().sequence;
+        publisher.publish("jobs.image.generate.m.j", "{}".into()).await.unwrap().await.unwrap().sequence;
     let jobs = publisher.get_stream_no_info("JOBS").await.unwrap();
     jobs.get_raw_message(sequence).await.expect("it is read");
     assert!(jobs.delete_message(sequence).await.expect("it is removed"));
@@ -231,19 +231,22 @@ async fn nobody_does_what_is_anothers() {
         "$JS.API.STREAM.NAMES",
         "$SYS.REQ.SERVER.PING",
     ];
-    let of_the_pool =
-        ["events.j", "previews.j", "dlq.generate", "queued.j", "jobs.image.generate.m", "worker.w.heartbeat"];
+    let of_the_pool = [
+        "events.j",
+        "previews.j",
+        "dlq.generate.j",
+        "queued.j",
+        "jobs.image.generate.m.j",
+        "worker.w.heartbeat",
+    ];
     let answers = ["_INBOX.queen.guessed", "_INBOX.worker.guessed", "$JS.ACK.JOBS.m.1.1.1.1.0"];
-    let of_queen = ["jobs.image.generate.m", "queued.j", "control.job.j.cancel", "$SRV.PING"];
-    let streams_are_made_by_queen =
-        ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS", "$JS.API.STREAM.MSG.GET.JOBS"];
+    let of_queen = ["jobs.image.generate.m.j", "queued.j", "control.job.j.cancel", "$SRV.PING"];
+    let streams_are_made_by_queen = ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS"];
     let of_workers = [
-        "dlq.generate",
         "previews.j",
         "worker.w.heartbeat",
         "_INBOX.client.guessed",
         "$SRV.PING",
-        "$JS.API.CONSUMER.CREATE.JOBS.m",
         "$JS.ACK.JOBS.m.1.1.1.1.0",
     ];
 

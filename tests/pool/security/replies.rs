@@ -14,7 +14,7 @@ async fn a_reply_subject_that_means_something_gets_no_answer() {
     let targets = [
         own("events.victim"),
         own("worker.victim.heartbeat"),
-        own("jobs.image.generate.m"),
+        own("jobs.image.generate.m.victim"),
         own("queued.victim"),
         "$JS.API.STREAM.MSG.DELETE.JOBS".into(),
         "$JS.API.STREAM.PURGE.JOBS".into(),

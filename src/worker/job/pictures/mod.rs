@@ -5,4 +5,4 @@ mod infotext;
 mod upload;
 
 pub use encode::{encode, encode_preview};
-pub use upload::upload;
+pub(super) use upload::Upload;

@@ -8,42 +8,53 @@ use crate::{
     diffusion::ImageSpec,
     engine::Generated,
     storage::Key,
-    worker::{job::Failure, shared::Context},
+    worker::{job::outcome::Failure, own::Title, shared::Context},
 };
 
-/// Encodes a picture and stores it.
-pub async fn upload(
-    context: &Context,
-    job: Job,
-    spec: Arc<ImageSpec>,
-    model: String,
-    picture: Generated,
-) -> Result<ImageResult, Failure> {
-    let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
-    let (width, height) = picture.image.dimensions();
-    let (index, seed) = (picture.index, picture.seed);
-    let key = Key::Image { job: job.id.clone(), index, format: job.format };
-    let format = job.format;
-    let turn = context.encoders.clone().acquire_owned().await.map_err(|error| defect(error.to_string()))?;
-    let encoding = tokio::task::spawn_blocking(move || {
-        let encoded = encode(&job, &spec, &model, &picture);
-        drop(turn);
-        encoded
-    });
-    let encoded = encoding
-        .await
-        .map_err(|error| defect(format!("encoding did not end: {error}")))?
-        .map_err(|error| defect(error.to_string()))?;
-    let bytes = encoded.bytes.len() as u64;
-    context.store.put(&key, encoded.bytes, format.content_type()).await?;
-    Ok(ImageResult {
-        key: key.path(),
-        url: context.store.url(&key).await?,
-        format,
-        width,
-        height,
-        bytes,
-        sha256: encoded.sha256,
-        seed,
-    })
+/// What the pictures of a job are stored with.
+pub struct Upload {
+    pub(in crate::worker) context: Arc<Context>,
+    pub(in crate::worker) job: Job,
+    pub(in crate::worker) spec: Arc<ImageSpec>,
+    pub(in crate::worker) model: String,
+    pub(in crate::worker) attempt: u32,
+    pub(in crate::worker) title: Title,
+}
+
+impl Upload {
+    /// Encodes a picture and stores it, if the job is still this worker's.
+    pub async fn run(self, picture: Generated) -> Result<ImageResult, Failure> {
+        let Self { context, job, spec, model, attempt, title } = self;
+        let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
+        let (width, height) = picture.image.dimensions();
+        let (index, seed) = (picture.index, picture.seed);
+        let key = Key::Image { job: job.id.clone(), index, attempt, format: job.format };
+        let format = job.format;
+        let turn =
+            context.encoders.clone().acquire_owned().await.map_err(|error| defect(error.to_string()))?;
+        let encoding = tokio::task::spawn_blocking(move || {
+            let encoded = encode(&job, &spec, &model, &picture);
+            drop(turn);
+            encoded
+        });
+        let encoded = encoding
+            .await
+            .map_err(|error| defect(format!("encoding did not end: {error}")))?
+            .map_err(|error| defect(error.to_string()))?;
+        if !title.still_ours().await {
+            return Err(Failure::Stopped { step: 0 });
+        }
+        let bytes = encoded.bytes.len() as u64;
+        context.store.put(&key, encoded.bytes, format.content_type()).await?;
+        Ok(ImageResult {
+            key: key.path(),
+            url: context.store.url(&key).await?,
+            format,
+            width,
+            height,
+            bytes,
+            sha256: encoded.sha256,
+            seed,
+        })
+    }
 }

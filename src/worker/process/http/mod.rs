@@ -129,7 +129,7 @@ impl Jobs for WorkerJobs {
             let message = format!("job `{id}` has {} pictures", complete.images.len());
             return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404));
         };
-        let key = Key::Image { job: id.clone(), index, format: image.format };
+        let key = Key::parse_reference(&image.key)?;
         Ok((self.context().store.get(&key, MAX_IMAGE_BYTES).await?, image.format.content_type()))
     }
 

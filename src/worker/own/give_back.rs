@@ -1,0 +1,169 @@
+//! The ways in which a job goes to another, or nowhere.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    AWAY_FOR, CLAIM_TRIES,
+    found::{Asking, Found, found},
+    lease::Lease,
+};
+use crate::{
+    bus::{AppendError, Delivery, Entry, Settle, request_mark},
+    contract::{ErrorCode, Event, EventKind, JobId},
+    worker::{
+        resume::Snapshots,
+        shared::{Context, HeldJob, Lost, Open, Sight, conflict},
+    },
+};
+
+/// How long a job waits that this worker cannot do and another may: this long after the first look, twice as long after
+/// each further one,
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
+/// and this long at most.
+const OTHERS_AT_MOST: Duration = Duration::from_secs(60);
+
+/// Characters of a job's id in that of a message which is set aside under it.
+const LONGEST_NAME: usize = 100;
+
+/// The job is another's. What waits for it here is told so.
+pub(super) async fn forsake(
+    context: &Context,
+    job: &Arc<HeldJob>,
+    lease: &Lease,
+    delivery: Option<Delivery>,
+    lost: Lost,
+    snapshots: &mut Snapshots,
+) {
+    snapshots.stop().await;
+    job.events.leave(EventKind::error(ErrorCode::Internal, "this worker has lost the job; ask for it again"));
+    tell_readers(context, job).await;
+    let Some(delivery) = delivery else { return context.metrics.lost() };
+    if lost == Lost::Unheard {
+        return delivery.settle(Settle::Again(AWAY_FOR)).await;
+    }
+    context.metrics.lost();
+    match lease.log.last(&job.id).await {
+        Ok(Some(last)) if last.event.kind.is_terminal() => {
+            tracing::info!(end = last.event.kind.name(), "the job was ended elsewhere");
+            snapshots.remove(true).await;
+            delivery.settle(Settle::Done).await;
+        }
+        // Not settled: that is for the worker that has it.
+        _ => tracing::warn!("another worker has the job"),
+    }
+}
+
+/// Publishes what is left for those who read here: the job has no way out any more, and needs none.
+pub async fn tell_readers(context: &Context, job: &HeldJob) {
+    let outlet = Open(context.sink.clone());
+    // This way out loses no job.
+    let _ = job.events.publish(&outlet).await;
+}
+
+/// What this worker cannot do, another may: the job goes back to the queue, for longer each time. When it has waited past
+/// its own deadline, as far as this process has seen, it is a dead letter.
+pub async fn leave_to_others(
+    context: &Context,
+    id: &JobId,
+    fingerprint: &str,
+    deadline: Option<Duration>,
+    delivery: Delivery,
+    why: &str,
+) {
+    let waited = context.seen.since(id, Sight::Message(delivery.sequence));
+    if deadline.is_none_or(|deadline| waited < deadline) {
+        tracing::debug!(why, "a job is left to other workers");
+        let doubled =
+            OTHERS_AFTER * 2u32.saturating_pow(u32::try_from(delivery.times - 1).unwrap_or(u32::MAX).min(16));
+        return delivery.settle(Settle::Again(doubled.min(OTHERS_AT_MOST))).await;
+    }
+    let message =
+        format!("no worker that could do the job took it before its deadline; the last that looked: {why}");
+    tracing::warn!(message, "the job is a dead letter");
+    if let Err(error) = delivery.bury(id, ErrorCode::DeadlineExceeded, &message).await {
+        tracing::error!(%error, "a dead letter could not be stored");
+        return delivery.settle(Settle::Again(AWAY_FOR)).await;
+    }
+    context.metrics.dead_letter();
+    end_unrun(
+        context,
+        id,
+        Some(fingerprint),
+        delivery,
+        EventKind::error(ErrorCode::DeadlineExceeded, message),
+        None,
+    )
+    .await;
+}
+
+/// Ends a job of the queue that is not run, unless somebody has it or it has ended.
+pub async fn end_unrun(
+    context: &Context,
+    id: &JobId,
+    fingerprint: Option<&str>,
+    delivery: Delivery,
+    kind: EventKind,
+    traceparent: Option<String>,
+) {
+    let request = fingerprint.map(request_mark);
+    for _ in 0..CLAIM_TRIES {
+        let last = match context.log.last(id).await {
+            Ok(last) => last,
+            Err(error) => {
+                tracing::warn!(%error, "a job's log is out of reach; the job waits");
+                return delivery.settle(Settle::Again(AWAY_FOR)).await;
+            }
+        };
+        let quiet = last.as_ref().map(|last| context.seen.since(id, Sight::LastEvent(last.sequence)));
+        let written = last.as_ref().and_then(|last| last.request.clone()).unwrap_or_default();
+        let asking = Asking {
+            worker: &context.identity.worker_id,
+            queued: Some(delivery.sequence),
+            after: delivery.after,
+            request: request.as_deref().unwrap_or(&written),
+            quiet: quiet.unwrap_or_default(),
+        };
+        let (last, attempt, seq) = match found(last, asking) {
+            Found::Ended(_) => return delivery.settle(Settle::Done).await,
+            Found::Held { .. } => return delivery.settle(Settle::Again(AWAY_FOR)).await,
+            Found::OtherRequest => {
+                return set_aside(Some(id), delivery, &conflict(id)).await;
+            }
+            Found::WornOut(last) => (last.sequence, last.event.attempt, last.event.seq + 1),
+            Found::Free { last, attempt, seq, .. } => (last, attempt, seq),
+        };
+        let worker_id = context.identity.worker_id.clone();
+        let event = Event { job_id: id.clone(), worker_id, attempt, seq, kind: kind.clone() };
+        let entry = Entry {
+            queued: Some(delivery.sequence),
+            request: request.clone(),
+            traceparent: traceparent.clone(),
+            ..Entry::of(event)
+        };
+        match context.log.append(&entry, last).await {
+            Ok(_) => return delivery.settle(Settle::Gone).await,
+            Err(AppendError::Fenced) => {}
+            Err(AppendError::Bus(error)) => {
+                tracing::warn!(%error, "an event could not be stored; the job waits");
+                return delivery.settle(Settle::Again(AWAY_FOR)).await;
+            }
+        }
+    }
+    delivery.settle(Settle::Again(AWAY_FOR)).await;
+}
+
+/// A message whose id stands for another job, or that names none: it is kept among the dead letters under an id of its own,
+/// and that job hears nothing of it.
+pub async fn set_aside(id: Option<&JobId>, delivery: Delivery, message: &str) {
+    tracing::warn!(job_id = id.map(tracing::field::display), message, "a message of the queue is set aside");
+    let named = id.map_or("unnamed", JobId::as_str);
+    let own = format!("{}-{}", &named[..named.len().min(LONGEST_NAME)], delivery.sequence);
+    let own = JobId::new(own).expect("a part of an id, and a number");
+    match delivery.bury(&own, ErrorCode::InvalidRequest, message).await {
+        Ok(()) => delivery.settle(Settle::Gone).await,
+        Err(error) => {
+            tracing::error!(%error, "a dead letter could not be stored");
+            delivery.settle(Settle::Again(AWAY_FOR)).await;
+        }
+    }
+}
