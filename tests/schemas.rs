@@ -7,7 +7,7 @@ use jsonschema::Validator;
 use sd_worker_rbee::contract::{
     Capability, CompleteEvent, DeadLetter, DeadLetters, ErrorCode, Event, EventKind, Health, ImageResult,
     JobId, JobResponse, JobStatus, JobView, Operation, OutputFormat, Timings, WorkerId, WorkerInfo,
-    WorkerStatus, Workers, schema,
+    WorkerLimits, WorkerLoras, WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -34,6 +34,18 @@ fn worker() -> WorkerInfo {
         free_slots: 1,
         implementation: "sd-worker-rbee".into(),
         version: "0.1.0".into(),
+        limits: Some(WorkerLimits {
+            max_pixels: 1 << 22,
+            max_steps: 150,
+            max_images: 8,
+            max_input: 16 << 20,
+        }),
+        loras: Some(WorkerLoras { names: vec!["styles/ink".into()], complete: true }),
+        schedulers: vec!["euler".into()],
+        native_sizes: vec![(64, 64)],
+        resident: vec!["tiny".into()],
+        jobs_done: 3,
+        step_ms: Some(12.5),
     }
 }
 

@@ -90,6 +90,9 @@ pub enum BusError {
         /// The settings that differ, as they are.
         found: String,
     },
+    /// A stream is not there; it is being made again.
+    #[error("stream {0} is not there")]
+    NoStream(String),
     /// A stream of a version in which a job's subject did not name the job.
     #[error(
         "{what} was made by an earlier version; stop every queen and worker, and run `queen-rbee move-jobs` once: \
@@ -110,6 +113,11 @@ pub enum BusError {
 }
 
 impl BusError {
+    /// Whether there is no JetStream, or no stream, to ask.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NoJetStream | Self::NoStream(_))
+    }
+
     pub(super) fn jetstream(doing: impl Into<String>, error: impl std::error::Error) -> Self {
         // The reason is often the source alone.
         let mut reason = error.to_string();

@@ -158,12 +158,11 @@ impl Streams {
             .payload(sink::to_json(event).into())
             .headers(map)
             .expected_last_subject_sequence(after);
-        let mut stored = self.publish(message.clone().outbound_message(subject.clone())).await;
-        if matches!(&stored, Err(error) if error.kind() == PublishErrorKind::StreamNotFound) {
-            self.mend().await;
-            stored = self.publish(message.outbound_message(subject.clone())).await;
-        }
-        match stored {
+        match self.publish(message.outbound_message(subject.clone())).await {
+            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+                self.mend();
+                Err(BusError::NoStream(self.events.clone()).into())
+            }
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(AppendError::Fenced),
             Err(error) => Err(BusError::jetstream(format!("storing an event on {subject}"), error).into()),
             Ok(ack) => Ok(ack.sequence),
@@ -184,13 +183,12 @@ impl Streams {
     pub(super) async fn last_on(&self, subject: &str) -> Result<Option<StreamMessage>, BusError> {
         let stream = self.context.get_stream_no_info(&self.events).await;
         let stream = stream.map_err(|error| BusError::jetstream(format!("reading {subject}"), error))?;
-        let mut found = stream.get_last_raw_message_by_subject(subject).await;
-        if matches!(&found, Err(error) if is_of_a_missing_stream(error)) {
-            self.mend().await;
-            found = stream.get_last_raw_message_by_subject(subject).await;
-        }
-        match found {
+        match stream.get_last_raw_message_by_subject(subject).await {
             Ok(message) => Ok(Some(message)),
+            Err(error) if is_of_a_missing_stream(&error) => {
+                self.mend();
+                Err(BusError::NoStream(self.events.clone()))
+            }
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) if is_nobody(&error) => Err(BusError::NoJetStream),
             Err(error) => Err(BusError::jetstream(format!("reading {subject}"), error)),

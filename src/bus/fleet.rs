@@ -10,7 +10,7 @@ use async_nats::{Client, Message};
 use futures::StreamExt;
 
 use super::BusError;
-use crate::contract::{Subjects, WorkerId, WorkerInfo, WorkerStatus};
+use crate::contract::{MAX_HEARTBEAT, Subjects, WorkerId, WorkerInfo, WorkerStatus};
 
 /// A worker that has been silent for this long is gone: three heartbeats of 10 s.
 pub const GONE_AFTER: Duration = Duration::from_secs(30);
@@ -147,6 +147,9 @@ impl Fleet {
 
 /// A heartbeat counts for the worker on whose subject it came, so that permissions on subjects mean something.
 fn read(message: &Message, subjects: &Subjects) -> Result<WorkerInfo, String> {
+    if message.payload.len() > MAX_HEARTBEAT {
+        return Err(format!("{} bytes, at most {MAX_HEARTBEAT} are read", message.payload.len()));
+    }
     let info: WorkerInfo = serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
     if subjects.heartbeat(&info.id) != message.subject.as_str() {
         return Err(format!("it says that it is of worker {}", info.id));

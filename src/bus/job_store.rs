@@ -143,7 +143,6 @@ impl Streams {
                     tracing::warn!(job = %sending.job, %error, "a job was not confirmed; publishing it again");
                     tokio::time::sleep(PAUSE).await;
                 }
-                PublishErrorKind::StreamNotFound if tries < TRIES => self.mend().await,
                 _ => return Err(send_error(&error, bytes, limit)),
             }
         }
@@ -158,12 +157,11 @@ impl Streams {
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
         let subject = self.subjects.job_in_queue(job);
-        let mut found = stream.get_last_raw_message_by_subject(&subject).await;
-        if matches!(&found, Err(error) if is_of_a_missing_stream(error)) {
-            self.mend().await;
-            found = stream.get_last_raw_message_by_subject(&subject).await;
-        }
-        match found {
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Err(error) if is_of_a_missing_stream(&error) => {
+                self.mend();
+                Err(BusError::NoStream(self.jobs.clone()))
+            }
             Ok(message) => {
                 let (capability, model, _) = self.subjects.parse_job(&message.subject);
                 let (sequence, model, body) = (message.sequence, model.unwrap_or_default(), message.payload);

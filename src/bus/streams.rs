@@ -3,7 +3,7 @@
 //! Servers answer OK to settings that they do not know and leave them out, so nothing is believed that was not read back.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -48,7 +48,7 @@ pub struct Streams {
     /// Dead letters.
     pub(super) dead_letters: String,
     /// When missing streams were last looked for.
-    mended: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    mended: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Streams {
@@ -85,17 +85,22 @@ impl Streams {
         }
     }
 
-    /// Makes streams that were deleted again, after a request that found one missing: one look in a while for all
-    /// requests, so that a server that is asked for much is not asked for this too.
-    pub(super) async fn mend(&self) {
-        let mut last = self.mended.lock().await;
-        if last.is_some_and(|at| at.elapsed() < MEND_EVERY) {
-            return;
+    /// Has streams that were deleted made again, after a request that found one missing. One look in a while does for all
+    /// requests, and none of them waits for it: what it asks for may not be allowed to this user.
+    pub(super) fn mend(&self) {
+        {
+            let mut last = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|at| at.elapsed() < MEND_EVERY) {
+                return;
+            }
+            *last = Some(Instant::now());
         }
-        if let Err(error) = self.ensure().await {
-            tracing::warn!(%error, "a stream is missing");
-        }
-        *last = Some(Instant::now());
+        let streams = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = streams.ensure().await {
+                tracing::warn!(%error, "a stream is missing");
+            }
+        });
     }
 
     pub(super) fn configs(&self) -> [Config; 3] {

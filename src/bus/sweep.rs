@@ -76,7 +76,7 @@ impl Sweeper {
             Ok(consumers) => consumers,
             Err(error) => {
                 // Deleted, perhaps.
-                self.streams.mend().await;
+                self.streams.mend();
                 return Err(failed(error));
             }
         };

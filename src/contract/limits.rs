@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::WorkerLimits;
+
 /// The smallest side of a picture, in pixels.
 pub const MIN_SIDE: u32 = 64;
 /// The largest side of a picture, in pixels.
@@ -47,6 +49,12 @@ impl Limits {
         max_input: u64::MAX,
         deadline: Duration::MAX,
     };
+
+    /// What a heartbeat says of them.
+    pub fn of_a_worker(&self) -> WorkerLimits {
+        let Self { max_pixels, max_steps, max_images, max_input, .. } = *self;
+        WorkerLimits { max_pixels, max_steps, max_images, max_input }
+    }
 }
 
 impl Default for Limits {

@@ -30,4 +30,4 @@ pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, Transf
 pub use responses::{DeadLetter, DeadLetters, Health, JobResponse, JobStatus, JobView, Workers};
 pub use subjects::{Subjects, model_token};
 pub use ticket::Ticket;
-pub use worker_info::{WorkerInfo, WorkerStatus};
+pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, HiveId, WorkerId};
+use super::{Capability, ContractError, HiveId, Job, JobSource, WorkerId};
 
 /// Whether a worker takes jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,99 @@ pub struct WorkerInfo {
     pub implementation: String,
     /// The version of the worker.
     pub version: String,
+    /// What a job may ask of it at most; none: it is of a version that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<WorkerLimits>,
+    /// The LoRAs that it has; none: no folder of them, or a version that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loras: Option<WorkerLoras>,
+    /// The schedulers that jobs may name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedulers: Vec<String>,
+    /// The size of a picture of each model whose job names none: width and height in pixels, in the order of `models`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub native_sizes: Vec<(u32, u32)>,
+    /// The models that are in memory now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resident: Vec<String>,
+    /// Jobs that ended here since it was started.
+    #[serde(default)]
+    pub jobs_done: u64,
+    /// Milliseconds of a denoising step, of the latest jobs; none: of no job yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_ms: Option<f64>,
+}
+
+/// What a job may ask of a worker at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerLimits {
+    /// Width times height.
+    pub max_pixels: u64,
+    /// Denoising steps.
+    pub max_steps: u32,
+    /// Pictures of one job.
+    pub max_images: u32,
+    /// Encoded bytes of an input image.
+    pub max_input: u64,
+}
+
+/// The LoRAs of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerLoras {
+    /// Their names, at most [`MAX_LORA_NAMES`].
+    pub names: Vec<String>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// LoRAs that a heartbeat names.
+pub const MAX_LORA_NAMES: usize = 256;
+/// The longest heartbeat that is read, in bytes.
+pub const MAX_HEARTBEAT: usize = 64 << 10;
+
+impl WorkerInfo {
+    /// Why this worker cannot do a job, as far as its heartbeat says: its limits and its LoRAs. Capability, model and hive
+    /// are looked at elsewhere.
+    ///
+    /// # Errors
+    /// The field that asks for too much.
+    pub fn can_do(&self, job: &Job) -> Result<(), ContractError> {
+        let Some(limits) = self.limits else { return Ok(()) };
+        let most = |field: &str, asked: u64, most: u64| match asked > most {
+            true => Err(ContractError::field(
+                field,
+                format!("{asked}; no worker that is up takes more than {most}"),
+            )),
+            false => Ok(()),
+        };
+        most("steps", job.steps.unwrap_or(0).into(), limits.max_steps.into())?;
+        most("n", job.n.into(), limits.max_images.into())?;
+        if let JobSource::Text { width: Some(width), height: Some(height) } = job.source {
+            let pixels = u64::from(width) * u64::from(height);
+            if pixels > limits.max_pixels {
+                let reason = format!(
+                    "{width}x{height} pixels; no worker that is up takes more than {} pixels",
+                    limits.max_pixels
+                );
+                return Err(ContractError::field("width", reason));
+            }
+        }
+        let lacks = |name: &str, loras: &WorkerLoras| {
+            let plain = |name: &str| name.strip_suffix(".safetensors").unwrap_or(name).to_owned();
+            loras.complete && !loras.names.iter().any(|known| *known == plain(name))
+        };
+        for (index, lora) in job.loras.iter().enumerate() {
+            let reason = match &self.loras {
+                None => "no worker that is up has a folder of LoRAs".to_owned(),
+                Some(loras) if lacks(&lora.name, loras) => {
+                    format!("no worker that is up has a LoRA `{}`", lora.name)
+                }
+                Some(_) => continue,
+            };
+            return Err(ContractError::field(format!("loras[{index}].path"), reason));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +154,54 @@ impl WorkerInfo {
             free_slots: 1,
             implementation: "test".into(),
             version: "0".into(),
+            limits: None,
+            loras: None,
+            schedulers: vec![],
+            native_sizes: vec![],
+            resident: vec![],
+            jobs_done: 0,
+            step_ms: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{Limits, Operation};
+
+    #[test]
+    fn a_worker_is_asked_for_no_more_than_it_says_it_does() {
+        let limits = WorkerLimits { max_pixels: 128 * 128, max_steps: 10, max_images: 1, max_input: 1 << 20 };
+        let loras = WorkerLoras { names: vec!["ink".into()], complete: true };
+        let small =
+            WorkerInfo { limits: Some(limits), loras: Some(loras.clone()), ..WorkerInfo::ready("w", &["m"]) };
+        let bare = WorkerInfo { loras: None, ..small.clone() };
+        let many = WorkerInfo { loras: Some(WorkerLoras { complete: false, ..loras }), ..small.clone() };
+        let silent = WorkerInfo::ready("w", &["m"]);
+        let no = |worker: &WorkerInfo, fields: &str| {
+            let body = format!(r#"{{"prompt":"a"{fields}}}"#);
+            let operation = Operation::parse(Some(Capability::Generate), body.as_bytes()).unwrap();
+            worker.can_do(&Job::new(operation, &Limits::WIDEST).unwrap()).err().map(|error| error.to_string())
+        };
+        for (fields, field) in [
+            (r#","steps":11"#, "`steps`: 11"),
+            (r#","n":2"#, "`n`: 2"),
+            (r#","width":256,"height":128"#, "`width`: 256x128"),
+            (r#","loras":[{"path":"oil"}]"#, "`loras[0].path`: no worker that is up has a LoRA `oil`"),
+        ] {
+            assert!(
+                no(&small, fields).is_some_and(|error| error.starts_with(field)),
+                "{:?}",
+                no(&small, fields)
+            );
+            assert_eq!(no(&silent, fields), None);
+        }
+        assert_eq!(
+            no(&small, r#","steps":10,"n":1,"width":128,"height":128,"loras":[{"path":"ink.safetensors"}]"#),
+            None
+        );
+        assert!(no(&bare, r#","loras":[{"path":"ink"}]"#).unwrap().contains("a folder of LoRAs"));
+        assert_eq!(no(&many, r#","loras":[{"path":"oil"}]"#), None, "its list is not complete");
     }
 }

@@ -1,5 +1,7 @@
 //! What the engine computes with: every model of the worker, by name, on one device.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
 /// A model that is not in memory is loaded when it is used, and the least recently used one goes for it; see
 /// [`hold`](Self::hold).
 pub struct InferencePipeline {
-    models: ModelSet,
+    models: Arc<ModelSet>,
 }
 
 /// Why a picture could not be drawn.
@@ -48,12 +50,18 @@ impl InferencePipeline {
     /// # Errors
     /// The first source that cannot be used, with the file and the key that are wrong, or the memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
-        Ok(Self { models: ModelSet::open(sources, options)? })
+        Ok(Self { models: Arc::new(ModelSet::open(sources, options)?) })
     }
 
     /// Every model, in memory or not, in the order of the sources.
     pub fn catalog(&self) -> Vec<ModelInfo> {
         self.models.catalog()
+    }
+
+    /// What tells which models are in memory, also while the pipeline works elsewhere.
+    pub fn resident(&self) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
+        let models = self.models.clone();
+        move || models.in_memory()
     }
 
     /// Brings a model into memory, and keeps it there as long as the answer lives.

@@ -37,6 +37,9 @@ fn there(known: &[String], more: usize) -> String {
     }
 }
 
+/// Folders below that of the LoRAs whose files are listed.
+const MAX_DEPTH: u32 = 3;
+
 impl LoraFolder {
     /// Nothing is looked at yet.
     pub fn new(folder: PathBuf) -> Self {
@@ -71,6 +74,30 @@ impl LoraFolder {
         Err(LoraNameError::Missing { name, known, more })
     }
 
+    /// Names of the files in the folder and those below it, at most `most`, in order; and whether these are all. As jobs
+    /// write them: without the extension.
+    pub fn listing(&self, most: usize) -> (Vec<String>, bool) {
+        let (mut names, mut complete) = (vec![], true);
+        let mut folders = vec![(self.0.clone(), String::new(), 0)];
+        while let Some((folder, prefix, depth)) = folders.pop() {
+            for entry in folder.read_dir().into_iter().flatten().flatten() {
+                let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+                if path.is_dir() {
+                    match depth < MAX_DEPTH {
+                        true => folders.push((path, format!("{prefix}{name}/"), depth + 1)),
+                        false => complete = false,
+                    }
+                } else if let Some(stem) = name.strip_suffix(&format!(".{EXTENSION}")) {
+                    names.push(format!("{prefix}{stem}"));
+                }
+            }
+        }
+        names.sort();
+        complete &= names.len() <= most;
+        names.truncate(most);
+        (names, complete)
+    }
+
     /// The names of the files directly in the folder; none where it cannot be read.
     fn names(&self) -> Vec<String> {
         let entries = self.0.read_dir().into_iter().flatten().flatten();
@@ -96,6 +123,13 @@ mod tests {
             std::fs::write(folder.join(file), "").unwrap();
         }
         (root, LoraFolder::new(folder))
+    }
+
+    #[test]
+    fn the_listing_names_what_is_below_too_and_says_whether_it_is_all() {
+        let (_root, loras) = folder();
+        assert_eq!(loras.listing(2), (vec!["ink".into(), "styles/oil.v2".into()], true));
+        assert_eq!(loras.listing(1), (vec!["ink".into()], false));
     }
 
     #[test]

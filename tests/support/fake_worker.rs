@@ -187,5 +187,12 @@ pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
         free_slots: 1,
         implementation: "fake".into(),
         version: "0".into(),
+        limits: None,
+        loras: None,
+        schedulers: vec![],
+        native_sizes: vec![],
+        resident: vec![],
+        jobs_done: 0,
+        step_ms: None,
     }
 }

@@ -14,8 +14,9 @@ mod stream;
 mod submit;
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -57,6 +58,8 @@ pub(super) struct Durable {
     pub streams: Streams,
     pub models: Models,
     state: AtomicU8,
+    /// Consumers that were there a moment ago.
+    consumers: Mutex<HashSet<String>>,
     /// A job of which nothing was heard for this long stands still.
     still_after: Duration,
     /// Streams of events that may be open at one time.
@@ -79,6 +82,7 @@ impl Durable {
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),
+            consumers: Mutex::default(),
             still_after: options.streams.ack_wait * STILL_AFTER_WAITS + STILL_AFTER,
             open_streams: Arc::new(Semaphore::new(options.max_streams)),
         }
@@ -141,6 +145,7 @@ impl Durable {
         let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after);
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
+            self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
             if self.streams.is_connected()
                 && let Err(error) = sweeper.sweep().await
             {

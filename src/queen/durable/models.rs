@@ -7,7 +7,7 @@ use std::{
 
 use super::super::{RETRY_AFTER, route};
 use crate::{
-    contract::{Capability, ErrorCode, WorkerInfo},
+    contract::{Capability, ErrorCode, Job, WorkerInfo},
     http::ApiError,
 };
 
@@ -48,6 +48,27 @@ impl Models {
     pub fn known(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.catalogue.iter().chain(seen.iter()).cloned().collect()
+    }
+
+    /// Refuses what no worker that is up can do, unless the catalogue says that others may come.
+    ///
+    /// # Errors
+    /// The field that asks for more than any of them does.
+    pub fn may_be_done(&self, job: &Job, model: &str, workers: &[WorkerInfo]) -> Result<(), ApiError> {
+        if self.catalogue.iter().any(|name| name == model) {
+            return Ok(());
+        }
+        let has_model = |worker: &&WorkerInfo| worker.models.iter().any(|name| name == model);
+        let mut refusal = None;
+        for worker in
+            workers.iter().filter(|worker| worker.capabilities.contains(&job.capability())).filter(has_model)
+        {
+            match worker.can_do(job) {
+                Ok(()) => return Ok(()),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        refusal.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The model of a job that asks for `named`, or for none. `workers` are those that take jobs.
@@ -94,6 +115,7 @@ impl Models {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::{Limits, Operation, WorkerLimits};
 
     fn worker(models: &[&str]) -> WorkerInfo {
         WorkerInfo::ready("w", models)
@@ -116,6 +138,24 @@ mod tests {
         assert_eq!(choose(&models, Some("m"), &[]), Err(ErrorCode::Busy));
         assert_eq!(choose(&models, None, &[worker(&["m", "n"])]), Ok("m".into()));
         assert_eq!(choose(&models, None, &[]), Ok("m".into()), "its worker may come back");
+    }
+
+    #[test]
+    fn what_no_worker_that_is_up_can_do_is_refused_unless_another_may_come() {
+        let limits =
+            |max_steps| WorkerLimits { max_steps, max_pixels: 1 << 22, max_images: 8, max_input: 1 << 24 };
+        let worker = |max_steps| WorkerInfo { limits: Some(limits(max_steps)), ..worker(&["m"]) };
+        let operation =
+            Operation::parse(Some(Capability::Generate), br#"{"prompt":"a","steps":20}"#).unwrap();
+        let job = Job::new(operation, &Limits::WIDEST).unwrap();
+        let may = |catalogue: &[String], workers: &[WorkerInfo]| {
+            Models::new(catalogue).may_be_done(&job, "m", workers).map_err(|error| error.message)
+        };
+        assert_eq!(may(&[], &[]), Ok(()), "its worker may come back");
+        assert_eq!(may(&[], &[worker(10), worker(20)]), Ok(()));
+        let error = may(&[], &[worker(10), worker(5)]).unwrap_err();
+        assert!(error.starts_with("`steps`: 20"), "{error}");
+        assert_eq!(may(&["m".into()], &[worker(10)]), Ok(()), "the catalogue says that others may come");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! A job becomes durable: it is in the stream of jobs, and its ticket is written, when the client has its answer.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use bytes::Bytes;
 
 use super::{Durable, Log, away};
 use crate::{
-    bus::{SendError, Sending, Sent},
-    contract::{ErrorCode, Job, JobId, Operation, Ticket},
+    bus::{SendError, Sending, Sent, Streams},
+    contract::{Capability, ErrorCode, Job, JobId, Operation, Ticket},
     http::ApiError,
     queen::{Queen, RETRY_AFTER, busy, inputs, other_request},
     storage::Key,
@@ -46,12 +46,13 @@ impl Queen {
     ) -> Result<JobId, ApiError> {
         let Submission { id, named, mut operation, inputs } = submission;
         // Before anything is asked: what is wrong with it is wrong with any model.
-        Job::new(operation.clone(), &self.shared.limits)?;
+        let job = Job::new(operation.clone(), &self.shared.limits)?;
         self.may_accept()?;
+        let workers = self.shared.fleet.taking();
         let chosen = durable.models.choose(
             operation.model(),
             operation.capability(),
-            &self.shared.fleet.taking(),
+            &workers,
             &self.shared.options.nats.nats_url,
         );
         if !durable.is_ready() {
@@ -62,7 +63,9 @@ impl Queen {
             Decision::Known => return Ok(id),
             Decision::Send { after } => after,
         };
-        operation.set_model(&chosen?);
+        let model = chosen?;
+        durable.models.may_be_done(&job, &model, &workers)?;
+        operation.set_model(&model);
         let fingerprint = operation.fingerprint();
         inputs::store(&self.shared.store, inputs).await?;
         let sending = Sending {
@@ -76,6 +79,7 @@ impl Queen {
             after,
             traceparent: None,
         };
+        durable.ensure_consumer(operation.capability(), &model).await;
         let sent = durable.send(&sending).await?;
         let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
         if sent.duplicate {
@@ -158,6 +162,20 @@ impl Queen {
 }
 
 impl Durable {
+    /// Sees to it, now and then, that the job has a consumer, also where no worker is up. A job is as safe without.
+    async fn ensure_consumer(&self, capability: Capability, model: &str) {
+        let name = Streams::consumer_name(capability, model);
+        if self.consumers.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
+            return;
+        }
+        match self.streams.ensure_consumer(capability, model).await {
+            Ok(()) => {
+                self.consumers.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+            }
+            Err(error) => tracing::warn!(%error, "the consumer of a job could not be made"),
+        }
+    }
+
     /// Sends a job. Streams that were removed meanwhile are made again.
     pub(super) async fn send(&self, sending: &Sending) -> Result<Sent, ApiError> {
         let sent = match self.streams.send_job(sending).await {

@@ -99,6 +99,19 @@ pub enum InputError {
 }
 
 impl InputError {
+    /// Whether a worker with other limits, or with other files, may take it.
+    pub fn is_of_this_worker(&self) -> bool {
+        match self {
+            Self::TooLarge { bytes, .. } => *bytes <= Limits::default().max_input,
+            Self::Size { width, height, .. } => {
+                let sides = MIN_SIDE..=MAX_SIDE;
+                sides.contains(width) && sides.contains(height)
+            }
+            Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
+            Self::Base64 { .. } | Self::Undecodable { .. } | Self::Store { .. } | Self::Lost { .. } => false,
+        }
+    }
+
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -154,9 +154,12 @@ impl JobRun {
     async fn resolve(&self) -> Result<Resolved, Failure> {
         let limits = &self.context.identity.limits;
         let loras = self.context.identity.loras.as_ref();
-        resolve(&self.job, &self.context.store, limits, &self.model, loras)
-            .await
-            .map_err(|error| Failure::Error(error.code(), error.to_string()))
+        resolve(&self.job, &self.context.store, limits, &self.model, loras).await.map_err(|error| match error
+            .is_of_this_worker()
+        {
+            true => Failure::Elsewhere(error.code(), error.to_string()),
+            false => Failure::Error(error.code(), error.to_string()),
+        })
     }
 
     fn hand_to_engine(
@@ -200,6 +203,7 @@ impl JobRun {
             return Err(Failure::Stopped { step: self.steps_in_all() });
         }
         let engine = drawn.timings;
+        self.context.metrics.stepped(engine.denoise / self.steps_in_all().max(1));
         let event = self.hold.job.events.build(EventKind::Complete(CompleteEvent {
             model: self.model.name.clone(),
             images,
@@ -222,8 +226,10 @@ impl JobRun {
     /// A job of the queue that asks for files which are not here is left to other workers, before anything is written of it.
     async fn leave_if_unable(&self, delivery: Option<Delivery>) -> Option<Option<Delivery>> {
         let Some(delivery) = delivery else { return Some(None) };
-        let Err(missing) = check_loras(&self.job.loras, self.context.identity.loras.as_ref()).await else {
-            return Some(Some(delivery));
+        let missing = match check_loras(&self.job.loras, self.context.identity.loras.as_ref()).await {
+            Err(missing) if missing.is_of_this_worker() => missing,
+            // What is wrong with any worker ends the job when it is claimed.
+            Ok(()) | Err(_) => return Some(Some(delivery)),
         };
         let Job { id, fingerprint, deadline, .. } = &self.job;
         self.hold.job.events.leave(EventKind::error(missing.code(), missing.to_string()));
@@ -250,6 +256,7 @@ impl JobRun {
             stop: self.hold.job.stopped(),
             is_queued: ownership.is_queued(),
             failures: ownership.failures(),
+            times: ownership.times(),
         }
     }
 

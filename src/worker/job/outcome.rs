@@ -6,7 +6,7 @@ use crate::{
     contract::{Disposition, ErrorCode, EventKind},
     storage::StorageError,
     worker::{
-        own::{Fate, MAX_FAILURES, going_away},
+        own::{Fate, MAX_FAILURES, going_away, others_after},
         shared::Stop,
     },
 };
@@ -19,6 +19,8 @@ pub const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_s
 pub enum Failure {
     /// It failed.
     Error(ErrorCode, String),
+    /// This worker cannot do it, and another may.
+    Elsewhere(ErrorCode, String),
     /// The device failed, not the job.
     Device(String),
     /// It was stopped, after this step.
@@ -40,22 +42,30 @@ pub struct Standing {
     pub is_queued: bool,
     /// Attempts that failed, this one counted.
     pub failures: u32,
+    /// How often its message was delivered.
+    pub times: u64,
 }
 
 /// What becomes of it.
 pub fn fate(failure: Failure, standing: Standing) -> Fate {
-    let Standing { stop, is_queued, failures } = standing;
+    let Standing { stop, is_queued, failures, times } = standing;
+    let now = Fate::GiveBack(Duration::ZERO);
     let end = |kind, is_done| Fate::End { kind, is_done };
     if stop == Some(Stop::Lost) {
-        return Fate::GiveBack;
+        return now;
     }
     match failure {
         Failure::Stopped { .. } if stop == Some(Stop::GoingAway) => match is_queued {
-            true => Fate::GiveBack,
+            true => now,
             false => end(going_away(), true),
         },
         Failure::Stopped { step } => end(EventKind::Cancelled { step }, true),
-        Failure::Device(_) if is_queued => Fate::GiveBack,
+        Failure::Elsewhere(..) if is_queued && stop == Some(Stop::Cancelled) => {
+            end(EventKind::Cancelled { step: 0 }, true)
+        }
+        Failure::Elsewhere(..) if is_queued => Fate::GiveBack(others_after(times)),
+        Failure::Elsewhere(code, message) => end(EventKind::error(code, message), false),
+        Failure::Device(_) if is_queued => now,
         Failure::Device(message) => end(EventKind::error(ErrorCode::Internal, message), true),
         Failure::Error(code, message) => match code.disposition() {
             Disposition::Term => end(EventKind::error(code, message), false),
@@ -66,7 +76,7 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
             Disposition::RetryElsewhere | Disposition::HandBack if !is_queued => {
                 end(EventKind::error(code, message), true)
             }
-            Disposition::HandBack => Fate::GiveBack,
+            Disposition::HandBack => now,
             Disposition::RetryElsewhere if failures >= MAX_FAILURES => Fate::Bury(code, message),
             Disposition::RetryElsewhere => {
                 let number = (failures.max(1) as usize - 1).min(RETRY_AFTER.len() - 1);
@@ -84,6 +94,8 @@ mod tests {
     fn every_row_of_the_table() {
         use ErrorCode::{DeadlineExceeded, Internal, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
         let error = |code| Failure::Error(code, "x".into());
+        let elsewhere = || Failure::Elsewhere(InvalidRequest, "x".into());
+        let back = || Fate::GiveBack(Duration::ZERO);
         let told = |code| EventKind::error(code, "x");
         let end = |kind| Fate::End { kind, is_done: true };
         let refused = |code| Fate::End { kind: told(code), is_done: false };
@@ -96,11 +108,13 @@ mod tests {
         let rows = [
             (stopped.clone(), asked, 1, cancelled(3), cancelled(3)),
             (stopped.clone(), None, 1, cancelled(3), cancelled(3)),
-            (stopped.clone(), going, 1, Fate::GiveBack, away()),
-            (stopped, lost, 1, Fate::GiveBack, Fate::GiveBack),
-            (device.clone(), None, 1, Fate::GiveBack, end(told(Internal))),
-            (device.clone(), None, 3, Fate::GiveBack, end(told(Internal))),
-            (device, going, 1, Fate::GiveBack, end(told(Internal))),
+            (stopped.clone(), going, 1, back(), away()),
+            (stopped, lost, 1, back(), back()),
+            (device.clone(), None, 1, back(), end(told(Internal))),
+            (device.clone(), None, 3, back(), end(told(Internal))),
+            (device, going, 1, back(), end(told(Internal))),
+            (elsewhere(), None, 1, Fate::GiveBack(others_after(4)), refused(InvalidRequest)),
+            (elsewhere(), asked, 1, cancelled(0), refused(InvalidRequest)),
             (error(InvalidRequest), None, 1, refused(InvalidRequest), refused(InvalidRequest)),
             (error(DeadlineExceeded), None, 1, end(told(DeadlineExceeded)), end(told(DeadlineExceeded))),
             (error(OutOfMemory), None, 1, retry(OutOfMemory, 0), end(told(OutOfMemory))),
@@ -108,13 +122,13 @@ mod tests {
             (error(OutOfMemory), None, 3, Fate::Bury(OutOfMemory, "x".into()), end(told(OutOfMemory))),
             (error(Storage), going, 1, retry(Storage, 0), end(told(Storage))),
             (error(Storage), asked, 1, cancelled(0), cancelled(0)),
-            (error(Storage), lost, 1, Fate::GiveBack, Fate::GiveBack),
-            (error(ShuttingDown), None, 1, Fate::GiveBack, end(told(ShuttingDown))),
+            (error(Storage), lost, 1, back(), back()),
+            (error(ShuttingDown), None, 1, back(), end(told(ShuttingDown))),
             (error(ShuttingDown), asked, 1, cancelled(0), cancelled(0)),
         ];
         for (failure, stop, failures, queued, asked_for) in rows {
             for (is_queued, expected) in [(true, queued), (false, asked_for)] {
-                let standing = Standing { stop, is_queued, failures };
+                let standing = Standing { stop, is_queued, failures, times: 4 };
                 assert_eq!(fate(failure.clone(), standing), expected, "{failure:?} {standing:?}");
             }
         }

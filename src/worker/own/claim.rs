@@ -84,7 +84,7 @@ impl Claiming<'_> {
             let read = match self.read(delivery.as_ref()).await {
                 Ok(read) => read,
                 // Nobody else can have claimed it either.
-                Err(Unread::Bus(BusError::NoJetStream)) if delivery.is_none() => {
+                Err(Unread::Bus(error)) if error.is_absence() && delivery.is_none() => {
                     return self.without_log().await;
                 }
                 Err(Unread::Bus(error)) => return self.away(delivery, ErrorCode::Busy, &error).await,

@@ -25,6 +25,12 @@ const OTHERS_AT_MOST: Duration = Duration::from_secs(60);
 /// Characters of a job's id in that of a message which is set aside under it.
 const LONGEST_NAME: usize = 100;
 
+/// How long a job waits for another worker that was delivered so often.
+pub fn others_after(times: u64) -> Duration {
+    let doublings = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    (OTHERS_AFTER * 2u32.pow(doublings)).min(OTHERS_AT_MOST)
+}
+
 /// The job is another's. What waits for it here is told so.
 pub(super) async fn forsake(
     context: &Context,
@@ -73,9 +79,8 @@ pub async fn leave_to_others(
     let waited = context.seen.since(id, Sight::Message(delivery.sequence));
     if deadline.is_none_or(|deadline| waited < deadline) {
         tracing::debug!(why, "a job is left to other workers");
-        let doubled =
-            OTHERS_AFTER * 2u32.saturating_pow(u32::try_from(delivery.times - 1).unwrap_or(u32::MAX).min(16));
-        return delivery.settle(Settle::Again(doubled.min(OTHERS_AT_MOST))).await;
+        let after = others_after(delivery.times);
+        return delivery.settle(Settle::Again(after)).await;
     }
     let message =
         format!("no worker that could do the job took it before its deadline; the last that looked: {why}");

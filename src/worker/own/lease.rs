@@ -12,13 +12,15 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 use crate::{
-    bus::{AppendError, Entry, EventLog, EventSink, Outgoing, To},
+    bus::{AppendError, BusError, Entry, EventLog, EventSink, Outgoing, To},
     contract::Event,
     worker::shared::{Lost, Outlet},
 };
 
 /// The pause before an event that was not stored is stored again.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
+/// How long an event of a requested job is being stored until it is looked whether there are logs.
+const LOOK_FOR_LOG: Duration = Duration::from_secs(2);
 /// A job whose events cannot be stored for this long is given up; whoever gets it next finds what it has done.
 const UNHEARD_AFTER: Duration = Duration::from_secs(600);
 
@@ -67,6 +69,27 @@ impl Lease {
         }
     }
 
+    /// Stores an event; that of a requested job, for whom it may concern, where there are no logs any more.
+    async fn store_or_publish(&self, event: &Arc<Event>, message: &Outgoing) -> Result<(), Lost> {
+        if self.queued.is_some() {
+            return self.store(event.clone()).await;
+        }
+        let mut store = std::pin::pin!(self.store(event.clone()));
+        loop {
+            match tokio::time::timeout(LOOK_FOR_LOG, &mut store).await {
+                Ok(stored) => return stored,
+                Err(_) => {
+                    let gone = BusError::is_absence;
+                    if self.log.last(&event.job_id).await.is_err_and(|error| gone(&error)) {
+                        tracing::warn!("there are no logs of jobs any more; the event is not stored");
+                        self.sink.deliver(std::slice::from_ref(message)).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
     async fn store_entry(&self, entry: Entry) -> Result<(), Lost> {
         let begun = Instant::now();
         loop {
@@ -94,10 +117,17 @@ impl Lease {
 impl Outlet for Lease {
     fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>> {
         async move {
+            // A requester does not wait for the log; what is told of a job of the queue is stored by then.
+            if self.queued.is_none() {
+                let direct: Vec<_> =
+                    messages.iter().filter(|message| message.to != To::Events).cloned().collect();
+                self.sink.deliver(&direct).await;
+            }
             for message in messages {
                 match &message.event {
-                    Some(event) if message.to == To::Events => self.store(event.clone()).await?,
-                    _ => self.sink.deliver(std::slice::from_ref(message)).await,
+                    Some(event) if message.to == To::Events => self.store_or_publish(event, message).await?,
+                    _ if self.queued.is_some() => self.sink.deliver(std::slice::from_ref(message)).await,
+                    _ => {}
                 }
             }
             Ok(())

@@ -14,7 +14,7 @@ use tokio::{task::JoinHandle, time::Duration};
 use claim::{AWAY_FOR, CLAIM_TRIES};
 pub use claim::{Claimed, Claiming, Ours};
 pub use found::MAX_FAILURES;
-pub use give_back::{end_unrun, leave_to_others, set_aside, tell_readers};
+pub use give_back::{end_unrun, leave_to_others, others_after, set_aside, tell_readers};
 use lease::Lease;
 
 use crate::{
@@ -43,8 +43,8 @@ pub enum Fate {
     Bury(ErrorCode, String),
     /// It is tried again after this long.
     Retry(ErrorCode, String, Duration),
-    /// It goes on elsewhere; this attempt has not failed.
-    GiveBack,
+    /// It goes on elsewhere, after this long; this attempt has not failed.
+    GiveBack(Duration),
 }
 
 /// A job that is this worker's, and the way its events go out.
@@ -90,6 +90,14 @@ impl Ownership {
     /// Whether the job is of the queue, and comes again where it does not end.
     pub fn is_queued(&self) -> bool {
         matches!(&self.standing, Standing::Leased { delivery: Some(_), .. })
+    }
+
+    /// How often its message was delivered.
+    pub fn times(&self) -> u64 {
+        match &self.standing {
+            Standing::Leased { delivery: Some(delivery), .. } => delivery.times,
+            Standing::Requested | Standing::Leased { delivery: None, .. } => 1,
+        }
     }
 
     /// Attempts that failed, this one counted.
@@ -138,7 +146,7 @@ impl Ownership {
                 snapshots.finish().await;
                 events.leave(EventKind::error(*code, message.clone()));
             }
-            Fate::GiveBack => {
+            Fate::GiveBack(_) => {
                 match self.job.stopped() {
                     // Those who read along are told of it when it is certain.
                     Some(Stop::Lost) => snapshots.stop().await,
@@ -162,13 +170,13 @@ impl Ownership {
             }
             (Ok(()), Fate::End { is_done: true, .. }) => Settle::Done,
             (Ok(()), Fate::End { is_done: false, .. }) => Settle::Gone,
-            (Ok(()), Fate::GiveBack) => {
+            (Ok(()), Fate::GiveBack(after)) => {
                 let event = job.events.build(job.events.progress_again());
                 if let Err(lost) = lease.give_back(event).await {
                     return give_back::forsake(&context, &job, &lease, delivery, lost, snapshots).await;
                 }
                 tracing::info!("the job is handed back");
-                Settle::Again(Duration::ZERO)
+                Settle::Again(*after)
             }
             (Ok(()), Fate::Bury(..)) => Settle::Again(AWAY_FOR),
             (Ok(()), Fate::Retry(_, _, delay)) => {

@@ -141,6 +141,7 @@ async fn start(
     let precision = loading.precision;
     let sources = fetch(&options.models, &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
+    let resident = pipeline.resident();
     let store = Store::open(&options.store)?;
     store.check().await?;
 
@@ -160,7 +161,7 @@ async fn start(
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
     let slots = Slots::new(options.slots, options.prefetch);
     let (sink, log) = (Arc::new(bus.sink()), Arc::new(streams));
-    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue));
+    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue).with_resident(resident));
     let router = JobRouter::new(context.clone());
 
     let (heartbeat, discovery, status) = announce(&context, &bus).await?;

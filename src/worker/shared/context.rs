@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -15,12 +15,18 @@ use tokio::sync::Semaphore;
 use super::{held::Held, metrics::Metrics, seen::Seen, slots::Slots};
 use crate::{
     bus::{EventLog, EventSink},
-    contract::{Capability, Event, EventKind, HiveId, Limits, WorkerId, WorkerInfo, WorkerStatus},
-    diffusion::Precision,
+    contract::{
+        Capability, Event, EventKind, HiveId, Limits, MAX_LORA_NAMES, WorkerId, WorkerInfo, WorkerLoras,
+        WorkerStatus,
+    },
+    diffusion::{Precision, SchedulerKind},
     engine::RequestQueue,
     models::{LoraFolder, ModelInfo},
     storage::{Key, Store},
 };
+
+/// How often the folder of LoRAs is listed for the heartbeat.
+const LIST_LORAS_EVERY: Duration = Duration::from_secs(10);
 
 /// Who a worker is and what it takes.
 #[derive(Debug, Clone)]
@@ -66,6 +72,10 @@ pub struct Context {
     pub metrics: Metrics,
     /// What was seen of jobs that others hold.
     pub seen: Seen,
+    /// Tells which models are in memory.
+    resident: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// The LoRAs as they were last listed.
+    listed: Mutex<Option<(Instant, WorkerLoras)>>,
     queue: Mutex<Option<RequestQueue>>,
     closed: AtomicBool,
 }
@@ -90,9 +100,17 @@ impl Context {
             log,
             metrics: Metrics::default(),
             seen: Seen::default(),
+            resident: Box::new(Vec::new),
+            listed: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// With what tells which models are in memory.
+    #[must_use]
+    pub fn with_resident(self, resident: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { resident: Box::new(resident), ..self }
     }
 
     /// Takes no more jobs. It does not open again.
@@ -156,6 +174,28 @@ impl Context {
             free_slots: u32::try_from(free.min(slots)).unwrap_or(u32::MAX),
             implementation: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: Some(self.identity.limits.of_a_worker()),
+            loras: self.lora_names(),
+            schedulers: SchedulerKind::NAMES.iter().map(|&name| name.to_owned()).collect(),
+            native_sizes: self.identity.catalog.iter().map(|model| model.native_size).collect(),
+            resident: (self.resident)(),
+            jobs_done: self.metrics.jobs_done(),
+            step_ms: self.metrics.step_ms(),
+        }
+    }
+
+    /// The names of the LoRAs, looked up once in a while.
+    fn lora_names(&self) -> Option<WorkerLoras> {
+        let folder = self.identity.loras.as_ref()?;
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*listed {
+            Some((at, loras)) if at.elapsed() < LIST_LORAS_EVERY => Some(loras.clone()),
+            _ => {
+                let (names, complete) = folder.listing(MAX_LORA_NAMES);
+                let loras = WorkerLoras { names, complete };
+                *listed = Some((Instant::now(), loras.clone()));
+                Some(loras)
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Metrics {
     duplicates: AtomicU64,
     lost: AtomicU64,
     dead_letters: AtomicU64,
+    /// Microseconds of a denoising step, a mean in which a job counts for an eighth; 0: none yet.
+    step_us: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +43,26 @@ impl Metrics {
             of.ends[end].fetch_add(1, Ordering::Relaxed);
         }
         of.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The steps of a job took this long each.
+    pub fn stepped(&self, each: Duration) {
+        let us = u64::try_from(each.as_micros()).unwrap_or(u64::MAX).max(1);
+        // A job that ends at the same moment may be left out of the mean.
+        let before = self.step_us.load(Ordering::Relaxed);
+        let mean = if before == 0 { us } else { before - before / 8 + us / 8 };
+        self.step_us.store(mean.max(1), Ordering::Relaxed);
+    }
+
+    /// Milliseconds of a denoising step, of the latest jobs.
+    pub fn step_ms(&self) -> Option<f64> {
+        let us = self.step_us.load(Ordering::Relaxed);
+        (us > 0).then_some(us as f64 / 1e3)
+    }
+
+    /// Jobs that ended here.
+    pub fn jobs_done(&self) -> u64 {
+        self.capabilities.iter().flat_map(|of| &of.ends).map(|ends| ends.load(Ordering::Relaxed)).sum()
     }
 
     /// A message was answered with an error before it was a job.

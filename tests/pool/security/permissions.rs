@@ -1,6 +1,6 @@
 //! `deploy/nats.conf`: every user can do its job with it, and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client, HeaderMap,

@@ -190,7 +190,12 @@ async fn killed_at_40(pool: &Pool, model: &str, size: u32) -> (u32, String) {
     let events = streams.to_the_end("killed").await;
     let EventKind::Complete(complete) = last(&events) else { panic!("{events:?}") };
     assert_eq!(complete.images[0].sha256, undisturbed.images[0].sha256);
-    assert!(!pool.job_folder("killed").join("checkpoint").exists(), "a checkpoint goes with its job");
+    let gone = async {
+        while pool.job_folder("killed").join("checkpoint").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("a snapshot goes with its job");
     let log = second.log();
     let line = log.lines().find(|line| line.contains("goes on from a snapshot")).expect("a resumed job");
     let step: u32 = line.rsplit("step=").next().unwrap().trim().parse().unwrap();
@@ -302,11 +307,18 @@ async fn every_bad_input_ends_once_and_is_not_delivered_for_ever() {
     let pool = Pool::new().await;
     let streams = Streams::of(&pool);
     let worker = pool.worker("a", SIM, &[]).await;
+    let mut misnamed = 0;
     let cases = [bad_input::no_requests(), bad_input::out_of_bounds(), bad_input::pictures()];
     for (number, Bad { capability, body, code, names }) in cases.into_iter().flatten().enumerate() {
         let id = format!("bad{number}");
+        // An id in the body that is not its subject's: such a message touches no job.
+        let is_misnamed = names == "`job_id`";
+        misnamed += u64::from(is_misnamed);
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
         streams.put(capability, &id, &body).await;
+        if is_misnamed {
+            continue;
+        }
         let events = streams.to_the_end(&id).await;
         let EventKind::Error { code: found, message, .. } = last(&events) else {
             panic!("{shown}: {events:?}")
@@ -319,7 +331,7 @@ async fn every_bad_input_ends_once_and_is_not_delivered_for_ever() {
     let sent = streams.context.publish(subject, r#"{"prompt":"a"}"#.into()).await.unwrap().await;
     assert!(sent.is_err(), "the stream takes no job for which there is no capability");
     streams.empty().await;
-    assert_eq!(streams.count("DLQ").await, 0);
+    assert_eq!(streams.count("DLQ").await, misnamed);
     // And the worker does the next job.
     streams.put(Capability::Generate, "good", r#"{"prompt":"a","steps":1}"#).await;
     assert_eq!(last(&streams.to_the_end("good").await).name(), "complete");

@@ -42,7 +42,7 @@ async fn get(url: String) -> (u16, String) {
 async fn a_job_over_http_is_the_job_of_a_message() {
     let (pool, _worker, base) = start("sim://?step_ms=5&size=64").await;
     let mut public = pool.events("j").await;
-    let (status, answer, _) = post(&base, &job("j", 4)).await;
+    let (status, answer, _) = post(&base, &job("j", 60)).await;
     assert_eq!((status, &answer["job_id"]), (200, &json!("j")));
     let (_, stream) = get(format!("{base}{}", answer["sse_url"].as_str().unwrap())).await;
     assert!(stream.contains(r#""type":"accepted""#), "{stream}");
@@ -55,13 +55,14 @@ async fn a_job_over_http_is_the_job_of_a_message() {
     assert_eq!(image.headers()["content-type"], "image/png");
     assert_eq!(image::load_from_memory(&image.bytes().await.unwrap()).unwrap().width(), 64);
     // A message with the same id and body repeats the result.
-    let again = pool.insist(&job("j", 4).to_string()).await.done();
+    let again = pool.insist(&job("j", 60).to_string()).await.done();
     assert_eq!(again.images[0].key, "jobs/j/0.png");
     let (status, _) = get(format!("{base}/v1/jobs/unknown/stream")).await;
     assert_eq!(status, 404);
     let (_, metrics) = get(format!("{base}/metrics")).await;
     assert!(
-        metrics.contains("sd_worker_jobs_total{capability=\"generate\",end=\"complete\"} 2"),
+        metrics.contains("sd_worker_jobs_total{capability=\"generate\",end=\"complete\"} 1")
+            && metrics.contains("sd_worker_duplicates_total 1"),
         "{metrics}"
     );
 }
