@@ -116,17 +116,17 @@ async fn the_server_refuses_a_job_that_is_in_the_queue() {
     let body = r#"{"prompt":"a","seed":7,"steps":40}"#;
     let first = pool.worker("a", SLOW, &SOON).await;
     pool.put_job("generate", "j", body).await;
-    let again = || async {
+    let again = async |message: &str| {
         let (subject, headers) =
-            (pool.job_subject("generate", "j"), [("Nats-Msg-Id", "again"), ("Job-Id", "j")]);
+            (pool.job_subject("generate", "j"), [("Nats-Msg-Id", message), ("Job-Id", "j")]);
         let refused = pool.put(&subject, &headers, body).await;
         let error = format!("{:?}", refused.expect_err("it is in the queue"));
         assert!(error.contains("10077"), "{error}");
     };
-    again().await;
+    again("again-1").await;
     pool.runs("j").await;
     let _second = pool.worker("b", SLOW, &SOON).await;
-    again().await;
+    again("again-2").await;
     let (events, _) = pool.draws("j").await;
     assert_eq!(takers(&events), ["a"], "{events:?}");
     assert_eq!(pool.dead_letters().await, []);
@@ -134,6 +134,29 @@ async fn the_server_refuses_a_job_that_is_in_the_queue() {
     pool.put(&pool.job_subject("generate", "j"), &[("Nats-Msg-Id", "once more")], body).await.unwrap();
     pool.is_empty().await;
     assert_eq!(takers(&pool.end("j").await), ["a"]);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_job_whose_ticket_is_lost_and_that_is_sent_again_runs_once() {
+    let pool = Owned::start(&SOON).await;
+    let first = pool.worker("a", SLOW, &SOON).await;
+    // The server forgets the ids of messages soon, as it does after two minutes.
+    let mut config = pool.stream("JOBS").await.cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    pool.context.update_stream(config).await.unwrap();
+    let body = named(drawing(60), "j");
+    pool.queen.submit(&body).await;
+    pool.runs("j").await;
+    let _second = pool.worker("b", SLOW, &SOON).await;
+    pool.stream("EVENTS").await.purge().filter(format!("{}.queued.j", pool.pool.prefix)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _ in 0..2 {
+        assert_eq!(pool.queen.submit(&body).await, "j");
+        let (status, answer) = pool.queen.post(&named(drawing(61), "j")).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_request")), "{answer}");
+    }
+    is_its_own_picture(&pool, "a", "sim", 60).await;
     drop(first);
 }
 

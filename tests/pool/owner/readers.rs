@@ -1,15 +1,13 @@
 //! Many requests for one job, and requests at a worker whose slot is taken.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashSet,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use futures::StreamExt;
-use sd_worker_rbee::contract::{ErrorCode, EventKind};
+use sd_worker_rbee::contract::{Capability, ErrorCode, EventKind};
 
 use super::{Owned, drawing, named, takers};
 use crate::support::worker::{End, PATIENCE, Pool, Read, read};
@@ -34,18 +32,25 @@ async fn ten_thousand_readers_do_not_make_a_job_late() {
     let accepted = Instant::now();
     let inbox = pool.client.new_inbox();
     let mut replies = pool.client.subscribe(format!("{inbox}.*")).await.unwrap();
-    let busy = Arc::new(AtomicUsize::new(0));
-    let counted = busy.clone();
-    let counting = tokio::spawn(async move {
+    let answers = Arc::new(Mutex::new(Answers::default()));
+    let written = answers.clone();
+    let reading = tokio::spawn(async move {
         while let Some(message) = replies.next().await {
-            if let Read::Event(event) = read(&message)
-                && matches!(event.kind, EventKind::Error { code: ErrorCode::Busy, .. })
-            {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
+            let Read::Event(event) = read(&message) else { continue };
+            let reader = message.subject.to_string();
+            let mut answers = written.lock().unwrap();
+            match event.kind {
+                EventKind::Error { code: ErrorCode::Busy, .. } => answers.busy.insert(reader),
+                // It came after the job's end.
+                EventKind::Complete(_) => answers.complete.insert(reader),
+                EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => {
+                    answers.told.insert(reader)
+                }
+                other => panic!("{other:?}"),
+            };
         }
     });
-    let subject = pool.subjects.direct(&worker.id, sd_worker_rbee::contract::Capability::Generate);
+    let subject = pool.subjects.direct(&worker.id, Capability::Generate);
     for number in 0..REQUESTS {
         let reply = format!("{inbox}.{number}");
         pool.client.publish_with_reply(subject.clone(), reply, body().into()).await.unwrap();
@@ -57,13 +62,28 @@ async fn ten_thousand_readers_do_not_make_a_job_late() {
     first.end().await.done();
     assert!(accepted.elapsed() < Duration::from_secs(14), "{:?} for 7 s of work", accepted.elapsed());
     let until = Instant::now() + PATIENCE;
-    while busy.load(Ordering::Relaxed) < REQUESTS - MAX_READERS {
-        assert!(Instant::now() < until, "{} are busy", busy.load(Ordering::Relaxed));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    loop {
+        let answers = answers.lock().unwrap().clone();
+        if answers.busy.len() + answers.complete.len() == REQUESTS {
+            assert!(answers.told.len() <= MAX_READERS, "{} read the job", answers.told.len());
+            assert!(answers.busy.is_disjoint(&answers.complete));
+            assert!(!answers.busy.is_empty());
+            break;
+        }
+        let (busy, complete) = (answers.busy.len(), answers.complete.len());
+        assert!(Instant::now() < until, "{busy} are busy, {complete} complete");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // All that came while the job ran but those who read it; the job's own requester may count as one of them.
-    assert!(busy.load(Ordering::Relaxed) <= REQUESTS - MAX_READERS + 1, "{busy:?}");
-    counting.abort();
+    assert!(!reading.is_finished());
+    reading.abort();
+}
+
+/// Reply subjects, by what came.
+#[derive(Default, Clone)]
+struct Answers {
+    busy: HashSet<String>,
+    told: HashSet<String>,
+    complete: HashSet<String>,
 }
 
 #[tokio::test]
@@ -72,7 +92,7 @@ async fn requests_with_one_reply_subject_get_one_copy() {
     let worker = pool.worker("a", "sim=sim://?step_ms=20&size=64", &[]).await;
     let inbox = pool.client.new_inbox();
     let mut replies = pool.client.subscribe(inbox.clone()).await.unwrap();
-    let subject = pool.subjects.direct(&worker.id, sd_worker_rbee::contract::Capability::Generate);
+    let subject = pool.subjects.direct(&worker.id, Capability::Generate);
     for _ in 0..5 {
         pool.client.publish_with_reply(subject.clone(), inbox.clone(), body().into()).await.unwrap();
     }
@@ -104,7 +124,7 @@ async fn a_worker_that_a_durable_job_keeps_busy_passes_requests_on() {
         pool.queen.submit(&durable).await;
         pool.runs(&id).await;
         for number in 0..5 {
-            let body = format!(r#"{{"prompt":"a","steps":1,"seed":{round}{number}}}"#);
+            let body = format!(r#"{{"prompt":"a","steps":1,"seed":{}}}"#, 10 * round + number);
             let mut replies = pool.pool.generate(&body).await;
             // `b` has a free slot again a moment after its last job's end.
             match replies.end().await {

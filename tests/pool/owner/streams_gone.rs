@@ -104,12 +104,19 @@ async fn spoil(pool: &Owned, id: &str, text: &str) {
     pool.put(&subject, &[], text.replace("ID", id)).await.expect("it is stored");
 }
 
+/// Clients of the job come to its end.
+async fn is_streamed(pool: &Owned) {
+    let lines = pool.queen.stream("j").await;
+    assert_eq!(lines.last().map(|line| line.data.as_str()), Some("[DONE]"), "{lines:?}");
+}
+
 #[tokio::test]
 async fn a_running_job_ends_once_though_one_of_its_events_cannot_be_read() {
     for text in UNREADABLE {
         let (pool, mut worker) = running().await;
         spoil(&pool, "j", text).await;
         is_well_again(&pool, &mut worker).await;
+        is_streamed(&pool).await;
     }
 }
 
@@ -122,6 +129,7 @@ async fn a_waiting_job_is_done_though_an_event_of_it_cannot_be_read() {
         let _worker = pool.worker("a", FAST, &SOON).await;
         pool.works_within(WORKS_AGAIN, "new").await;
         assert_eq!(takers(&pool.draws("j").await.0), ["a"], "{text}");
+        is_streamed(&pool).await;
     }
 }
 
