@@ -50,6 +50,15 @@ need_openssl() {
   command -v openssl >/dev/null || die "openssl is missing: install it from your system's packages"
 }
 
+# The tests of clocks that are apart need it. It is for Linux, and so are they.
+need_faketime() {
+  local library
+  library=$(find /usr/lib -name libfaketimeMT.so.1 2>/dev/null | head -n 1)
+  [ -n "$library" ] || apt_install faketime || true
+  library=$(find /usr/lib -name libfaketimeMT.so.1 2>/dev/null | head -n 1)
+  [ -n "$library" ] || die "libfaketime is missing: install it from your system's packages (apt install faketime)"
+}
+
 # The folder that cargo builds into, wherever it was told to.
 target_folder() {
   cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'

@@ -6,12 +6,9 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, sync::Mutex, ti
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{ConnectInfo, Request, State},
-    http::{
-        HeaderMap, Method, StatusCode,
-        header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
-    },
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -21,10 +18,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use super::{
     cuttable::{Cut, CuttableListener},
     random::Random,
+    support::forward::Forward,
 };
-
-/// More than any object of a run.
-const MAX_BODY: usize = 64 << 20;
 
 /// What is done to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +62,7 @@ pub struct S3Faults {
 }
 
 struct Shared {
-    upstream: String,
-    client: reqwest::Client,
+    server: Forward,
     /// The fault of now, and how many requests in a hundred it strikes.
     fault: watch::Sender<Option<(S3Fault, u64)>>,
     struck: Mutex<BTreeMap<S3Fault, u64>>,
@@ -80,15 +74,8 @@ impl S3Faults {
     pub async fn start(upstream: String, random: Random) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(60))
-            .build()
-            .expect("a client");
         let shared = Arc::new(Shared {
-            upstream,
-            client,
+            server: Forward::to(upstream),
             fault: watch::channel(None).0,
             struck: Mutex::default(),
             random: Mutex::new(random),
@@ -131,32 +118,6 @@ impl Shared {
         *self.struck.lock().expect("no panic").entry(fault).or_default() += 1;
         Some(fault)
     }
-
-    /// The S3 server's own answer; 502 when it has none.
-    async fn forward(&self, request: Request) -> (StatusCode, HeaderMap, Bytes) {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let answered = async {
-            // A client that is gone in the middle of its request has asked for nothing.
-            let body = to_bytes(body, MAX_BODY).await.ok()?;
-            let mut headers = parts.headers;
-            for hop in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
-                headers.remove(hop);
-            }
-            let url = format!("{}{path}", self.upstream);
-            let mut request = self.client.request(parts.method.clone(), url).headers(headers);
-            if !body.is_empty() || parts.method == Method::PUT || parts.method == Method::POST {
-                request = request.body(body);
-            }
-            let answer = request.send().await.ok()?;
-            let (status, mut headers) = (answer.status(), answer.headers().clone());
-            for hop in [CONNECTION, TRANSFER_ENCODING] {
-                headers.remove(hop);
-            }
-            Some((status, headers, answer.bytes().await.ok()?))
-        };
-        answered.await.unwrap_or((StatusCode::BAD_GATEWAY, HeaderMap::new(), Bytes::new()))
-    }
 }
 
 async fn serve(
@@ -165,23 +126,23 @@ async fn serve(
     request: Request,
 ) -> Response {
     match shared.draw() {
-        None => shared.forward(request).await.into_response(),
+        None => shared.server.send(request).await.into_response(),
         Some(S3Fault::InternalError) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         Some(S3Fault::SlowDown) => refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
         Some(S3Fault::Hang) => {
             let mut fault = shared.fault.subscribe();
             let _ = fault.wait_for(|now| now.is_none_or(|(fault, _)| fault != S3Fault::Hang)).await;
-            shared.forward(request).await.into_response()
+            shared.server.send(request).await.into_response()
         }
         Some(S3Fault::CutBody) => {
-            let (status, headers, body) = shared.forward(request).await;
+            let (status, headers, body) = shared.server.send(request).await;
             if body.is_empty() {
                 cut.now();
             }
             (status, headers, first_half(body, cut)).into_response()
         }
         Some(S3Fault::ServeAndDrop) => {
-            let answer = shared.forward(request).await;
+            let answer = shared.server.send(request).await;
             cut.now();
             answer.into_response()
         }

@@ -2,11 +2,15 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod clock;
 pub mod fake_durable;
 pub mod fake_pool;
 pub mod fake_worker;
+pub mod forward;
 pub mod nats;
 pub mod process;
 pub mod queen;
 pub mod s3;
+pub mod s3_gate;
+pub mod wire;
 pub mod worker;

@@ -1,6 +1,6 @@
 //! S3 servers over HTTP: rclone, which checks signatures, and moto, which checks that a bucket exists.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::OnceLock, time::Duration};
 
 use sd_worker_rbee::storage::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -17,7 +17,14 @@ pub struct S3Server {
     pub port: u16,
 }
 
+static SHARED: OnceLock<S3Server> = OnceLock::new();
+
 impl S3Server {
+    /// rclone, one for a test binary: each test has a bucket of its own.
+    pub fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::rclone)
+    }
+
     /// rclone: a bucket is a folder, an object a file. It looks again at what it knew of a folder a millisecond ago.
     pub fn rclone() -> Self {
         let program = program("rclone", "RCLONE");

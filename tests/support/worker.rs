@@ -271,6 +271,20 @@ pub fn read(message: &Message) -> Read {
 
 impl WorkerProcess {
     pub fn start(url: &str, prefix: &str, store: &Path, id: &str, model: &str, more: &[&str]) -> Self {
+        let store = store.to_str().expect("a UTF-8 path");
+        Self::start_with(url, prefix, store, id, model, more, vec![])
+    }
+
+    /// As [`start`](Self::start), with a store of whatever kind, and with these variables.
+    pub fn start_with(
+        url: &str,
+        prefix: &str,
+        store: &str,
+        id: &str,
+        model: &str,
+        more: &[&str],
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let folder = TempDir::new().expect("a folder");
         let log = folder.path().join("log");
         let file = File::create(&log).expect("a log file");
@@ -283,7 +297,6 @@ impl WorkerProcess {
         {
             command.env_remove(name);
         }
-        let store = store.to_str().expect("a UTF-8 path");
         // Every test has streams of its own, and what they may grow to is set aside on the server.
         let sizes =
             [("--jobs-max-bytes", "16MiB"), ("--events-max-bytes", "16MiB"), ("--dlq-max-bytes", "4MiB")];
@@ -296,6 +309,7 @@ impl WorkerProcess {
         let child = command
             .args(["--subject-prefix", prefix, "--worker-id", id, "--model", model])
             .args(more)
+            .envs(environment)
             .env("RUST_LOG", "warn,sd_worker_rbee=debug")
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
