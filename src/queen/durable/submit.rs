@@ -65,6 +65,9 @@ impl Queen {
         operation.set_model(&chosen?);
         let fingerprint = operation.fingerprint();
         inputs::store(&self.shared.store, inputs).await?;
+        if named {
+            self.unmark(&id).await?;
+        }
         let sending = Sending {
             job: id.clone(),
             subject: durable
