@@ -3,8 +3,7 @@
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
-//! `job_events`, `dead_letters`, which read streams by `ordered`, and
-//! `sweep`.
+//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, and `sweep`.
 
 mod barrier;
 mod cancels;
