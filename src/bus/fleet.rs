@@ -106,19 +106,31 @@ impl Fleet {
 
     /// The workers whose heartbeat is fresh, those that are shutting down included, by name.
     pub fn all(&self) -> Vec<WorkerInfo> {
+        self.with_all(copied)
+    }
+
+    /// Shows the workers whose heartbeat is fresh, in no order. Nothing is copied: heartbeats wait meanwhile.
+    pub fn with_all<T>(&self, see: impl FnOnce(&[&WorkerInfo]) -> T) -> T {
+        self.with(|_| true, see)
+    }
+
+    /// As [`with_all`](Self::with_all), those that take jobs.
+    pub fn with_taking<T>(&self, see: impl FnOnce(&[&WorkerInfo]) -> T) -> T {
+        self.with(|worker| worker.status != WorkerStatus::ShuttingDown, see)
+    }
+
+    fn with<T>(&self, wanted: impl Fn(&WorkerInfo) -> bool, see: impl FnOnce(&[&WorkerInfo]) -> T) -> T {
         let now = Instant::now();
         let seen = self.lock();
         let fresh = |h: &&LastHeartbeat| now.duration_since(h.at.max(seen.listening_since)) < self.gone_after;
-        let mut workers: Vec<_> = seen.workers.values().filter(fresh).map(|h| h.info.clone()).collect();
-        workers.sort_by(|a, b| a.id.cmp(&b.id));
-        workers
+        let workers: Vec<_> =
+            seen.workers.values().filter(fresh).map(|h| &h.info).filter(|info| wanted(info)).collect();
+        see(&workers)
     }
 
-    /// The workers that take jobs.
+    /// The workers that take jobs, by name.
     pub fn taking(&self) -> Vec<WorkerInfo> {
-        let mut workers = self.all();
-        workers.retain(|w| w.status != WorkerStatus::ShuttingDown);
-        workers
+        self.with_taking(copied)
     }
 
     /// The last heartbeat of a worker, however old.
@@ -143,6 +155,12 @@ impl Fleet {
         // Nothing in here can leave the map half changed.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn copied(workers: &[&WorkerInfo]) -> Vec<WorkerInfo> {
+    let mut copied: Vec<_> = workers.iter().copied().cloned().collect();
+    copied.sort_by(|a, b| a.id.cmp(&b.id));
+    copied
 }
 
 /// A heartbeat counts for the worker on whose subject it came, so that permissions on subjects mean something.
@@ -207,5 +225,16 @@ mod tests {
         let fleet = Fleet::new(GONE_AFTER);
         fleet.heard(WorkerInfo { status: WorkerStatus::ShuttingDown, ..info("a") });
         assert_eq!((fleet.all().len(), fleet.taking().len()), (1, 0));
+        assert_eq!((fleet.with_all(|all| all.len()), fleet.with_taking(|taking| taking.len())), (1, 0));
+    }
+
+    #[test]
+    fn copies_are_sorted_by_name() {
+        let fleet = Fleet::new(GONE_AFTER);
+        for id in ["c", "a", "b"] {
+            fleet.heard(info(id));
+        }
+        let names: Vec<_> = fleet.all().into_iter().map(|worker| worker.id.to_string()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
     }
 }

@@ -3,8 +3,7 @@
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
-//! `job_events`, `dead_letters`, which read streams by `ordered`, and
-//! `sweep`.
+//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, and `sweep`.
 
 mod barrier;
 mod cancels;
@@ -14,6 +13,7 @@ mod delivery;
 mod discovery;
 mod doors;
 mod event_log;
+mod fan_out;
 mod fleet;
 mod heartbeat;
 mod incoming;
@@ -39,10 +39,11 @@ pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};
 pub use doors::{DoorOptions, Doors};
 pub use event_log::{AppendError, Entry, EventLog, Logged, request_mark};
+pub use fan_out::Told;
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
-pub use job_events::{Previews, StoredEvents};
+pub use job_events::{EventReader, JobEvents};
 pub use job_store::{QueuedJob, SendError, Sending, Sent, StoredTicket};
 pub use options::NatsOptions;
 pub use queue::JobStreams;

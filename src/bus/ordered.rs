@@ -1,7 +1,8 @@
-//! Reading a stream in order, from the beginning and then as it grows, across outages of the server.
+//! Reading a stream in order, across outages of the server: from the beginning and then as it grows, or what is new alone.
 //!
-//! The consumer is an ephemeral one that pushes. It is made anew after the last message that was read whenever a message
-//! is missing, the server falls silent, or the connection was made again: a server that was started again has forgotten it.
+//! The consumer is an ephemeral one that pushes. It is made anew whenever a message is missing, the server falls silent,
+//! or the connection was made again: a server that was started again has forgotten it. From the beginning, it goes on
+//! after the last message that was read. What is new is told with every such gap, which its reader fills.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -60,13 +61,52 @@ pub(super) struct Delivered {
 /// The messages of a range. Dropped, it removes its consumer.
 #[derive(Debug)]
 pub(super) struct Ordered {
-    messages: mpsc::Receiver<Delivered>,
+    messages: mpsc::Receiver<Read>,
 }
 
 impl Ordered {
     /// The next message; `None` when the connection is closed for good.
     pub async fn next(&mut self) -> Option<Delivered> {
-        self.messages.recv().await
+        loop {
+            match self.messages.recv().await? {
+                Read::Next(delivered) => return Some(delivered),
+                // Whoever reads from the beginning has no gaps.
+                Read::Anew => {}
+            }
+        }
+    }
+}
+
+/// What is heard of the messages that come from now on.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Messages that were stored before this moment may have been missed; what comes after it is told.
+    Gap,
+    /// A message.
+    Message(StreamMessage),
+}
+
+/// The messages that come on a subject. Dropped, it removes its consumer.
+#[derive(Debug)]
+pub(super) struct Live {
+    messages: mpsc::Receiver<Read>,
+}
+
+impl Live {
+    /// Listens to what is stored in `stream` on `subject` from now on. It begins with a gap, when the consumer is there.
+    pub fn listen(context: Context, stream: String, subject: String) -> Self {
+        let range = Range { stream, subject, headers_only: false };
+        let (reader, messages) = Reader::new(context, range, Start::Now);
+        tokio::spawn(reader.run(None));
+        Self { messages }
+    }
+
+    /// What is next; `None` when the connection is closed for good.
+    pub async fn next(&mut self) -> Option<News> {
+        Some(match self.messages.recv().await? {
+            Read::Anew => News::Gap,
+            Read::Next(delivered) => News::Message(delivered.message),
+        })
     }
 }
 
@@ -76,22 +116,36 @@ impl Streams {
     /// # Errors
     /// When JetStream does not make the consumer. Later failures are tried again for as long as it takes.
     pub(super) async fn read(&self, range: Range) -> Result<Ordered, BusError> {
-        let (sender, messages) = mpsc::channel(AHEAD);
-        let (context, client) = (self.context.clone(), self.context.client());
-        let consumer = Consumer::make(&context, &range, 0).await?;
-        let reader = Reader { context, client, range, last: 0, sender };
-        tokio::spawn(reader.run(consumer));
+        let (reader, messages) = Reader::new(self.context.clone(), range, Start::After(0));
+        let consumer = reader.make().await?;
+        tokio::spawn(reader.run(Some(consumer)));
         Ok(Ordered { messages })
     }
+}
+
+/// Where a consumer begins.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    /// After the message of this number in the stream, the last one that was read.
+    After(u64),
+    /// With what comes from now on.
+    Now,
+}
+
+/// What a reader hands on.
+#[derive(Debug)]
+enum Read {
+    /// A consumer of what comes from now on was made.
+    Anew,
+    Next(Delivered),
 }
 
 struct Reader {
     context: Context,
     client: Client,
     range: Range,
-    /// The number of the last message in the stream that was read.
-    last: u64,
-    sender: mpsc::Sender<Delivered>,
+    start: Start,
+    sender: mpsc::Sender<Read>,
 }
 
 struct Consumer {
@@ -112,25 +166,52 @@ enum Word {
 }
 
 impl Reader {
-    async fn run(mut self, mut consumer: Consumer) {
+    fn new(context: Context, range: Range, start: Start) -> (Self, mpsc::Receiver<Read>) {
+        let (sender, messages) = mpsc::channel(AHEAD);
+        let client = context.client();
+        (Self { context, client, range, start, sender }, messages)
+    }
+
+    async fn make(&self) -> Result<Consumer, BusError> {
+        Consumer::make(&self.context, &self.range, self.start).await
+    }
+
+    async fn run(mut self, mut made: Option<Consumer>) {
         loop {
-            let open = self.forward(&mut consumer).await;
+            let consumer = match made.take() {
+                Some(consumer) => Some(consumer),
+                None => self.make_in_time().await,
+            };
+            let Some(mut consumer) = consumer else { return };
+            let open = self.tell_of_gap().await && self.forward(&mut consumer).await;
             remove(&self.context, &self.range.stream, &consumer.name).await;
             if !open {
                 return;
             }
-            consumer = loop {
-                if self.client.connection_state() == State::Connected {
-                    match Consumer::make(&self.context, &self.range, self.last).await {
-                        Ok(consumer) => break consumer,
-                        Err(error) => tracing::debug!(%error, "a stream cannot be read on at present"),
-                    }
+        }
+    }
+
+    /// A consumer, however long JetStream is away; `None` when nobody waits for it any more.
+    async fn make_in_time(&self) -> Option<Consumer> {
+        loop {
+            if self.client.connection_state() == State::Connected {
+                match self.make().await {
+                    Ok(consumer) => return Some(consumer),
+                    Err(error) => tracing::debug!(%error, "a stream cannot be read on at present"),
                 }
-                tokio::select! {
-                    () = self.sender.closed() => return,
-                    () = tokio::time::sleep(PAUSE) => {}
-                }
-            };
+            }
+            tokio::select! {
+                () = self.sender.closed() => return None,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    /// Whether there is still somebody to be told.
+    async fn tell_of_gap(&self) -> bool {
+        match self.start {
+            Start::After(_) => true,
+            Start::Now => self.sender.send(Read::Anew).await.is_ok(),
         }
     }
 
@@ -156,8 +237,10 @@ impl Reader {
                 Word::Alive => {}
                 Word::Gap => return true,
                 Word::Next(delivered) => {
-                    self.last = delivered.message.sequence;
-                    if self.sender.send(*delivered).await.is_err() {
+                    if let Start::After(last) = &mut self.start {
+                        *last = delivered.message.sequence;
+                    }
+                    if self.sender.send(Read::Next(*delivered)).await.is_err() {
                         return false;
                     }
                     // A slow reader is no silence of the server's.
@@ -169,15 +252,15 @@ impl Reader {
 }
 
 impl Consumer {
-    /// A consumer of what is behind number `last` of the stream.
-    async fn make(context: &Context, range: &Range, last: u64) -> Result<Self, BusError> {
+    async fn make(context: &Context, range: &Range, start: Start) -> Result<Self, BusError> {
         let client = context.client();
         let connections = connections(&client);
         let inbox = client.new_inbox();
         let messages = super::subscribe(&client, &inbox).await?;
-        let deliver_policy = match last {
-            0 => DeliverPolicy::All,
-            last => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+        let deliver_policy = match start {
+            Start::After(0) => DeliverPolicy::All,
+            Start::After(last) => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            Start::Now => DeliverPolicy::New,
         };
         let config = push::Config {
             deliver_subject: inbox,

@@ -3,6 +3,7 @@
 //! What a job is and where it runs is behind [`Jobs`]; here are paths, statuses, limits and the SSE format.
 
 mod error;
+mod picture;
 mod routes;
 mod serve;
 mod sse;
@@ -15,12 +16,14 @@ use futures::stream::BoxStream;
 use crate::contract::{Event, Health, JobId, JobView, Operation};
 
 pub use error::ApiError;
-pub use routes::{fallback, job_routes};
+pub use routes::{RouteLimits, fallback, job_routes};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;
 
 /// The largest body of POST /v1/jobs, unless told: two inputs of 16 MiB each, in base64, and the rest.
 pub const DEFAULT_BODY_LIMIT: usize = 48 << 20;
+/// Pictures that may be on their way to clients at one time, unless told.
+pub const DEFAULT_PICTURES: usize = 64;
 /// The largest picture that an endpoint reads from the store, in bytes.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 

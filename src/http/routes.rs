@@ -2,37 +2,60 @@
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{ApiError, Jobs, sse::sse};
+use super::{ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, picture::Pictures, sse::sse};
 use crate::contract::{ErrorCode, JobId, JobResponse, Operation};
 
 /// The header of a client that connects again.
 const LAST_EVENT_ID: &str = "last-event-id";
 
+/// A body of at most so many bytes is parsed where it arrives: that takes no time that another request would notice.
+const SMALL_BODY: usize = 64 << 10;
+
+/// What the endpoints take and give at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// Bytes of a body.
+    pub max_body: usize,
+    /// Pictures on their way to clients at one time.
+    pub max_pictures: usize,
+}
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self { max_body: DEFAULT_BODY_LIMIT, max_pictures: DEFAULT_PICTURES }
+    }
+}
+
 #[derive(Clone)]
 struct Shared<J> {
     jobs: J,
-    body_limit: usize,
+    max_body: usize,
+    pictures: Pictures,
 }
 
 /// POST /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/stream, GET /v1/jobs/{id}/images/{index}, GET /health.
-/// A body of more than `body_limit` bytes is refused.
-pub fn job_routes<J: Jobs>(jobs: J, body_limit: usize) -> Router {
+pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
+    let RouteLimits { max_body, max_pictures } = limits;
     Router::new()
         .route("/v1/jobs", post(submit::<J>))
         .route("/v1/jobs/{id}", get(view::<J>).delete(cancel::<J>))
         .route("/v1/jobs/{id}/stream", get(stream::<J>))
         .route("/v1/jobs/{id}/images/{index}", get(image::<J>))
         .route("/health", get(health::<J>))
-        .layer(DefaultBodyLimit::max(body_limit))
-        .with_state(Shared { jobs, body_limit })
+        .layer(DefaultBodyLimit::max(max_body))
+        .with_state(Shared { jobs, max_body, pictures: Pictures::new(max_pictures) })
 }
 
 /// Answers in JSON where there is no endpoint, or none for the method.
@@ -52,13 +75,22 @@ async fn submit<J: Jobs>(
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
             ErrorCode::PayloadTooLarge,
-            format!("`body`: at most {} bytes are taken", shared.body_limit),
+            format!("`body`: at most {} bytes are taken", shared.max_body),
         ),
         _ => ApiError::new(ErrorCode::InvalidRequest, format!("`body`: {}", rejection.body_text())),
     })?;
-    let operation = Operation::parse(None, &body)?;
+    let operation = parse(body).await?;
     let id = shared.jobs.submit(operation).await?;
     Ok(Json(JobResponse::new(id)))
+}
+
+/// Tens of megabytes are parsed where they hold up nobody.
+async fn parse(body: Bytes) -> Result<Operation, ApiError> {
+    if body.len() <= SMALL_BODY {
+        return Ok(Operation::parse(None, &body)?);
+    }
+    let parsed = tokio::task::spawn_blocking(move || Operation::parse(None, &body)).await;
+    Ok(parsed.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??)
 }
 
 async fn view<J: Jobs>(
@@ -92,7 +124,7 @@ async fn stream<J: Jobs>(
         }
     };
     let events = shared.jobs.events(&id, after).await?;
-    Ok(sse(shared.jobs, events).into_response())
+    Ok(sse(shared.jobs, shared.pictures, events))
 }
 
 async fn image<J: Jobs>(
@@ -103,8 +135,10 @@ async fn image<J: Jobs>(
     let index = index.parse().map_err(|_| {
         ApiError::new(ErrorCode::InvalidRequest, format!("`index`: `{index}` is no number of a picture"))
     })?;
-    let (bytes, content_type) = shared.jobs.image(&id, index).await?;
-    Ok(([(CONTENT_TYPE, content_type)], bytes).into_response())
+    let picture = shared.pictures.read(&shared.jobs, &id, index).await?;
+    let headers =
+        [(CONTENT_TYPE, picture.content_type().to_owned()), (CONTENT_LENGTH, picture.len().to_string())];
+    Ok((headers, Body::from_stream(picture.parts())).into_response())
 }
 
 async fn health<J: Jobs>(State(shared): State<Shared<J>>) -> Response {
@@ -113,4 +147,20 @@ async fn health<J: Jobs>(State(shared): State<Shared<J>>) -> Response {
 
 fn job_id(text: &str) -> Result<JobId, ApiError> {
     Ok(JobId::new(text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_body_is_parsed_where_it_holds_up_nobody() {
+        let body = |size| Bytes::from(vec![b'{'; size]);
+        assert_eq!(parse(body(SMALL_BODY)).now_or_never().unwrap().unwrap_err().status, 400);
+        let mut parsing = Box::pin(parse(body(1 << 20)));
+        assert!((&mut parsing).now_or_never().is_none(), "this thread goes on with other work");
+        assert_eq!(parsing.await.unwrap_err().status, 400);
+    }
 }

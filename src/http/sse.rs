@@ -1,13 +1,23 @@
 //! Server-sent events of a job: `id: <seq>` (but of previews), `data: <event>`, and a last line that says how it ended.
+//!
+//! They are written by hand: of the picture in `complete`, megabytes in base64, no more is in memory than what is being sent.
 
-use std::{convert::Infallible, time::Duration};
+use std::{io, time::Duration};
 
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::{
+    body::Body,
+    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{Stream, StreamExt, stream, stream::BoxStream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use serde_json::{Value, json};
 
-use super::Jobs;
+use super::{
+    Jobs,
+    picture::{Picture, Pictures},
+};
 use crate::contract::{Event, EventKind};
 
 /// A comment is sent after this long without an event, so that no proxy takes the stream for dead.
@@ -15,45 +25,80 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The stream of a job's events. It ends after the terminal event and its `[DONE]`, `[ERROR] message` or
 /// `[CANCELLED]`; a stream that ends without one was cut short, and the client may connect again.
-pub(super) fn sse<J: Jobs>(
-    jobs: J,
-    events: BoxStream<'static, Event>,
-) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
-    let lines = events
-        .then(move |event| {
-            let jobs = jobs.clone();
-            async move { lines(&jobs, event).await }
-        })
-        .flat_map(stream::iter)
-        .map(Ok);
-    Sse::new(lines).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+pub(super) fn sse<J: Jobs>(jobs: J, pictures: Pictures, events: BoxStream<'static, Event>) -> Response {
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(keep_alive(text(jobs, pictures, events)))).into_response()
 }
 
-async fn lines<J: Jobs>(jobs: &J, event: Event) -> Vec<SseEvent> {
+/// What is sent, in parts.
+fn text<J: Jobs>(
+    jobs: J,
+    pictures: Pictures,
+    events: BoxStream<'static, Event>,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    let lines = events.then(move |event| {
+        let (jobs, pictures) = (jobs.clone(), pictures.clone());
+        async move { lines(&jobs, &pictures, event).await }
+    });
+    lines.flatten().boxed()
+}
+
+/// With a comment where nothing comes for long.
+fn keep_alive(text: BoxStream<'static, io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::unfold(text, |mut text| async move {
+        match tokio::time::timeout(KEEP_ALIVE, text.next()).await {
+            Ok(part) => part.map(|part| (part, text)),
+            // Between two events: the parts of one come without a pause.
+            Err(_) => Some((Ok(Bytes::from_static(b":\n\n")), text)),
+        }
+    })
+}
+
+async fn lines<J: Jobs>(
+    jobs: &J,
+    pictures: &Pictures,
+    event: Event,
+) -> BoxStream<'static, io::Result<Bytes>> {
     let last = match &event.kind {
         EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => None,
         EventKind::Complete(_) => Some("[DONE]".to_owned()),
         EventKind::Error { message, .. } => Some(format!("[ERROR] {}", message.replace(['\r', '\n'], " "))),
         EventKind::Cancelled { .. } => Some("[CANCELLED]".to_owned()),
     };
-    let line = SseEvent::default().data(data(jobs, &event).await.to_string());
-    let mut lines = vec![match event.kind {
+    let id = match event.kind {
         // It is not kept, and may overtake what is: a client that connects again goes on after what was kept.
-        EventKind::Preview { .. } => line,
-        _ => line.id(event.seq.to_string()),
-    }];
-    lines.extend(last.map(|text| SseEvent::default().data(text)));
-    lines
+        EventKind::Preview { .. } => String::new(),
+        _ => format!("id: {}\n", event.seq),
+    };
+    let (data, picture) = data(jobs, pictures, &event).await;
+    let end = last.map_or_else(String::new, |text| format!("data: {text}\n\n"));
+    match picture {
+        None => once(format!("{id}data: {data}\n\n{end}")).boxed(),
+        Some(picture) => {
+            let mut open = data.to_string();
+            // The picture is the last member of the object, and base64 has nothing that JSON would escape.
+            open.truncate(open.len() - 1);
+            let in_base64 = picture.parts().map_ok(|part| Bytes::from(STANDARD.encode(part)));
+            once(format!("{id}data: {open},\"image\":\""))
+                .chain(in_base64)
+                .chain(once(format!("\"}}\n\n{end}")))
+                .boxed()
+        }
+    }
 }
 
-/// The event as JSON; `complete` with the first picture in it, as upstream clients read it.
-async fn data<J: Jobs>(jobs: &J, event: &Event) -> Value {
+fn once(text: String) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::iter([Ok(Bytes::from(text))])
+}
+
+/// The event as JSON; with `complete` the first picture, which upstream clients read as its member `image`.
+async fn data<J: Jobs>(jobs: &J, pictures: &Pictures, event: &Event) -> (Value, Option<Picture>) {
     let mut data = serde_json::to_value(event).expect("an event has string keys only");
-    let EventKind::Complete(complete) = &event.kind else { return data };
-    let Some(first) = complete.images.first() else { return data };
+    let EventKind::Complete(complete) = &event.kind else { return (data, None) };
+    let Some(first) = complete.images.first() else { return (data, None) };
     data["format"] = json!(first.format);
-    match jobs.image(&event.job_id, 0).await {
-        Ok((bytes, _)) => data["image"] = json!(STANDARD.encode(bytes)),
+    match pictures.read(jobs, &event.job_id, 0).await {
+        Ok(picture) => (data, Some(picture)),
         Err(error) => {
             // The job is done and its picture stored; that it cannot be read at present changes neither.
             tracing::warn!(job = %event.job_id, %error, "the picture of a finished job cannot be read");
@@ -61,7 +106,84 @@ async fn data<J: Jobs>(jobs: &J, event: &Event) -> Value {
             if let Some(warnings) = data["warnings"].as_array_mut() {
                 warnings.push(json!(warning));
             }
+            (data, None)
         }
     }
-    data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        contract::{CompleteEvent, ErrorCode, ImageResult, JobId, OutputFormat, Timings, WorkerId},
+        http::picture::tests::OnePicture,
+    };
+
+    fn event(seq: u64, kind: EventKind) -> Event {
+        let worker_id = WorkerId::new("w").unwrap();
+        Event { job_id: JobId::new("j").unwrap(), worker_id, attempt: 1, seq, kind }
+    }
+
+    fn complete() -> EventKind {
+        let image = ImageResult {
+            key: "jobs/j/0.png".into(),
+            url: String::new(),
+            format: OutputFormat::Png,
+            width: 64,
+            height: 64,
+            bytes: 3,
+            sha256: String::new(),
+            seed: 1,
+        };
+        EventKind::Complete(CompleteEvent {
+            model: "m".into(),
+            images: vec![image],
+            timings_ms: Timings::default(),
+            warnings: vec![],
+        })
+    }
+
+    async fn sent(picture: Bytes, events: Vec<Event>) -> Vec<Bytes> {
+        let events = stream::iter(events).boxed();
+        text(OnePicture(picture), Pictures::new(1), events).try_collect().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn complete_carries_the_first_picture_and_is_sent_in_parts() {
+        let picture = Bytes::from((0..1_000_000_u32).map(|n| n as u8).collect::<Vec<_>>());
+        let parts = sent(picture.clone(), vec![event(4, complete())]).await;
+        let longest = parts.iter().map(Bytes::len).max().unwrap();
+        assert!(longest < 70_000, "{longest} bytes at one time");
+        let text = String::from_utf8(parts.concat()).unwrap();
+        let rest = text.strip_prefix("id: 4\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(rest.strip_suffix("\n\ndata: [DONE]\n\n").unwrap()).unwrap();
+        assert_eq!((&data["type"], &data["format"]), (&json!("complete"), &json!("png")));
+        assert_eq!(STANDARD.decode(data["image"].as_str().unwrap()).unwrap(), picture);
+    }
+
+    #[tokio::test]
+    async fn each_event_is_a_line_with_its_number_and_the_end_is_told() {
+        let preview = EventKind::Preview {
+            step: 1,
+            total: 2,
+            percent: 50.0,
+            image: "AA==".into(),
+            format: OutputFormat::Jpeg,
+        };
+        let events = vec![event(0, preview), event(1, EventKind::error(ErrorCode::Internal, "two\r\nlines"))];
+        let text = String::from_utf8(sent(Bytes::new(), events).await.concat()).unwrap();
+        let blocks: Vec<_> = text.split_terminator("\n\n").collect();
+        assert_eq!(blocks.len(), 3, "{text}");
+        assert!(blocks[0].starts_with("data: {"), "a preview has no number: {text}");
+        assert!(blocks[1].starts_with("id: 1\ndata: {"), "{text}");
+        assert_eq!(blocks[2], "data: [ERROR] two  lines");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_in_which_nothing_happens_is_kept_alive() {
+        let mut kept = Box::pin(keep_alive(stream::pending().boxed()));
+        for _ in 0..3 {
+            assert_eq!(kept.next().await.unwrap().unwrap(), ":\n\n");
+        }
+    }
 }

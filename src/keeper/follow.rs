@@ -25,7 +25,8 @@ pub async fn to_the_end(queen: &Queen, job: &JobId, reporter: &Reporter) -> Resu
             Ok(Some(event)) => return Ok(event),
             Ok(None) => None,
             Err(error @ KeeperError::Unreachable { .. }) => Some(error),
-            Err(KeeperError::Refused { status, message }) if status >= 500 => {
+            // 429: more requests than one client may send; its job runs all the same.
+            Err(KeeperError::Refused { status, message }) if status >= 500 || status == 429 => {
                 Some(KeeperError::Refused { status, message })
             }
             // 503 for a job that she has taken: she is starting or stopping.

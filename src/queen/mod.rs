@@ -71,6 +71,8 @@ struct Shared {
     durable: Option<Arc<Durable>>,
     table: Table,
     retrying: Arc<Semaphore>,
+    /// Streams of events, of either kind of job, that may be open at one time.
+    open_streams: Arc<Semaphore>,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -89,9 +91,21 @@ impl Queen {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
         let retrying = Arc::new(Semaphore::new(options.max_retrying));
+        let open_streams = Arc::new(Semaphore::new(options.max_streams));
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-        let shared =
-            Shared { options, limits, requester, fleet, store, durable, table, retrying, stopping, cut };
+        let shared = Shared {
+            options,
+            limits,
+            requester,
+            fleet,
+            store,
+            durable,
+            table,
+            retrying,
+            open_streams,
+            stopping,
+            cut,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -208,7 +222,7 @@ impl Jobs for Queen {
         }
         self.may_send()?;
         let wish = Wish::of(&job);
-        let route = wish.route(&self.shared.fleet.taking(), random_below)?;
+        let route = self.shared.fleet.with_taking(|workers| wish.route(workers, random_below))?;
         inputs::store(&self.shared.store, inputs).await?;
         let record = claim.record().clone();
         if route.known {
@@ -225,14 +239,22 @@ impl Jobs for Queen {
     }
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
-        Ok(match self.known(id).await? {
+        let place = self.shared.open_streams.clone().try_acquire_owned().map_err(|_| {
+            busy(&format!("{} streams of events are open, as many as may", self.shared.options.max_streams))
+        })?;
+        let events = match self.known(id).await? {
             Known::Logged(log) => {
                 let durable = self.durable().expect("what is logged was found there");
-                self.durable_events(durable, *log, after).await?
+                self.durable_events(durable, *log, after).await
             }
             Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
             Known::Stored(result) => stream::iter([result.event]).boxed(),
-        })
+        };
+        let with_place = stream::unfold((events, place), |(mut events, place)| async move {
+            let event = events.next().await?;
+            Some((event, (events, place)))
+        });
+        Ok(with_place.boxed())
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
@@ -296,7 +318,7 @@ impl Jobs for Queen {
 
     async fn health(&self) -> Health {
         let connected = self.shared.requester.is_connected();
-        let workers = self.shared.fleet.all().len();
+        let workers = self.shared.fleet.with_all(|workers| workers.len());
         let status = if connected && workers > 0 { "ok" } else { "degraded" };
         Health {
             status: status.into(),

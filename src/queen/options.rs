@@ -20,12 +20,19 @@ pub struct QueenOptions {
     /// as `Authorization: Bearer <token>`. SIGHUP reads it again. None: anybody who can connect
     #[arg(long, env = "QUEEN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Jobs that one client (a name in the file of tokens, or else an address) may send in a second; 0: any number
+    /// Jobs that one client (a name in the file of tokens, or else an address) may send in a second; 0: any number.
+    /// A dead letter that is sent again counts as one
     #[arg(long, env = "QUEEN_RATE_LIMIT", default_value = "0", value_parser = parse_rate, value_name = "JOBS")]
     pub rate_limit: f64,
     /// Jobs that a client which has been quiet may send at once
     #[arg(long, env = "QUEEN_RATE_BURST", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_burst: u32,
+    /// Other requests (streams, pictures, states, cancels) that one client may send in a second; 0: any number
+    #[arg(long, env = "QUEEN_REQUEST_LIMIT", default_value = "500", value_parser = parse_rate, value_name = "REQUESTS")]
+    pub request_limit: f64,
+    /// Other requests that a client which has been quiet may send at once
+    #[arg(long, env = "QUEEN_REQUEST_BURST", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub request_burst: u32,
     /// Goes in front of every subject; must be the workers'
     #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
     pub subject_prefix: String,
@@ -52,9 +59,13 @@ pub struct QueenOptions {
     /// Inputs above this size are put into the store and travel as a reference
     #[arg(long, env = "QUEEN_MAX_INLINE", default_value = "64KiB", value_parser = parse_size)]
     pub max_inline: u64,
-    /// Streams of events of durable jobs that may be open at one time; beyond them 503
-    #[arg(long, env = "QUEEN_MAX_STREAMS", default_value = "1024")]
+    /// Streams of events that may be open at one time; beyond them 503. Each is a connection, which the system bounds
+    /// too (`ulimit -n`)
+    #[arg(long, env = "QUEEN_MAX_STREAMS", default_value = "10000", value_parser = parse_places)]
     pub max_streams: usize,
+    /// Pictures that may be in memory on their way to clients at one time; more wait for their turn
+    #[arg(long, env = "QUEEN_MAX_PICTURES", default_value = "64", value_parser = parse_places)]
+    pub max_pictures: usize,
     /// How long open connections have to end on SIGTERM
     #[arg(long, env = "QUEEN_GRACE", default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
@@ -75,11 +86,18 @@ pub struct QueenOptions {
     pub log: LogOptions,
 }
 
-/// A rate above 0 is one job in 1000 s at least: a client is told how long to wait.
+/// A rate above 0 is one in 1000 s at least: a client is told how long to wait.
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate == 0.0 || (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err("0, or 0.001 to 1000000 jobs a second".into()),
+        _ => Err("0, or 0.001 to 1000000 a second".into()),
+    }
+}
+
+fn parse_places(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(places @ 1..=1_000_000) => Ok(places),
+        _ => Err("1 to 1000000 are allowed".into()),
     }
 }
 
@@ -94,6 +112,14 @@ mod tests {
         }
         for bad in ["-1", "NaN", "inf", "1e-300", "", "5/s"] {
             assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_number_of_places_that_a_queen_needs_is_none() {
+        assert_eq!(parse_places("3"), Ok(3));
+        for bad in ["0", "-1", "1000001", ""] {
+            assert!(parse_places(bad).is_err(), "{bad}");
         }
     }
 }

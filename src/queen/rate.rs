@@ -1,4 +1,4 @@
-//! How many jobs a client may send: a bucket of requests for each, which fills at a steady rate.
+//! How many jobs a client may send, and how many other requests: a bucket for each, which fills at a steady rate.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,16 @@ const MAX_CLIENTS: usize = 10_000;
 /// How often clients that have been quiet are looked for while as many are remembered as may.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// The limit. Cheap to clone; clones count together.
+/// The limits of a client. Cheap to clone; clones count together.
+#[derive(Clone)]
+pub(super) struct RateLimits {
+    /// Of what makes work for the pool: every POST. `None`: any number.
+    pub jobs: Option<RateLimit>,
+    /// Of all other requests.
+    pub others: Option<RateLimit>,
+}
+
+/// One limit. Cheap to clone; clones count together.
 #[derive(Clone)]
 pub(super) struct RateLimit {
     /// Requests a second.
@@ -85,13 +94,19 @@ impl RateLimit {
     }
 }
 
-/// Refuses a job of a client that has sent too many, before its body is read.
-pub(super) async fn limit(State(limit): State<RateLimit>, request: Request, next: Next) -> Response {
-    if request.method() == Method::POST
+/// Refuses a request of a client that has sent too many, before its body is read. Not one to /health, which load balancers
+/// send from where clients may be too.
+pub(super) async fn limit(State(limits): State<RateLimits>, request: Request, next: Next) -> Response {
+    let limit = match *request.method() {
+        Method::POST => limits.jobs,
+        _ if request.uri().path() == "/health" => None,
+        _ => limits.others,
+    };
+    if let Some(limit) = limit
         && let Some(client) = request.extensions().get::<Client>()
         && let Err(wait) = limit.take(client, Instant::now())
     {
-        tracing::debug!(?client, "too many requests");
+        tracing::debug!(?client, method = %request.method(), "too many requests");
         let message = format!("more than {} requests a second of one client; try again later", limit.rate);
         return ApiError::new(ErrorCode::Busy, message)
             .with_status(429)

@@ -48,11 +48,11 @@ impl Wish {
     /// `busy` when the hive has no worker.
     pub fn route(
         &self,
-        workers: &[WorkerInfo],
+        workers: &[&WorkerInfo],
         pick: impl FnOnce(usize) -> usize,
     ) -> Result<Route, ApiError> {
         if let Some(id) = &self.worker {
-            let found: Vec<_> = workers.iter().filter(|w| w.id == *id).collect();
+            let found: Vec<_> = workers.iter().copied().filter(|w| w.id == *id).collect();
             if !found.is_empty() {
                 self.fitting(found)?;
                 return Ok(Route { target: Target::Worker(id.clone()), known: true });
@@ -62,7 +62,7 @@ impl Wish {
         if workers.is_empty() {
             return Ok(Route { target: Target::Any, known: false });
         }
-        let in_hive: Vec<_> = workers.iter().filter(|w| self.is_of_hive(w)).collect();
+        let in_hive: Vec<_> = workers.iter().copied().filter(|w| self.is_of_hive(w)).collect();
         if in_hive.is_empty() {
             let hive = self.hive.as_ref().map_or("", HiveId::as_str);
             let known = names(workers.iter().filter_map(|w| w.hive_id.as_ref()).map(HiveId::as_str));
@@ -82,7 +82,7 @@ impl Wish {
     }
 
     /// Whether one of these workers has the model, the hive and the capability.
-    pub fn has_taker(&self, workers: &[WorkerInfo]) -> bool {
+    pub fn has_taker(&self, workers: &[&WorkerInfo]) -> bool {
         self.route(workers, |_| 0).is_ok_and(|route| route.known)
     }
 
@@ -131,6 +131,14 @@ mod tests {
         Wish { capability: Capability::Generate, worker: None, hive: None, model: model.map(Into::into) }
     }
 
+    fn route(
+        wish: &Wish,
+        workers: &[WorkerInfo],
+        pick: impl FnOnce(usize) -> usize,
+    ) -> Result<Route, ApiError> {
+        wish.route(&workers.iter().collect::<Vec<_>>(), pick)
+    }
+
     fn to(id: &str) -> Target {
         Target::Worker(WorkerId::new(id).unwrap())
     }
@@ -139,26 +147,26 @@ mod tests {
     fn what_everybody_can_do_goes_to_anybody() {
         let pool = [worker("a", &["m", "x"], 1), worker("b", &["m"], 1)];
         for model in [None, Some("m")] {
-            assert_eq!(wish(model).route(&pool, |_| 0).unwrap().target, Target::Any);
+            assert_eq!(route(&wish(model), &pool, |_| 0).unwrap().target, Target::Any);
         }
     }
 
     #[test]
     fn a_model_that_some_have_goes_to_the_freest_of_them() {
         let pool = [worker("a", &["x"], 1), worker("b", &["m"], 9), worker("c", &["x"], 3)];
-        assert_eq!(wish(Some("x")).route(&pool, |_| 0).unwrap().target, to("c"));
+        assert_eq!(route(&wish(Some("x")), &pool, |_| 0).unwrap().target, to("c"));
         let pool = [worker("a", &["x"], 0), worker("b", &["m"], 9), worker("c", &["x"], 0)];
-        assert_eq!(wish(Some("x")).route(&pool, |n| n - 1).unwrap().target, to("c"));
+        assert_eq!(route(&wish(Some("x")), &pool, |n| n - 1).unwrap().target, to("c"));
     }
 
     #[test]
     fn a_model_that_nobody_has_is_named_with_those_that_there_are() {
         let pool = [worker("a", &["m", "x"], 1), worker("b", &["m"], 1)];
-        let error = wish(Some("y")).route(&pool, |_| 0).unwrap_err();
+        let error = route(&wish(Some("y")), &pool, |_| 0).unwrap_err();
         assert_eq!((error.code, error.status), (ErrorCode::UnsupportedModel, 404));
         assert!(error.message.ends_with("there are: m, x"), "{error}");
         let inpaint = Wish { capability: Capability::Inpaint, ..wish(None) };
-        assert_eq!(inpaint.route(&pool, |_| 0).unwrap_err().code, ErrorCode::UnsupportedOperation);
+        assert_eq!(route(&inpaint, &pool, |_| 0).unwrap_err().code, ErrorCode::UnsupportedOperation);
     }
 
     #[test]
@@ -166,10 +174,10 @@ mod tests {
         let hive = |name: &str| Some(HiveId::new(name).unwrap());
         let pool = [worker("a", &["m"], 9), WorkerInfo { hive_id: hive("h"), ..worker("b", &["m"], 1) }];
         let of_hive = |name| Wish { hive: hive(name), ..wish(None) };
-        assert_eq!(of_hive("h").route(&pool, |_| 0).unwrap().target, to("b"));
-        assert_eq!(of_hive("i").route(&pool, |_| 0).unwrap_err().status, 503);
+        assert_eq!(route(&of_hive("h"), &pool, |_| 0).unwrap().target, to("b"));
+        assert_eq!(route(&of_hive("i"), &pool, |_| 0).unwrap_err().status, 503);
         let of_worker = |id: &str| Wish { worker: Some(WorkerId::new(id).unwrap()), ..wish(None) };
-        assert_eq!(of_worker("a").route(&pool, |_| 0).unwrap(), Route { target: to("a"), known: true });
-        assert_eq!(of_worker("z").route(&pool, |_| 0).unwrap(), Route { target: to("z"), known: false });
+        assert_eq!(route(&of_worker("a"), &pool, |_| 0).unwrap(), Route { target: to("a"), known: true });
+        assert_eq!(route(&of_worker("z"), &pool, |_| 0).unwrap(), Route { target: to("z"), known: false });
     }
 }

@@ -11,12 +11,12 @@ use tokio::{
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
-    rate::{self, RateLimit},
+    rate::{self, RateLimit, RateLimits},
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, connect},
     contract::{ContractError, Subjects},
-    http::{fallback, job_routes, serve},
+    http::{RouteLimits, fallback, job_routes, serve},
     storage::{StorageError, Store},
 };
 
@@ -106,9 +106,14 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     }
     let grace = options.grace;
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
-    let limit = (options.rate_limit > 0.0).then(|| RateLimit::new(options.rate_limit, options.rate_burst));
+    let route_limits = RouteLimits { max_body, max_pictures: options.max_pictures };
+    let limit = |rate: f64, burst| (rate > 0.0).then(|| RateLimit::new(rate, burst));
+    let rate_limits = RateLimits {
+        jobs: limit(options.rate_limit, options.rate_burst),
+        others: limit(options.request_limit, options.request_burst),
+    };
     let queen = Queen::new(options, requester.clone(), fleet, store, durable);
-    let router = guarded(routes(queen.clone(), max_body), tokens, limit);
+    let router = guarded(routes(queen.clone(), route_limits), tokens, rate_limits);
     tracing::info!("listening on http://{address}");
 
     let stop = async move {
@@ -127,22 +132,20 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     Ok(())
 }
 
-fn routes(queen: Queen, max_body: usize) -> Router {
+fn routes(queen: Queen, limits: RouteLimits) -> Router {
     let workers = {
         let queen = queen.clone();
         get(move || async move { Json(queen.workers()) })
     };
     let letters = durable::routes(queen.clone());
-    fallback(job_routes(queen, max_body).route("/v1/workers", workers).merge(letters))
+    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters))
 }
 
 /// In front of every endpoint: who it is, and how often.
-fn guarded(router: Router, tokens: Option<Tokens>, limit: Option<RateLimit>) -> Router {
-    let router = match limit {
-        None => router,
-        Some(limit) => router.layer(middleware::from_fn_with_state(limit, rate::limit)),
-    };
-    router.layer(middleware::from_fn_with_state(tokens, auth::identify))
+fn guarded(router: Router, tokens: Option<Tokens>, limits: RateLimits) -> Router {
+    router
+        .layer(middleware::from_fn_with_state(limits, rate::limit))
+        .layer(middleware::from_fn_with_state(tokens, auth::identify))
 }
 
 /// SIGHUP: clients come and go without a restart.
@@ -167,7 +170,11 @@ async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>)
             fleet.deaf();
         }
         if let Some(durable) = &durable {
-            durable.models.hear(&fleet.all());
+            fleet.with_all(|workers| {
+                durable
+                    .models
+                    .learn(workers.iter().flat_map(|w| std::iter::once(&w.model_id).chain(&w.models)));
+            });
         }
         fleet.forget_gone();
     }

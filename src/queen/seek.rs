@@ -57,8 +57,9 @@ impl Seek<'_> {
         let mut bound = FIRST_PAUSE;
         let mut permit = None;
         loop {
-            let workers = self.shared.fleet.taking();
-            let target = match self.wish.route(&workers, super::random_below) {
+            let route =
+                self.shared.fleet.with_taking(|workers| self.wish.route(workers, super::random_below));
+            let target = match route {
                 Ok(route) => route.target,
                 Err(error) => return self.end(error),
             };
@@ -73,7 +74,7 @@ impl Seek<'_> {
                 Heard::TryAgain(why) => why,
                 Heard::Nothing => Why::Silence,
             };
-            let nobody = why == Why::NoResponders && !self.wish.has_taker(&self.shared.fleet.taking());
+            let nobody = why == Why::NoResponders && !self.has_taker();
             if nobody {
                 let error = ApiError::new(ErrorCode::Busy, self.nobody());
                 return match self.first.take() {
@@ -167,7 +168,7 @@ impl Seek<'_> {
             EventKind::Error { code: ErrorCode::Busy | ErrorCode::ShuttingDown, .. } => Some(Why::Busy),
             // A worker without the model caught it on the shared subject, though another has it.
             EventKind::Error { code: ErrorCode::UnsupportedModel, .. }
-                if *target == Target::Any && self.wish.has_taker(&self.shared.fleet.taking()) =>
+                if *target == Target::Any && self.has_taker() =>
             {
                 Some(Why::WrongModel)
             }
@@ -197,6 +198,10 @@ impl Seek<'_> {
                 _ => return,
             }
         }
+    }
+
+    fn has_taker(&self) -> bool {
+        self.shared.fleet.with_taking(|workers| self.wish.has_taker(workers))
     }
 
     fn nobody(&self) -> String {

@@ -5,6 +5,7 @@
 mod support;
 
 mod full_stack;
+mod job_events;
 mod owner;
 mod queen_core;
 mod queen_durable;

@@ -8,6 +8,7 @@ use crate::support::{
     fake_worker::{FakeWorker, complete},
     nats::NatsServer,
     queen::{Line, QueenProcess, lines, types},
+    worker::WorkerProcess,
 };
 use futures::StreamExt;
 use sd_worker_rbee::{
@@ -329,10 +330,16 @@ async fn a_job_whose_worker_is_silent_is_cancelled_and_the_worker_is_fenced() {
     assert_eq!((types(&seen)[1].as_str(), &seen[1].json()["worker_id"]), ("cancelled", &json!("w")));
 }
 
+/// A real worker of this pool.
+fn real_worker(pool: &DurablePool, id: &str) -> WorkerProcess {
+    let store = std::path::Path::new(pool.store.location());
+    WorkerProcess::start(&pool.url, &pool.prefix, store, id, "m=sim://?step_ms=5&size=64", &[])
+}
+
 #[tokio::test]
-async fn a_worker_that_dies_over_a_cancel_does_not_undo_it() {
+async fn a_worker_and_a_queen_that_die_over_a_cancel_do_not_undo_it() {
     let pool = DurablePool::start().await;
-    let queen = pool.queen(&MODEL);
+    let mut queen = pool.queen(&MODEL);
     let id = queen.submit(&generation()).await;
     let mut job = pool.worker("w", "m").await.job().await;
     job.accept().await;
@@ -345,7 +352,76 @@ async fn a_worker_that_dies_over_a_cancel_does_not_undo_it() {
     let path = format!("/v1/jobs/{id}");
     let ((answered, _), ()) = tokio::join!(queen.delete(&path), answer);
     assert_eq!(answered, 202);
+    let marker = Key::Cancelled { job: job_id(&id) };
+    assert!(pool.store.find(&marker, 1000).await.unwrap().is_some(), "it is on record when it is answered");
+    queen.kill();
+    // As the server does when nothing is heard of the worker for long.
+    job.message.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    pool.client.flush().await.unwrap();
+    let _worker = real_worker(&pool, "r");
+    let queen = pool.queen(&MODEL);
     assert_eq!(types(&queen.stream(&id).await), ["accepted", "cancelled", "[CANCELLED]"]);
+    assert!(pool.store.find_result(&job.id).await.unwrap().is_none(), "nothing was drawn");
+}
+
+#[tokio::test]
+async fn a_cancel_that_the_store_does_not_take_is_not_promised() {
+    let pool = DurablePool::start().await;
+    let queen = pool.queen(&MODEL);
+    let id = queen.submit(&generation()).await;
+    let mut job = pool.worker("w", "m").await.job().await;
+    job.accept().await;
+    let mut asked = pool.client.subscribe(pool.subjects.cancel_any()).await.unwrap();
+    pool.client.flush().await.unwrap();
+    // Where the job's folder would be.
+    let jobs = std::path::Path::new(pool.store.location()).join("jobs");
+    std::fs::create_dir_all(&jobs).unwrap();
+    std::fs::write(jobs.join(&id), "in the way").unwrap();
+    let (answered, answer) = queen.delete(&format!("/v1/jobs/{id}")).await;
+    assert_eq!((answered, &answer["error"]["code"]), (502, &json!("storage")), "{answer}");
+    assert_eq!(status(&queen, &id).await, "running");
+    pool.client.publish(pool.subjects.cancel(&job_id("marker")), "".into()).await.unwrap();
+    assert!(asked.next().await.unwrap().subject.contains("marker"), "the worker is left alone");
+    std::fs::remove_file(jobs.join(&id)).unwrap();
+    assert_eq!(queen.delete(&format!("/v1/jobs/{id}")).await.0, 202);
+    assert_eq!(status(&queen, &id).await, "cancelled");
+}
+
+#[tokio::test]
+async fn a_job_that_is_sent_again_is_not_ended_by_the_cancel_of_an_earlier_sending() {
+    let pool = DurablePool::start().await;
+    let queen = pool.queen(&MODEL);
+    let worker = pool.worker("w", "m").await;
+    let mark = async |id: &str| {
+        pool.store.put(&Key::Cancelled { job: job_id(id) }, "{}".into(), "application/json").await.unwrap();
+    };
+    let is_marked =
+        async |id: &str| pool.store.find(&Key::Cancelled { job: job_id(id) }, 1000).await.unwrap().is_some();
+    let fail = async |id: &str| {
+        queen.submit(&with(generation(), "job_id", id)).await;
+        let mut job = worker.job().await;
+        assert_eq!(job.id.as_str(), id);
+        job.accept().await;
+        job.die(ErrorCode::Internal, "no").await;
+    };
+    // By its client, and as a dead letter.
+    for id in ["again", "dead"] {
+        fail(id).await;
+        mark(id).await;
+    }
+    queen.submit(&with(generation(), "job_id", "again")).await;
+    let retry = format!("{}/v1/dead-letters/dead/retry", queen.url);
+    assert_eq!(reqwest::Client::new().post(retry).send().await.unwrap().status(), 200);
+    // A job of which nothing but the marker is left.
+    mark("forgotten").await;
+    queen.submit(&with(generation(), "job_id", "forgotten")).await;
+    for id in ["again", "dead", "forgotten"] {
+        assert!(!is_marked(id).await, "{id}");
+    }
+    // What is known already keeps its own.
+    mark("forgotten").await;
+    queen.submit(&with(generation(), "job_id", "forgotten")).await;
+    assert!(is_marked("forgotten").await);
 }
 
 #[tokio::test]
@@ -466,16 +542,78 @@ async fn streams_that_clients_have_left_leave_no_consumer() {
     for _ in 0..3 {
         clients.push(Client::open(&queen, &id, None).await);
     }
-    assert_eq!(pool.stream("EVENTS").await.cached_info().state.consumer_count, 3);
+    let consumers = async || pool.stream("EVENTS").await.cached_info().state.consumer_count;
+    assert!(consumers().await <= 1, "one for all of them");
     let (answered, answer) = queen.get(&format!("/v1/jobs/{id}/stream")).await;
     assert_eq!((answered, &answer["error"]["code"]), (503, &json!("busy")), "{answer}");
     drop(clients);
     let until = Instant::now() + Duration::from_secs(8);
-    while pool.stream("EVENTS").await.cached_info().state.consumer_count != 0 {
-        assert!(Instant::now() < until, "consumers are left");
+    while queen.get_status(&format!("/v1/jobs/{id}/stream")).await != 200 {
+        assert!(Instant::now() < until, "there is room again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Client::open(&queen, &id, None).await;
+    assert!(consumers().await <= 1);
+}
+
+#[tokio::test]
+async fn a_thousand_open_streams_are_one_consumer_and_each_is_told_all() {
+    let pool = DurablePool::start().await;
+    let queen = pool.queen(&MODEL);
+    let mut ids = vec![];
+    for _ in 0..20 {
+        ids.push(queen.submit(&generation()).await);
+    }
+    let http = reqwest::Client::new();
+    let mut open = vec![];
+    for number in 0..1000 {
+        let url = format!("{}/v1/jobs/{}/stream", queen.url, ids[number % ids.len()]);
+        let answer = http.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "stream {number}");
+        open.push(answer);
+    }
+    let consumers = pool.stream("EVENTS").await.cached_info().state.consumer_count;
+    assert!(consumers <= 1, "{consumers} consumers");
+    let readers = open.into_iter().map(|answer| tokio::spawn(answer.text()));
+    let readers: Vec<_> = readers.collect();
+    let worker = pool.worker("w", "m").await;
+    for _ in &ids {
+        let mut job = worker.job().await;
+        job.accept().await;
+        job.progress(1).await;
+        job.complete().await;
+    }
+    let read = async {
+        for (number, reader) in readers.into_iter().enumerate() {
+            let seen = lines(&reader.await.unwrap().unwrap());
+            assert_eq!(types(&seen), ["accepted", "progress", "complete", "[DONE]"], "stream {number}");
+            assert_eq!(seen[0].json()["job_id"], ids[number % ids.len()], "stream {number}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), read).await.expect("every stream ends");
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_when_events_were_deleted_and_made_again() {
+    let pool = DurablePool::start().await;
+    let queen = pool.queen(&MODEL);
+    // So that numbers in the stream that is made again are smaller.
+    for _ in 0..10 {
+        queen.submit(&generation()).await;
+    }
+    let worker = pool.worker("w", "m").await;
+    let mut job = worker.job().await;
+    let mut client = Client::open(&queen, job.id.as_str(), None).await;
+    job.accept().await;
+    job.progress(1).await;
+    client.read(2).await;
+    pool.jetstream.delete_stream(pool.subjects.stream("EVENTS")).await.unwrap();
+    pool.streams.ensure().await.unwrap();
+    job.begin_the_log_again();
+    job.progress(2).await;
+    job.append(complete(&job.id)).await;
+    let seen = client.read_to_the_end().await;
+    assert_eq!(types(&seen), ["accepted", "progress", "progress", "complete", "[DONE]"]);
+    assert_eq!(ids(&seen), [0, 1, 2, 3]);
 }
 
 #[tokio::test]

@@ -149,6 +149,46 @@ async fn a_bad_request_is_answered_with_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn streams_of_jobs_that_are_not_durable_are_bounded_too() {
+    let pool = Pool::start(&["--max-streams", "2"]).await;
+    let mut worker = pool.worker("w", &["m"]).await;
+    let id = pool.queen.submit(&generation()).await;
+    let mut job = worker.job().await;
+    job.accept().await;
+    let url = format!("{}/v1/jobs/{id}/stream", pool.queen.url);
+    let open = [reqwest::get(&url).await.unwrap(), reqwest::get(&url).await.unwrap()];
+    let (status, body) = pool.queen.get(&format!("/v1/jobs/{id}/stream")).await;
+    assert_eq!((status, &body["error"]["code"]), (503, &json!("busy")), "{body}");
+    job.complete().await;
+    for stream in open {
+        assert!(stream.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    }
+    assert_eq!(types(&pool.queen.stream(&id).await), ["accepted", "complete", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn a_picture_has_its_length_and_workers_come_by_name() {
+    let pool = Pool::start(&[]).await;
+    let mut worker = pool.worker("b", &["m"]).await;
+    let _others = (pool.worker("c", &["x"]).await, pool.worker("a", &["x"]).await);
+    let (_, workers) = pool.queen.get("/v1/workers").await;
+    let names = workers["workers"].as_array().unwrap().iter().map(|worker| worker["id"].as_str().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["a", "b", "c"]);
+    let id = pool.queen.submit(&with(generation(), "model", "m")).await;
+    let mut job = worker.job().await;
+    pool.store_picture(&job).await;
+    job.accept().await;
+    job.complete().await;
+    assert_eq!(types(&pool.queen.stream(&id).await), ["accepted", "complete", "[DONE]"]);
+    let picture = reqwest::get(format!("{}/v1/jobs/{id}/images/0", pool.queen.url)).await.unwrap();
+    assert_eq!(
+        (picture.content_length(), &picture.headers()["content-type"]),
+        (Some(3), &"image/png".parse().unwrap())
+    );
+    assert_eq!(picture.bytes().await.unwrap(), "png");
+}
+
+#[tokio::test]
 async fn sigterm_ends_streams_and_queen_with_exit_code_0() {
     let mut pool = Pool::start(&[]).await;
     let mut worker = pool.worker("w", &["m"]).await;

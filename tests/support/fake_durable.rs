@@ -203,6 +203,11 @@ impl HeldJob {
         Ok(())
     }
 
+    /// The stream of events was made again: the next event is the first in it.
+    pub fn begin_the_log_again(&mut self) {
+        self.fence = 0;
+    }
+
     pub async fn append(&mut self, kind: EventKind) {
         self.try_append(kind).await.expect("an event");
     }

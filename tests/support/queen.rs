@@ -130,6 +130,11 @@ impl QueenProcess {
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }
 
+    /// The status of an answer whose body is left unread.
+    pub async fn get_status(&self, path: &str) -> u16 {
+        reqwest::get(format!("{}{path}", self.url)).await.expect("an answer").status().as_u16()
+    }
+
     pub async fn delete(&self, path: &str) -> (u16, Value) {
         let request = reqwest::Client::new().delete(format!("{}{path}", self.url));
         let answer = request.send().await.expect("an answer");

@@ -1,6 +1,4 @@
-//! Cancelling a durable job: by the worker that has it, or here when none does.
-
-use std::{sync::Arc, time::Duration};
+//! Cancelling a durable job: first it is on record in the store, then the worker that has it is asked, or it ends here.
 
 use bytes::Bytes;
 
@@ -10,57 +8,28 @@ use crate::{
     contract::{Event, EventKind, JobId},
     http::ApiError,
     queen::{Queen, busy, ended_how, record::QUEEN_ID},
-    storage::Key,
+    storage::{Key, StorageError},
 };
 
-/// How often a job is looked at whose worker said that it stops it.
-const SEE_EVERY: Duration = Duration::from_secs(2);
-/// How often at most: a worker that still answers then is alive, and will stop at its next step.
-const SEE_TIMES: u32 = 60;
 /// How often another event may come between reading the last one and writing the end.
 const FENCE_TRIES: u32 = 20;
 
 impl Queen {
     /// Cancels a job that the streams know. The worker that has it ends it within a step; if none has, it ends here.
-    pub(in crate::queen) async fn cancel_durably(
-        &self,
-        durable: &Arc<Durable>,
-        log: Log,
-    ) -> Result<(), ApiError> {
+    ///
+    /// The marker in the store comes first: whoever gets the job next, should its worker die over the cancel, ends it by
+    /// that. Nothing is promised when the store does not take it.
+    pub(in crate::queen) async fn cancel_durably(&self, durable: &Durable, log: Log) -> Result<(), ApiError> {
         refuse_ended(&log)?;
+        self.mark(&log.id).await?;
         // No worker has begun with it: one that begins now finds that it has ended.
         if log.last.is_none() && self.try_to_end(durable, &log).await? {
             return Ok(());
         }
-        if !self.shared.requester.cancel_and_ask(&log.id).await {
-            return self.end_cancelled(durable, &log).await;
+        if self.shared.requester.cancel_and_ask(&log.id).await {
+            return Ok(());
         }
-        // It may die before it has.
-        let (queen, durable) = (self.clone(), durable.clone());
-        tokio::spawn(async move {
-            if let Err(error) = queen.see_it_end(&durable, &log).await {
-                tracing::warn!(job = %log.id, error = %error.message, "whether a job was cancelled is not known");
-            }
-        });
-        Ok(())
-    }
-
-    async fn see_it_end(&self, durable: &Durable, log: &Log) -> Result<(), ApiError> {
-        for _ in 0..SEE_TIMES {
-            tokio::time::sleep(SEE_EVERY).await;
-            let now = durable.look(&log.id).await?;
-            // Ended, or even sent again since then, which is another story.
-            if now.ended().is_some() || sending(&now) != sending(log) {
-                return Ok(());
-            }
-            if !self.shared.requester.cancel_and_ask(&log.id).await {
-                return match self.end_cancelled(durable, log).await {
-                    Err(error) if error.status == 409 => Ok(()),
-                    done => done,
-                };
-            }
-        }
-        Ok(())
+        self.end_cancelled(durable, &log).await
     }
 
     /// Ends a job that no worker has, or that one has which does not answer: whatever that one says later is refused.
@@ -89,26 +58,27 @@ impl Queen {
             Err(AppendError::Fenced) => return Ok(false),
             Err(AppendError::Bus(error)) => return Err(away(&error)),
         }
-        // It has ended. What follows spares a worker the look at it, today and when its events are forgotten.
+        // It has ended. What follows spares a worker the look at it.
         if let Some(ticket) = log.ticket()
             && let Err(error) = durable.streams.delete_job(ticket.sequence, id).await
         {
             tracing::warn!(job = %id, %error, "the message of a cancelled job could not be removed");
         }
-        self.mark(id).await;
         if let Err(error) = self.shared.store.delete(&Key::Checkpoint { job: id.clone() }).await {
             tracing::warn!(job = %id, %error, "the checkpoint of a cancelled job could not be removed");
         }
         Ok(true)
     }
 
-    /// Leaves word in the store, for a worker that gets the message after the events were forgotten.
-    async fn mark(&self, id: &JobId) {
+    /// Leaves word in the store.
+    async fn mark(&self, id: &JobId) -> Result<(), StorageError> {
         let body = Bytes::from(serde_json::json!({ "job_id": id }).to_string());
-        let key = Key::Cancelled { job: id.clone() };
-        if let Err(error) = self.shared.store.put(&key, body, "application/json").await {
-            tracing::warn!(job = %id, %error, "that a job is cancelled could not be stored");
-        }
+        self.shared.store.put(&Key::Cancelled { job: id.clone() }, body, "application/json").await
+    }
+
+    /// Takes the word back that an earlier sending of the job was cancelled, before it is sent again.
+    pub(super) async fn unmark(&self, id: &JobId) -> Result<(), StorageError> {
+        self.shared.store.delete(&Key::Cancelled { job: id.clone() }).await
     }
 }
 

@@ -58,11 +58,11 @@ async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Jso
     let id = JobId::new(id)?;
     queen.may_accept()?;
     let durable = queen.with_streams()?.clone();
-    uninterrupted(async move { send_again(&durable, id).await.map(JobResponse::new).map(Json) }).await
+    uninterrupted(async move { send_again(&queen, &durable, id).await.map(JobResponse::new).map(Json) }).await
 }
 
 /// Sends the job of a dead letter again; its id.
-async fn send_again(durable: &Durable, id: JobId) -> Result<JobId, ApiError> {
+async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId, ApiError> {
     let stored = durable.streams.dead_letter(&id).await.map_err(|error| away(&error))?;
     let letter = stored.ok_or_else(|| no_letter(&id))?;
     let log = durable.look(&id).await?;
@@ -85,6 +85,7 @@ async fn send_again(durable: &Durable, id: JobId) -> Result<JobId, ApiError> {
         after,
         traceparent: letter.traceparent,
     };
+    queen.unmark(&id).await?;
     let sent = durable.send(&sending).await?;
     if sent.duplicate {
         // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.

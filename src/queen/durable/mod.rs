@@ -22,11 +22,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
-
 use super::{QueenOptions, busy};
 use crate::{
-    bus::{BusError, EventLog, Logged, StoredTicket, Streams, Sweeper},
+    bus::{BusError, EventLog, JobEvents, Logged, StoredTicket, Streams, Sweeper},
     contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
@@ -62,8 +60,7 @@ pub(super) struct Durable {
     consumers: Mutex<HashSet<String>>,
     /// A job of which nothing was heard for this long stands still.
     still_after: Duration,
-    /// Streams of events that may be open at one time.
-    open_streams: Arc<Semaphore>,
+    events: JobEvents,
 }
 
 /// What the streams say of a job.
@@ -79,12 +76,12 @@ pub(super) struct Log {
 impl Durable {
     pub fn new(streams: Streams, options: &QueenOptions) -> Self {
         Self {
+            events: JobEvents::new(&streams),
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),
             consumers: Mutex::default(),
             still_after: options.streams.ack_wait * STILL_AFTER_WAITS + STILL_AFTER,
-            open_streams: Arc::new(Semaphore::new(options.max_streams)),
         }
     }
 

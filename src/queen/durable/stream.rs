@@ -1,22 +1,19 @@
 //! The events of a durable job for a client: those that are stored, and previews between them.
 
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::{Durable, Log, away};
+use super::{Durable, Log};
 use crate::{
-    bus::{Previews, StoredEvents},
-    contract::{ErrorCode, Event, EventKind},
-    http::ApiError,
-    queen::{Queen, RETRY_AFTER},
+    bus::{EventReader, Told},
+    contract::{Event, EventKind},
+    queen::Queen,
 };
 
 /// A client's place in the events of a job.
 struct Reader {
     queen: Queen,
-    stored: StoredEvents,
-    previews: Previews,
+    events: EventReader,
     /// Events up to this number are of earlier sendings.
     past: Option<u64>,
     /// The client has stored events up to this number.
@@ -25,8 +22,6 @@ struct Reader {
     shown: Option<u64>,
     cut: CancellationToken,
     ended: bool,
-    /// A place among the streams that may be open.
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Queen {
@@ -36,37 +31,28 @@ impl Queen {
         durable: &Durable,
         log: Log,
         after: Option<u64>,
-    ) -> Result<BoxStream<'static, Event>, ApiError> {
+    ) -> BoxStream<'static, Event> {
         if let Some(last) = &log.last
             && last.event.kind.is_terminal()
             && after.is_some_and(|after| after >= last.event.seq)
         {
             let event = self.renewed(last.event.clone()).await;
-            return Ok(stream::iter([event]).boxed());
+            return stream::iter([event]).boxed();
         }
-        let permit = durable.open_streams.clone().try_acquire_owned().map_err(|_| {
-            let message = format!("{} streams of events are open", self.shared.options.max_streams);
-            ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER)
-        })?;
-        // Previews first: one that comes while the events are opened is not missed.
-        let previews = durable.streams.previews_of(&log.id).await.map_err(|error| away(&error))?;
-        let stored = durable.streams.events_of(&log.id).await.map_err(|error| away(&error))?;
         let reader = Reader {
             queen: self.clone(),
-            stored,
-            previews,
+            events: durable.events.of(&log.id),
             past: log.past(),
             after,
             shown: after,
             cut: self.shared.cut.clone(),
             ended: false,
-            _permit: permit,
         };
         let next = |mut reader: Reader| async move {
             let event = reader.next().await?;
             Some((event, reader))
         };
-        Ok(stream::unfold(reader, next).boxed())
+        stream::unfold(reader, next).boxed()
     }
 }
 
@@ -74,26 +60,25 @@ impl Reader {
     /// The next event for the client; `None` after the terminal one, or when the stream is cut.
     async fn next(&mut self) -> Option<Event> {
         while !self.ended {
-            tokio::select! {
-                // What is stored goes first, so that no preview overtakes the event that ends the job.
+            let told = tokio::select! {
+                // What is there already goes out before the stream is cut.
                 biased;
-                stored = self.stored.next() => {
-                    let event = stored?.event;
-                    if self.is_new(&event) {
-                        self.after = Some(event.seq);
-                        self.shown = self.shown.max(self.after);
-                        self.ended = event.kind.is_terminal();
-                        return Some(self.queen.renewed(event).await);
-                    }
-                }
+                told = self.events.next() => told?,
                 () = self.cut.cancelled() => return None,
-                preview = self.previews.next() => {
-                    let event = preview?;
-                    if is_above(event.seq, self.past) && is_above(event.seq, self.shown) {
-                        self.shown = Some(event.seq);
-                        return Some(event);
-                    }
+            };
+            match told {
+                Told::Stored(logged) if self.is_new(&logged.event) => {
+                    let event = logged.event.clone();
+                    self.after = Some(event.seq);
+                    self.shown = self.shown.max(self.after);
+                    self.ended = event.kind.is_terminal();
+                    return Some(self.queen.renewed(event).await);
                 }
+                Told::Preview(event) if is_above(event.seq, self.past) && is_above(event.seq, self.shown) => {
+                    self.shown = Some(event.seq);
+                    return Some(Event::clone(&event));
+                }
+                Told::Stored(_) | Told::Preview(_) => {}
             }
         }
         None

@@ -68,6 +68,9 @@ impl Queen {
         operation.set_model(&model);
         let fingerprint = operation.fingerprint();
         inputs::store(&self.shared.store, inputs).await?;
+        if named {
+            self.unmark(&id).await?;
+        }
         let sending = Sending {
             job: id.clone(),
             subject: durable.streams.subject_of_job(

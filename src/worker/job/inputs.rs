@@ -222,22 +222,44 @@ async fn picture(
     store: &Store,
     limits: &Limits,
 ) -> Result<DynamicImage, InputError> {
-    let bytes = match input {
-        ImageInput::Inline(text) => {
-            Bytes::from(STANDARD.decode(text).map_err(|source| InputError::Base64 { field, source })?)
-        }
-        ImageInput::Object(reference) => fetch(reference, store, limits.max_input)
-            .await
-            .map_err(|source| InputError::Store { field, source: Box::new(source) })?,
+    let found = match input {
+        ImageInput::Inline(text) => Found::Base64(text.clone()),
+        ImageInput::Object(reference) => Found::Bytes(
+            fetch(reference, store, limits.max_input)
+                .await
+                .map_err(|source| InputError::Store { field, source: Box::new(source) })?,
+        ),
     };
-    let size = bytes.len() as u64;
-    if size > limits.max_input {
-        return Err(InputError::TooLarge { field, bytes: size, limit: limits.max_input });
+    let (max_input, max_pixels) = (limits.max_input, limits.max_pixels);
+    tokio::task::spawn_blocking(move || {
+        let bytes = found.into_bytes(field)?;
+        let size = bytes.len() as u64;
+        if size > max_input {
+            return Err(InputError::TooLarge { field, bytes: size, limit: max_input });
+        }
+        decode(field, &bytes, max_pixels)
+    })
+    .await
+    .map_err(|source| InputError::Lost { field, source })?
+}
+
+/// An input as it was found.
+enum Found {
+    Base64(String),
+    Bytes(Bytes),
+}
+
+impl Found {
+    /// Takes a while for megabytes of base64.
+    fn into_bytes(self, field: &'static str) -> Result<Bytes, InputError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Base64(text) => {
+                let bytes = STANDARD.decode(text).map_err(|source| InputError::Base64 { field, source })?;
+                Ok(bytes.into())
+            }
+        }
     }
-    let max_pixels = limits.max_pixels;
-    tokio::task::spawn_blocking(move || decode(field, &bytes, max_pixels))
-        .await
-        .map_err(|source| InputError::Lost { field, source })?
 }
 
 async fn fetch(reference: &str, store: &Store, max_bytes: u64) -> Result<Bytes, StorageError> {
@@ -292,6 +314,16 @@ mod tests {
     fn a_picture_is_read() {
         let picture = decode("init_image", &png(72, 80), 1 << 22).unwrap();
         assert_eq!((picture.width(), picture.height()), (72, 80));
+    }
+
+    #[tokio::test]
+    async fn megabytes_of_base64_are_decoded_where_they_hold_up_nobody() {
+        let store = Store::open(&crate::storage::StoreOptions::new("memory://")).unwrap();
+        let (input, limits) = (ImageInput::Inline("!".repeat(1 << 20)), Limits::default());
+        let mut decoding = Box::pin(picture("init_image", &input, &store, &limits));
+        let at_once = futures::FutureExt::now_or_never(&mut decoding);
+        assert!(at_once.is_none(), "this thread goes on with other work");
+        assert_eq!(decoding.await.unwrap_err().code(), ErrorCode::ImageInvalid);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
@@ -139,14 +140,23 @@ async fn stored_picture(
     let key = Key::Image { job: job.id.clone(), index, attempt, format: job.format };
     let bytes = store.get(&key, MAX_IMAGE_BYTES).await?;
     let (width, height) = spec.source.size();
+    let (size, sha256) = (bytes.len() as u64, sha256(bytes).await);
     Ok(ImageResult {
         key: key.path(),
         url: store.url(&key).await?,
         format: job.format,
         width,
         height,
-        bytes: bytes.len() as u64,
-        sha256: hex(&Sha256::digest(&bytes)),
+        bytes: size,
+        sha256,
         seed: job.seed.wrapping_add(u64::from(index)),
     })
+}
+
+/// Of up to [`MAX_IMAGE_BYTES`], which takes a while.
+async fn sha256(bytes: Bytes) -> String {
+    let digest = |bytes: &Bytes| hex(&Sha256::digest(bytes));
+    let there = bytes.clone();
+    // Not done there, the runtime is ending.
+    tokio::task::spawn_blocking(move || digest(&there)).await.unwrap_or_else(|_| digest(&bytes))
 }

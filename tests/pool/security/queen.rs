@@ -136,6 +136,28 @@ async fn a_client_that_sends_too_many_jobs_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_again() {
+    let (_queen, url) = queen(&["--request-limit", "0.01", "--request-burst", "6"]).await;
+    let delete = async || {
+        let answer = reqwest::Client::new().delete(format!("{url}/v1/jobs/nobody")).send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    // Each of these asks every worker.
+    for _ in 0..3 {
+        assert_eq!(delete().await, (404, false));
+    }
+    for path in ["/v1/workers", "/v1/jobs/nobody", "/v1/jobs/nobody/stream"] {
+        assert_ne!(get(&url, path, None).await, 429, "{path}");
+    }
+    assert_eq!(delete().await, (429, true));
+    for path in ["/v1/workers", "/v1/jobs/nobody", "/v1/jobs/nobody/images/0", "/nowhere"] {
+        assert_eq!(get(&url, path, None).await, 429, "{path}");
+    }
+    assert_eq!(get(&url, "/health", None).await, 200, "load balancers go on");
+    assert_eq!(post(&url, None).await.status(), 503, "jobs have their own limit");
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_bounded_too() {
     let (_queen, url) = queen(&["--max-body", "100KiB"]).await;
     let chunks = |number: usize| {

@@ -21,7 +21,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
     contract::{ErrorCode, Event, EventKind, Health, JobId, JobStatus, JobView, Operation},
-    http::{ApiError, DEFAULT_BODY_LIMIT, Jobs, MAX_IMAGE_BYTES, fallback, job_routes},
+    http::{ApiError, Jobs, MAX_IMAGE_BYTES, RouteLimits, fallback, job_routes},
     storage::Key,
     worker::{
         shared::{Context, HeldJob},
@@ -55,7 +55,7 @@ impl WorkerJobs {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self.clone());
-        fallback(job_routes(self, DEFAULT_BODY_LIMIT).merge(own))
+        fallback(job_routes(self, RouteLimits::default()).merge(own))
     }
 
     fn context(&self) -> &Context {
