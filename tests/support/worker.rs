@@ -322,6 +322,10 @@ impl WorkerProcess {
         self.signal("-TERM");
     }
 
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     pub fn kill(&self) {
         self.signal("-KILL");
     }

@@ -273,13 +273,26 @@ impl JobRun {
         let mut progress = Progress::new(self.expected_steps(spec));
         let earlier = std::mem::take(stored);
         loop {
-            let response = match timeout_at(progress.repeat_at(), responses.recv()).await {
+            let response = tokio::select! {
+                biased;
+                response = timeout_at(progress.repeat_at(), responses.recv()) => response,
+                () = self.context.engine_lost() => Ok(None),
+            };
+            let response = match response {
                 Err(_) => {
                     events.emit(progress.tell());
                     continue;
                 }
+                // The engine was lost, and not by this job: it is given back, unless somebody has cancelled it.
                 Ok(None) => {
-                    return Err(Failure::Error(ErrorCode::Internal, "the engine was lost; try again".into()));
+                    self.context.close();
+                    return Err(match running.is_cancelled() {
+                        true => Failure::Cancelled { step: progress.at() },
+                        false => {
+                            let message = "the engine of this worker was lost; try again";
+                            Failure::Error(ErrorCode::ShuttingDown, message.into())
+                        }
+                    });
                 }
                 Ok(Some(response)) => response,
             };
@@ -308,6 +321,10 @@ impl JobRun {
                 }
                 GenerationResponse::Done { timings, warnings } => return Ok((timings, warnings)),
                 GenerationResponse::Failed(error) => {
+                    if error.is_of_device() {
+                        // Before the job is given back: this worker does not take it again.
+                        self.context.close();
+                    }
                     return Err(Failure::Error(error.code(), error.to_string()));
                 }
                 GenerationResponse::Cancelled { step } => return Err(Failure::Cancelled { step }),

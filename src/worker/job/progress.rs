@@ -63,6 +63,11 @@ impl Progress {
         self.repeat_at
     }
 
+    /// The last step.
+    pub fn at(&self) -> u32 {
+        self.step
+    }
+
     /// The event of the last step.
     pub fn tell(&mut self) -> EventKind {
         let now = Instant::now();
