@@ -13,10 +13,10 @@ pub const STEP_LIMIT: Duration = Duration::from_secs(60);
 const TIMES_THE_SLOWEST: u32 = 20;
 /// Pixels for which [`STEP_LIMIT`] is meant, while nothing of their shape was done.
 const PIXELS_OF_A_FLOOR: u64 = 1024 * 1024;
-/// The least time for the first work of a model on a CPU: how fast it is, is not known yet.
-const FIRST_ON_CPU: Duration = Duration::from_secs(30 * 60);
-/// The least time for work in which the files of LoRAs are read.
-const WITH_FILES: Duration = Duration::from_secs(10 * 60);
+/// How many times the least limit the first work of a model may take on a CPU: how fast it is, is not known yet.
+const FIRST_ON_CPU: u32 = 30;
+/// How many times the least limit work may take in which the files of LoRAs are read.
+const WITH_FILES: u32 = 10;
 /// Shapes whose times are remembered; the one that came first is forgotten for another.
 const REMEMBERED: usize = 256;
 /// How often the work is looked at, unless the limit is shorter than a few looks.
@@ -123,7 +123,7 @@ impl StepWatch {
 
     fn limit(&self, shape: &Shape, slowest: &VecDeque<(Shape, Duration)>) -> Duration {
         let floor = match shape.work {
-            Work::ReadFiles => self.floor.max(WITH_FILES),
+            Work::ReadFiles => self.floor.saturating_mul(WITH_FILES),
             _ => self.floor,
         };
         if let Some((_, slowest)) = slowest.iter().find(|(of, _)| of == shape) {
@@ -142,7 +142,7 @@ impl StepWatch {
         match slowest.iter().filter(alike).map(scaled).min() {
             Some(expected) => floor.max(expected.saturating_mul(TIMES_THE_SLOWEST)),
             None if shape.work == Work::Memory => floor,
-            None => floor.max(FIRST_ON_CPU),
+            None => floor.saturating_mul(FIRST_ON_CPU),
         }
     }
 
@@ -254,15 +254,15 @@ mod tests {
     #[test]
     fn on_a_cpu_a_new_shape_may_take_what_smaller_ones_let_expect() {
         let watch = StepWatch::new(STEP_LIMIT, true);
-        assert_eq!(limit(&watch, &step("a", 512)), FIRST_ON_CPU);
+        assert_eq!(limit(&watch, &step("a", 512)), FIRST_ON_CPU * STEP_LIMIT);
         watch.lock().note(step("a", 64), SECOND);
         assert_eq!(limit(&watch, &step("a", 512)), 64 * 20 * SECOND);
         watch.lock().note(step("a", 512), 10 * SECOND);
         assert_eq!(limit(&watch, &step("a", 1024)), 4 * 20 * 10 * SECOND);
         assert_eq!(limit(&watch, &step("a", 512)), 20 * 10 * SECOND);
         // Another model, and other work, say nothing of it.
-        assert_eq!(limit(&watch, &step("b", 64)), FIRST_ON_CPU);
-        assert_eq!(limit(&watch, &Shape { work: Work::Decode, ..step("a", 64) }), FIRST_ON_CPU);
+        assert_eq!(limit(&watch, &step("b", 64)), FIRST_ON_CPU * STEP_LIMIT);
+        assert_eq!(limit(&watch, &Shape { work: Work::Decode, ..step("a", 64) }), FIRST_ON_CPU * STEP_LIMIT);
         watch.lock().note(step("sim", 64), Duration::ZERO);
         assert_eq!(limit(&watch, &step("sim", 2048)), STEP_LIMIT);
     }
@@ -272,7 +272,7 @@ mod tests {
         let watch = StepWatch::new(SECOND, false);
         let begin = Shape { work: Work::ReadFiles, ..step("a", 64) };
         watch.lock().note(begin.clone(), SECOND);
-        assert_eq!(limit(&watch, &begin), WITH_FILES);
+        assert_eq!(limit(&watch, &begin), WITH_FILES * SECOND);
     }
 
     #[test]

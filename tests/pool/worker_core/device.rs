@@ -128,8 +128,11 @@ async fn a_requester_whose_step_never_ends_is_told_to_try_again() {
 #[tokio::test]
 async fn a_cancel_of_a_job_whose_step_never_ends_is_kept() {
     let pool = Pool::new().await;
-    let mut stuck = pool.worker("a", HANGS, &SOON).await;
+    // After one step, what is told every five seconds is that step.
+    let hangs = "sim=sim://?step_ms=5&size=64&fail=hang&fail_step=2";
+    let mut stuck = pool.worker("a", hangs, &["--step-limit", "6s"]).await;
     let mut replies = pool.generate(r#"{"prompt":"a","steps":20,"job_id":"j"}"#).await;
+    replies.wait_for("progress").await;
     replies.wait_for("progress").await;
     assert_eq!(pool.cancel("j").await.as_deref(), Some("a"));
     assert_eq!(replies.end().await, End::Cancelled);
@@ -191,11 +194,13 @@ async fn a_worker_whose_jobs_fail_by_themselves_goes_on() {
 #[tokio::test]
 async fn a_worker_that_fails_its_test_at_the_start_takes_nothing() {
     let pool = Pool::new().await;
+    // On a CPU the first work of all may take 30 times as long.
+    let soon = ["--step-limit", "200ms"];
     for (fails, said) in
         [("fail=panic", "the test of the device failed"), ("fail=hang", "the device is stuck")]
     {
         let model = format!("sim=sim://?step_ms=5&size=64&{fails}&fail_after=0");
-        let mut broken = pool.spawn("a", &model, &SOON);
+        let mut broken = pool.spawn("a", &model, &soon);
         assert_eq!(broken.exit().await.code(), LOST, "{}", broken.log());
         assert!(broken.log().contains(said) && !broken.log().contains(" ready "), "{}", broken.log());
     }
