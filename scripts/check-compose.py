@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+# Seconds after its grace time in which a worker has ended, whatever hangs.
+MARGIN = 20
 
 
 def seconds(text: str) -> int:
@@ -36,8 +38,9 @@ def main() -> int:
             source = volume.split(":")[0]
             if re.fullmatch(r"\w+", source) and source not in base["volumes"]:
                 wrong.append(f"{name}: there is no volume {source}")
-    if seconds(services["worker"]["stop_grace_period"]) <= 60:
-        wrong.append("worker: stop_grace_period must be above the worker's grace of 60 s")
+    for name, grace in (("worker", 60), ("queen", 10)):
+        if seconds(services[name].get("stop_grace_period", "10s")) <= grace + MARGIN:
+            wrong.append(f"{name}: stop_grace_period must be above its grace of {grace} s and {MARGIN} s")
     print("\n".join(wrong) or "compose files: good")
     return 1 if wrong else 0
 

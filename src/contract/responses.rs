@@ -59,7 +59,8 @@ pub struct Workers {
 /// The answer to GET /health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
-    /// `ok`, or `degraded` while NATS is away or no worker is up.
+    /// `ok`, or `degraded` while NATS is away or no worker is up. `starting` and `failed` are a worker's own: `failed`, with
+    /// status 503, when its device failed or is stuck, and it is to be started again.
     pub status: String,
     /// `connected` or `disconnected`.
     pub nats: String,
@@ -67,6 +68,16 @@ pub struct Health {
     pub durable: bool,
     /// Workers whose heartbeat is fresh (a worker with --http says 1: itself).
     pub workers: u32,
+}
+
+impl Health {
+    /// The status of a worker that is to be started again.
+    pub const FAILED: &str = "failed";
+
+    /// The HTTP status that tells it to those who read nothing else.
+    pub fn http_status(&self) -> u16 {
+        if self.status == Self::FAILED { 503 } else { 200 }
+    }
 }
 
 /// A durable job that failed on every worker that tried it.

@@ -166,16 +166,47 @@ impl DiffusionError {
             Self::Request { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::Operation(_) => ErrorCode::UnsupportedOperation,
             Self::NonFinite { .. } => ErrorCode::NonFinite,
-            Self::Compute(error) if says_out_of_memory(error) => ErrorCode::OutOfMemory,
+            Self::Compute(error) if says_out_of_memory(&error.to_string()) => ErrorCode::OutOfMemory,
             Self::Compute(_) => ErrorCode::Internal,
         }
+    }
+
+    /// Whether the device failed, and not what was computed on it: nothing can be computed on it any more.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Self::Compute(error) if says_device_failed(&error.to_string()))
     }
 }
 
 /// CUDA and Metal report a full device in the text of their errors only.
-fn says_out_of_memory(error: &candle_core::Error) -> bool {
-    let text = error.to_string().to_ascii_lowercase();
-    text.contains("out of memory") || text.contains("out_of_memory")
+fn says_out_of_memory(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("out of memory") || text.contains("out_of_memory") || text.contains("alloc_failed")
+}
+
+/// How the names of errors begin that NVIDIA's driver and libraries give, which are a part of their text.
+const ERRORS_OF_CUDA: [&str; 4] = ["CUDA_ERROR_", "CUBLAS_STATUS_", "CUDNN_STATUS_", "CURAND_STATUS_"];
+/// Those that refuse one call, after which the next goes well.
+const ERRORS_OF_A_CALL: [&str; 12] = [
+    "CUDA_ERROR_INVALID_VALUE",
+    "CUDA_ERROR_INVALID_IMAGE",
+    "CUDA_ERROR_INVALID_PTX",
+    "CUDA_ERROR_INVALID_SOURCE",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    "CUDA_ERROR_NOT_FOUND",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+    "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES",
+    "_NOT_SUPPORTED",
+    "_STATUS_INVALID_VALUE",
+    "_STATUS_BAD_PARAM",
+    "_STATUS_ARCH_MISMATCH",
+];
+
+/// Whether the text of an error, or of a panic over one, is that of a device on which every later call fails alike: after
+/// an illegal address, a launch that failed or an uncorrectable error of its memory, only a new process helps.
+pub fn says_device_failed(text: &str) -> bool {
+    ERRORS_OF_CUDA.iter().any(|name| text.contains(name))
+        && !ERRORS_OF_A_CALL.iter().any(|name| text.contains(name))
+        && !says_out_of_memory(text)
 }
 
 #[cfg(test)]
@@ -188,6 +219,36 @@ mod tests {
         assert_eq!(DiffusionError::from(full).code(), ErrorCode::OutOfMemory);
         let defect = candle_core::Error::Msg("shape mismatch".into());
         assert_eq!(DiffusionError::from(defect).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn a_device_that_failed_is_told_apart_from_a_full_one_and_from_a_call_that_it_refuses() {
+        let of_device = |text: &str| {
+            DiffusionError::from(candle_core::Error::Cuda(text.to_owned().into())).is_of_device()
+        };
+        for failed in [
+            r#"DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered")"#,
+            r#"DriverError(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure")"#,
+            r#"DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, "uncorrectable ECC error encountered")"#,
+            r#"DriverError(CUDA_ERROR_UNKNOWN, "unknown error") when loading affine"#,
+            "CublasError(CUBLAS_STATUS_EXECUTION_FAILED)",
+            "CudnnError(CUDNN_STATUS_EXECUTION_FAILED)",
+        ] {
+            assert!(of_device(failed), "{failed}");
+        }
+        for other in [
+            r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#,
+            r#"DriverError(CUDA_ERROR_INVALID_VALUE, "invalid argument")"#,
+            r#"DriverError(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "too many resources requested for launch")"#,
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "CublasError(CUBLAS_STATUS_NOT_SUPPORTED)",
+            "missing kernel 'affine'",
+            "shape mismatch",
+        ] {
+            assert!(!of_device(other), "{other}");
+        }
+        let full = candle_core::Error::Cuda("CublasError(CUBLAS_STATUS_ALLOC_FAILED)".to_owned().into());
+        assert_eq!(DiffusionError::from(full).code(), ErrorCode::OutOfMemory);
     }
 
     #[test]

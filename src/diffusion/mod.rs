@@ -39,7 +39,7 @@ pub use checkpoint::Checkpoint;
 pub use conditioning::{Added, Conditioning};
 pub use denoising::Denoising;
 pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
-pub use error::DiffusionError;
+pub use error::{DiffusionError, says_device_failed};
 pub use inspect::{Defaults, Inspection, inspect};
 pub use lora::Loras;
 pub use memory::{Activations, Arithmetic};

@@ -5,10 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::task::JoinHandle;
 
 use super::{
-    EngineError, GenerationRequest, InferencePipeline, RequestReceiver,
+    EngineError, GenerationRequest, GenerationResponse, InferencePipeline, Lookout, RequestReceiver, Stuck,
     loading::{Loading, Look},
     request_queue::Next,
-    running_job::{RunningJob, end_early, guarded},
+    running_job::{RunningJob, end, end_early, guarded},
     turns::Turns,
 };
 use crate::models::{Held, Reserved};
@@ -25,7 +25,8 @@ use crate::models::{Held, Reserved};
 /// picture that was leaves its slot.
 ///
 /// A pass that fails is gone again by each of its pictures alone, so that a job fails by its own fault only. What runs out
-/// of memory is done once more when idle models are out of it.
+/// of memory is done once more when idle models are out of it. A device that fails, and not a job on it, ends the engine: all
+/// its jobs are told so, and have not failed.
 pub struct GenerationEngine {
     pipeline: InferencePipeline,
     requests: RequestReceiver,
@@ -34,20 +35,35 @@ pub struct GenerationEngine {
 
 /// The running engine. It ends when every [`RequestQueue`](super::RequestQueue) was dropped and its jobs are done.
 #[derive(Debug)]
-pub struct EngineHandle(JoinHandle<()>);
+pub struct EngineHandle {
+    thread: JoinHandle<Result<(), EngineLost>>,
+    lookout: Lookout,
+}
 
-/// The engine's thread ended by a panic that no job can be blamed for.
+/// The engine is of no use any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the engine was lost: {0}")]
-pub struct EngineLost(#[from] tokio::task::JoinError);
+pub enum EngineLost {
+    /// Its thread ended by a panic that no job can be blamed for.
+    #[error("the engine was lost: {0}")]
+    Panic(#[from] tokio::task::JoinError),
+    /// The device failed, or its test.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// Its thread is in the device and does not come back. It cannot be stopped.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+}
 
 impl EngineHandle {
-    /// Waits until the engine has ended. May be called again after it was cancelled.
+    /// Waits until the engine has ended, or is stuck. May be called again after it was cancelled.
     ///
     /// # Errors
-    /// [`EngineLost`] when it ended by a panic.
+    /// [`EngineLost`] when it ended although it was needed, or does not end.
     pub async fn join(&mut self) -> Result<(), EngineLost> {
-        Ok((&mut self.0).await?)
+        tokio::select! {
+            ended = &mut self.thread => ended?,
+            stuck = self.lookout.stuck() => Err(stuck.into()),
+        }
     }
 }
 
@@ -66,10 +82,11 @@ impl GenerationEngine {
 
     /// Starts the loop on a blocking thread of the current tokio runtime.
     pub fn start(self) -> EngineHandle {
-        EngineHandle(tokio::task::spawn_blocking(move || self.run()))
+        let lookout = self.pipeline.lookout();
+        EngineHandle { thread: tokio::task::spawn_blocking(move || self.run()), lookout }
     }
 
-    fn run(self) {
+    fn run(self) -> Result<(), EngineLost> {
         let Self { pipeline, mut requests, slots } = self;
         let pipeline = Arc::new(pipeline);
         let mut waiting: VecDeque<GenerationRequest> = VecDeque::new();
@@ -80,7 +97,7 @@ impl GenerationEngine {
             if running.is_empty() && waiting.is_empty() && loading.is_none() {
                 match requests.wait() {
                     Some(request) => waiting.push_back(request),
-                    None => return,
+                    None => return Ok(()),
                 }
             }
             while let Next::Request(request) = requests.look() {
@@ -108,6 +125,17 @@ impl GenerationEngine {
                 }
             }
             running = turns.next(&pipeline, running);
+            if let Some(reason) = pipeline.lost() {
+                running.into_iter().for_each(|job| job.leave(&reason));
+                let load = loading.and_then(Loading::abandon);
+                while let Next::Request(request) = requests.look() {
+                    waiting.push_back(*request);
+                }
+                for request in load.into_iter().chain(waiting) {
+                    end(request, GenerationResponse::Failed(EngineError::Device(reason.clone())));
+                }
+                return Err(EngineLost::Device(reason));
+            }
         }
     }
 }

@@ -59,6 +59,11 @@ impl Loading {
         Self { request: Some(request), model }
     }
 
+    /// The job that waits for it, unless it has ended; the model is not waited for.
+    pub(super) fn abandon(self) -> Option<GenerationRequest> {
+        self.request
+    }
+
     /// Looks whether the model is there; waits for it a little when there is nothing else to do.
     pub(super) fn look(mut self, idle: bool) -> Look {
         self.request = self.request.and_then(end_early);

@@ -1,5 +1,6 @@
 //! Who computes next, and on which thread. One engine per device; nothing here knows NATS, HTTP or the store.
 
+mod faults;
 mod generation_engine;
 mod loading;
 mod pipeline;
@@ -9,9 +10,11 @@ mod running_job;
 mod sharing;
 mod snapshot;
 mod turns;
+mod watch;
 
 pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};
 pub use pipeline::{InferencePipeline, PipelineError};
 pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};
 pub use request_queue::{EngineGone, RequestQueue, RequestReceiver};
 pub use snapshot::Snapshot;
+pub use watch::{Lookout, STEP_LIMIT, Stuck};

@@ -1,12 +1,18 @@
 //! What the engine computes with: every model of the worker, by name, on one device.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use image::RgbImage;
 
+use super::{
+    EngineError, STEP_LIMIT,
+    faults::{Faults, fails_test},
+    running_job::guarded,
+    watch::{Lookout, Shape, StepWatch, Work},
+};
 use crate::{
     contract::ErrorCode,
-    diffusion::ImageSpec,
+    diffusion::{ImageSpec, Source},
     models::{Denoising, Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource, Reserved},
 };
 
@@ -17,6 +23,8 @@ use crate::{
 /// [`hold`](Self::hold).
 pub struct InferencePipeline {
     models: Arc<ModelSet>,
+    watch: Arc<StepWatch>,
+    faults: Faults,
 }
 
 /// Why a picture could not be drawn.
@@ -32,6 +40,13 @@ impl PipelineError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Model(error) => error.code(),
+        }
+    }
+
+    /// Whether the device failed.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_of_device(),
         }
     }
 }
@@ -50,7 +65,73 @@ impl InferencePipeline {
     /// # Errors
     /// The first source that cannot be used, with the file and the key that are wrong, or the memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
-        Ok(Self { models: Arc::new(ModelSet::open(sources, options)?) })
+        let watch = Arc::new(StepWatch::new(STEP_LIMIT, options.device.is_cpu()));
+        Ok(Self { models: Arc::new(ModelSet::open(sources, options)?), watch, faults: Faults::default() })
+    }
+
+    /// With another least limit for a step than [`STEP_LIMIT`].
+    #[must_use]
+    pub fn with_step_limit(mut self, limit: Duration) -> Self {
+        self.watch = Arc::new(self.watch.with_floor(limit));
+        self
+    }
+
+    /// Who waits for the device to be stuck.
+    pub fn lookout(&self) -> Lookout {
+        Lookout::new(self.watch.clone())
+    }
+
+    /// Tests the device with every model in memory: one step of a picture as small as there is, and its decoding.
+    ///
+    /// # Errors
+    /// The first model that computes nothing, and why.
+    pub fn test_all(&self) -> Result<(), (String, EngineError)> {
+        for model in self.models.in_memory() {
+            self.test(&model).map_err(|error| (model, error))?;
+        }
+        Ok(())
+    }
+
+    /// Tests the device with this model.
+    pub(super) fn test(&self, model: &str) -> Result<(), EngineError> {
+        let test = || {
+            let held = self.models.hold(model)?;
+            let shape = |work, picture: &Denoising| shape_of(work, model, std::iter::once(picture));
+            let begin = Shape { work: Work::Begin, model: model.to_owned(), pixels: 0 };
+            let mut picture = self.watch.during(begin, || held.model.begin_test())?;
+            let step = shape(Work::Step, &picture);
+            self.watch.during(step, || held.model.advance(&mut [&mut picture]))?;
+            self.watch.during(shape(Work::Decode, &picture), || held.model.finish(&picture))?;
+            Ok(())
+        };
+        match guarded(test) {
+            Err(error) if fails_test(&error) => Err(error),
+            Err(error) => {
+                tracing::warn!(model, %error, "the device could not be tested with this model");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// A job was done.
+    pub(super) fn succeeded(&self) {
+        self.faults.succeeded();
+    }
+
+    /// What a job of this model that failed is told: that the device did, if so.
+    pub(super) fn failed(&self, model: &str, error: EngineError) -> EngineError {
+        self.faults.failed(error, || {
+            // A model that cannot be loaded says nothing of the device; another in memory does.
+            let in_memory = self.models.in_memory();
+            let tested = in_memory.iter().find(|name| *name == model).or(in_memory.last());
+            tested.map_or(Ok(()), |model| self.test(model))
+        })
+    }
+
+    /// Why the device is of no use any more, if so.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.faults.lost()
     }
 
     /// Every model, in memory or not, in the order of the sources.
@@ -74,7 +155,7 @@ impl InferencePipeline {
 
     /// Whether [`hold`](Self::hold) would not fail for lack of room.
     pub fn has_room_for(&self, model: &str) -> bool {
-        self.models.has_room_for(model)
+        self.during_memory(model, || self.models.has_room_for(model))
     }
 
     /// The model, if it is in memory.
@@ -90,7 +171,7 @@ impl InferencePipeline {
     /// # Errors
     /// When there is no such model, or no room for it beside those that are held.
     pub fn reserve(&self, model: &str) -> Result<Option<Reserved>, PipelineError> {
-        Ok(self.models.reserve(model)?)
+        Ok(self.during_memory(model, || self.models.reserve(model))?)
     }
 
     /// Loads a model into the room that was taken for it. Pictures of other models can be drawn meanwhile.
@@ -104,7 +185,7 @@ impl InferencePipeline {
     /// Puts every model out of memory that no job runs with, and gives back what the device keeps for later; whether that
     /// made room.
     pub fn make_room(&self) -> bool {
-        self.models.put_out_idle()
+        self.during_memory("", || self.models.put_out_idle())
     }
 
     /// Pictures of one job that the model draws together, if there are so many: where they gain by sharing a pass.
@@ -120,7 +201,16 @@ impl InferencePipeline {
     /// # Errors
     /// When the model does not take the request, or fails.
     pub fn begin(&self, model: &str, spec: &ImageSpec) -> Result<Denoising, PipelineError> {
-        Ok(self.hold(model)?.model.begin(spec)?)
+        let work = match &spec.source {
+            _ if !spec.loras.is_empty() => Work::ReadFiles,
+            Source::Text { .. } => Work::Begin,
+            Source::Image { .. } | Source::Inpaint { .. } => Work::Encode,
+        };
+        let (width, height) = spec.source.size();
+        let pixels = if work == Work::Begin { 0 } else { u64::from(width) * u64::from(height) };
+        let held = self.hold(model)?;
+        let shape = Shape { work, model: model.to_owned(), pixels };
+        Ok(self.watch.during(shape, || held.model.begin(spec))?)
     }
 
     /// Which of these pictures, by index, a model advances in one pass at their next step. Each is in one pass, and
@@ -137,7 +227,9 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails; some of `jobs` may have gone their step by then.
     pub fn advance(&self, model: &str, jobs: &mut [&mut Denoising]) -> Result<(), PipelineError> {
-        Ok(self.hold(model)?.model.advance(jobs)?)
+        let held = self.hold(model)?;
+        let shape = shape_of(Work::Step, model, jobs.iter().map(|job| &**job));
+        Ok(self.watch.during(shape, || held.model.advance(jobs))?)
     }
 
     /// A small picture of how it looks now, at most 256 pixels a side.
@@ -145,7 +237,9 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails.
     pub fn preview(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
-        Ok(self.hold(model)?.model.preview(job)?)
+        let held = self.hold(model)?;
+        let shape = shape_of(Work::Preview, model, std::iter::once(job));
+        Ok(self.watch.during(shape, || held.model.preview(job))?)
     }
 
     /// The picture, after the last step.
@@ -153,6 +247,18 @@ impl InferencePipeline {
     /// # Errors
     /// When the model fails; NaN and infinity are failures, never a picture.
     pub fn finish(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
-        Ok(self.hold(model)?.model.finish(job)?)
+        let held = self.hold(model)?;
+        let shape = shape_of(Work::Decode, model, std::iter::once(job));
+        Ok(self.watch.during(shape, || held.model.finish(job))?)
     }
+
+    fn during_memory<T>(&self, model: &str, work: impl FnOnce() -> T) -> T {
+        self.watch.during(Shape { work: Work::Memory, model: model.to_owned(), pixels: 0 }, work)
+    }
+}
+
+fn shape_of<'a>(work: Work, model: &str, pictures: impl Iterator<Item = &'a Denoising>) -> Shape {
+    let pixels =
+        pictures.map(Denoising::size).map(|(width, height)| u64::from(width) * u64::from(height)).sum();
+    Shape { work, model: model.to_owned(), pixels }
 }

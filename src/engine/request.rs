@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{PipelineError, Snapshot};
 use crate::{
     contract::{ErrorCode, JobId},
-    diffusion::ImageSpec,
+    diffusion::{ImageSpec, says_device_failed},
 };
 
 /// A job for the engine.
@@ -137,15 +137,30 @@ pub enum EngineError {
     /// A defect: the code for the model panicked. The engine goes on.
     #[error("the model panicked: {0}")]
     Panicked(String),
+    /// The device computes no more. The job has not failed; another worker goes on with it.
+    #[error("the device of this worker failed: {0}; try again")]
+    Device(String),
 }
 
 impl EngineError {
-    /// The code on the wire.
+    /// The code on the wire. That of a device which failed is the code of a worker that ends, for it does.
     pub fn code(&self) -> ErrorCode {
         match self {
+            _ if self.is_of_device() => ErrorCode::ShuttingDown,
             Self::Pipeline(error) => error.code(),
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
-            Self::Panicked(_) => ErrorCode::Internal,
+            Self::Panicked(_) | Self::Device(_) => ErrorCode::Internal,
+        }
+    }
+
+    /// Whether the device failed, and not the job: the job is given back without counting as a failure, and this worker
+    /// takes no other.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            Self::Pipeline(error) => error.is_of_device(),
+            Self::Panicked(text) => says_device_failed(text),
+            Self::DeadlineExceeded { .. } => false,
+            Self::Device(_) => true,
         }
     }
 }

@@ -86,6 +86,7 @@ impl RunningJob {
                 Some(job)
             }
             Err(error) => {
+                let error = pipeline.failed(&request.model, error);
                 end(request, GenerationResponse::Failed(error));
                 None
             }
@@ -120,7 +121,7 @@ impl RunningJob {
         self.timings.denoise += took;
         match step.and_then(|()| self.follow_step(pipeline)) {
             Ok(()) => Some(self),
-            Err(error) => self.end(GenerationResponse::Failed(error)),
+            Err(error) => self.fail(pipeline, error),
         }
     }
 
@@ -137,11 +138,17 @@ impl RunningJob {
                     timings: self.timings,
                     warnings: std::mem::take(&mut self.warnings),
                 };
+                pipeline.succeeded();
                 self.end(done)
             }
             Ok(false) => Some(self),
-            Err(error) => self.end(GenerationResponse::Failed(error)),
+            Err(error) => self.fail(pipeline, error),
         }
+    }
+
+    /// Ends it because its device is of no use any more.
+    pub(super) fn leave(self, reason: &str) {
+        self.end(GenerationResponse::Failed(EngineError::Device(reason.to_owned())));
     }
 
     /// The name of its model.
@@ -237,6 +244,11 @@ impl RunningJob {
         send(&self.request, response);
     }
 
+    fn fail(self, pipeline: &InferencePipeline, error: EngineError) -> Option<Self> {
+        let error = pipeline.failed(&self.request.model, error);
+        self.end(GenerationResponse::Failed(error))
+    }
+
     fn end(self, response: GenerationResponse) -> Option<Self> {
         end(self.request, response);
         None
@@ -295,7 +307,7 @@ fn send(request: &GenerationRequest, response: GenerationResponse) {
 }
 
 /// Gives the slot back before the last word is said, so that who hears it can take the next job.
-fn end(request: GenerationRequest, response: GenerationResponse) {
+pub(super) fn end(request: GenerationRequest, response: GenerationResponse) {
     let GenerationRequest { job_id, permit, response_tx, .. } = request;
     drop(permit);
     if response_tx.send(response).is_err() {

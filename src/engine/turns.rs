@@ -123,6 +123,11 @@ impl Turns {
         if pass.len() == 1 {
             return vec![Err(error)];
         }
+        if error.is_of_device() {
+            // Each alone would fail alike.
+            let failed = || Err(EngineError::Device(error.to_string()));
+            return pass.iter().map(|_| failed()).collect();
+        }
         tracing::warn!(
             pictures = pass.len(), %error, "a shared pass failed; each of its pictures goes its step alone"
         );

@@ -142,7 +142,9 @@ async fn image<J: Jobs>(
 }
 
 async fn health<J: Jobs>(State(shared): State<Shared<J>>) -> Response {
-    Json(shared.jobs.health().await).into_response()
+    let health = shared.jobs.health().await;
+    let status = StatusCode::from_u16(health.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    (status, Json(health)).into_response()
 }
 
 fn job_id(text: &str) -> Result<JobId, ApiError> {

@@ -123,7 +123,23 @@ impl ModelError {
             | Self::NoRoom { .. } => ErrorCode::OutOfMemory,
             Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
             Self::Unknown(_) => ErrorCode::UnsupportedModel,
-            Self::Sim(SimError::Option { .. }) | Self::NotFetched(_) | Self::Foreign => ErrorCode::Internal,
+            Self::Sim(SimError::Option { .. } | SimError::Device) | Self::NotFetched(_) | Self::Foreign => {
+                ErrorCode::Internal
+            }
+        }
+    }
+
+    /// Whether the device failed, and not what was computed on it: nothing can be computed on it any more.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            Self::Diffusion(error) => error.is_of_device(),
+            Self::Sim(error) => matches!(error, SimError::Device),
+            Self::NotFetched(_)
+            | Self::Unknown(_)
+            | Self::TooLarge { .. }
+            | Self::OverLimit { .. }
+            | Self::NoRoom { .. }
+            | Self::Foreign => false,
         }
     }
 }

@@ -1,11 +1,15 @@
 //! One loaded model, and a picture that is being drawn with it.
 
-use image::RgbImage;
+use image::{GrayImage, Luma, RgbImage};
 
 use super::{ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
-use crate::diffusion::{
-    self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
-    flux::{Flux, FluxDenoising},
+use crate::{
+    contract::{ErrorCode, limits::MIN_SIDE},
+    diffusion::{
+        self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, Source,
+        StableDiffusion,
+        flux::{Flux, FluxDenoising},
+    },
 };
 
 /// A loaded model.
@@ -132,6 +136,27 @@ impl Model {
             Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),
             Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
         })
+    }
+
+    /// A picture as small as there is, of one step, to see whether the device computes.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn begin_test(&self) -> Result<Denoising, ModelError> {
+        let (width, height) = (MIN_SIDE, MIN_SIDE);
+        let text = ImageSpec { steps: 1, ..ImageSpec::new("a test", Source::Text { width, height }) };
+        if let Self::Sim(sim) = self {
+            return Ok(Denoising::Sim(sim.begin_test(&text)));
+        }
+        match self.begin(&text) {
+            // A model that fills in what a mask leaves open does nothing else.
+            Err(error) if error.code() == ErrorCode::UnsupportedOperation => {
+                let (image, mask) =
+                    (RgbImage::new(width, height), GrayImage::from_pixel(width, height, Luma([255])));
+                self.begin(&ImageSpec { source: Source::Inpaint { image, mask, strength: 1.0 }, ..text })
+            }
+            other => other,
+        }
     }
 
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).

@@ -5,12 +5,15 @@
 //! seed, so that the same request gives the same bytes. Pictures of one size share a pass, which takes one step's time, as
 //! on a GPU with room for them.
 //!
-//! `fail=panic|out_of_memory|non_finite|exit` with `fail_step=N` (default 1) makes every job fail at step N that gets so
-//! far, or with `fail_prompt=WORD` those whose prompt has it; `exit` ends the whole process there, with status 9, as a
-//! job does that brings down whichever worker takes it. A pass ends where a job fails, like that of a scheduler that panics:
-//! who comes before it has gone the step. `room=N` is a device on which a pass of more than N pictures runs out of memory.
-//! `fail_step=end` fails where the picture is decoded. `fail_times=N` fails N times and no more. `together=N`
-//! draws N pictures of a job together.
+//! `fail=panic|out_of_memory|non_finite|exit|device|hang` with `fail_step=N` (default 1) makes every job fail at step N that
+//! gets so far, or with `fail_prompt=WORD` those whose prompt has it; `exit` ends the whole process there, with status 9, as
+//! a job does that brings down whichever worker takes it; `device` is an error of the device, and `hang` a step that never
+//! ends. A pass ends where a job fails, like that of a scheduler that panics: who comes before it has gone the step.
+//! `room=N` is a device on which a pass of more than N pictures runs out of memory. `fail_step=end` fails where the picture
+//! is decoded. `fail_times=N` fails N times and no more. `together=N` draws N pictures of a job together.
+//!
+//! `fail=...&fail_after=N` is a device that breaks: N steps go well, of whichever job, and every one after them fails. The
+//! test of the device is such a step, at the start the first; a failure of jobs does not touch it.
 
 use std::{
     str::FromStr,
@@ -63,6 +66,8 @@ enum Failure {
     OutOfMemory,
     NonFinite,
     Exit,
+    Device,
+    Hang,
 }
 
 /// Which simulated jobs fail, and how.
@@ -74,6 +79,8 @@ struct Fails {
     prompt: String,
     /// How often it fails yet.
     times: Times,
+    /// How many steps go well yet, before all fail; none: jobs fail, and the device does not.
+    after: Option<Times>,
 }
 
 /// A number that counts down, shared by all that is cloned of it.
@@ -107,6 +114,8 @@ pub struct SimDenoising {
     source: Source,
     colour: Rgb<u8>,
     fails: bool,
+    /// It is a test of the device, and no job.
+    is_test: bool,
 }
 
 /// What a simulation says when it fails, or is asked for what it has not.
@@ -116,8 +125,8 @@ pub enum SimError {
     #[error(
         "`{option}` in {url}: step_ms=0..={MAX_STEP_MS}, size={MIN_SIDE}..={MAX_SIDE} (a multiple of \
          {SIDE_MULTIPLE}), load_ms=0..={MAX_STEP_MS}, memory=4GiB, room=1.., together=1.., \
-         fail=panic|out_of_memory|non_finite|exit, fail_step=1..|end, fail_times=1.. and fail_prompt=WORD are \
-         allowed"
+         fail=panic|out_of_memory|non_finite|exit|device|hang, fail_step=1..|end, fail_times=1.., fail_after=0.. and \
+         fail_prompt=WORD are allowed"
     )]
     Option {
         /// The whole URL.
@@ -131,6 +140,9 @@ pub enum SimError {
     /// It was told to.
     #[error("the simulation made NaN, as it was told to")]
     NonFinite,
+    /// It was told to.
+    #[error("the simulation's device failed, as it was told to")]
+    Device,
 }
 
 impl FromStr for Sim {
@@ -154,6 +166,7 @@ impl FromStr for Sim {
             failure: None,
         };
         let (mut failure, mut fail_step, mut fail_times, mut fail_prompt) = (None, 1, u32::MAX, "");
+        let mut fail_after = None;
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').ok_or_else(|| bad(option))?;
             let number = || value.parse::<u64>().map_err(|_| bad(option));
@@ -175,12 +188,15 @@ impl FromStr for Sim {
                         "out_of_memory" => Failure::OutOfMemory,
                         "non_finite" => Failure::NonFinite,
                         "exit" => Failure::Exit,
+                        "device" => Failure::Device,
+                        "hang" => Failure::Hang,
                         _ => return Err(bad(option)),
                     });
                 }
                 "fail_prompt" => fail_prompt = value,
                 "fail_step" if value == "end" => fail_step = AT_THE_END,
                 "fail_step" => fail_step = u32::try_from(number()?).map_err(|_| bad(option))?,
+                "fail_after" => fail_after = Some(u32::try_from(number()?).map_err(|_| bad(option))?),
                 "fail_times" => fail_times = u32::try_from(number()?).map_err(|_| bad(option))?,
                 _ => return Err(bad(option)),
             }
@@ -190,6 +206,7 @@ impl FromStr for Sim {
             step: fail_step,
             prompt: fail_prompt.to_owned(),
             times: Times::new(fail_times),
+            after: fail_after.map(Times::new),
         });
         Ok(sim)
     }
@@ -223,7 +240,13 @@ impl Sim {
             source: spec.source.clone(),
             colour: Rgb([digest[0], digest[1], digest[2]]),
             fails: self.failure.as_ref().is_some_and(|fails| spec.prompt.contains(&fails.prompt)),
+            is_test: false,
         }
+    }
+
+    /// A test of the device: it takes no time.
+    pub(super) fn begin_test(&self, spec: &ImageSpec) -> SimDenoising {
+        SimDenoising { fails: false, is_test: true, ..self.begin(spec) }
     }
 
     /// Pictures of one job that are drawn together.
@@ -241,7 +264,9 @@ impl Sim {
         if jobs.len() > self.room {
             return Err(SimError::OutOfMemory);
         }
-        std::thread::sleep(self.step);
+        if !jobs.iter().all(|job| job.is_test) {
+            std::thread::sleep(self.step);
+        }
         for job in jobs {
             job.step += 1;
             self.fail_at(job, job.step)?;
@@ -249,22 +274,34 @@ impl Sim {
         Ok(())
     }
 
-    /// Fails, if it was told to fail this job at this step.
+    /// Fails, if it was told to fail this job at this step, or its device is broken by now.
     fn fail_at(&self, job: &SimDenoising, at: u32) -> Result<(), SimError> {
-        match &self.failure {
-            Some(Fails { how, step, times, .. }) if job.fails && *step == at && times.take() => match how {
-                Failure::Panic => panic!("the simulation panicked, as it was told to"),
-                Failure::OutOfMemory => Err(SimError::OutOfMemory),
-                Failure::NonFinite => Err(SimError::NonFinite),
-                Failure::Exit => std::process::exit(EXIT_STATUS),
+        let Some(Fails { how, step, times, after, .. }) = &self.failure else { return Ok(()) };
+        let due = match after {
+            Some(left) => !left.take(),
+            None => job.fails && *step == at,
+        };
+        if !due || !times.take() {
+            return Ok(());
+        }
+        match how {
+            Failure::Panic => panic!("the simulation panicked, as it was told to"),
+            Failure::OutOfMemory => Err(SimError::OutOfMemory),
+            Failure::NonFinite => Err(SimError::NonFinite),
+            Failure::Exit => std::process::exit(EXIT_STATUS),
+            Failure::Device => Err(SimError::Device),
+            Failure::Hang => loop {
+                std::thread::park();
             },
-            _ => Ok(()),
         }
     }
 
     /// The picture, after the last step.
     pub(super) fn finish(&self, job: &SimDenoising) -> Result<RgbImage, SimError> {
-        self.fail_at(job, AT_THE_END)?;
+        let breaks = self.failure.as_ref().is_some_and(|fails| fails.after.is_some());
+        if !breaks {
+            self.fail_at(job, AT_THE_END)?;
+        }
         Ok(job.picture())
     }
 }
@@ -326,11 +363,19 @@ mod tests {
             ("out_of_memory", Failure::OutOfMemory),
             ("non_finite", Failure::NonFinite),
             ("exit", Failure::Exit),
+            ("device", Failure::Device),
+            ("hang", Failure::Hang),
         ] {
             let sim: Sim = format!("sim://?fail={name}&fail_step=3").parse().unwrap();
             assert_eq!(
                 sim.failure,
-                Some(Fails { how: failure, step: 3, prompt: String::new(), times: Times::new(u32::MAX) })
+                Some(Fails {
+                    how: failure,
+                    step: 3,
+                    prompt: String::new(),
+                    times: Times::new(u32::MAX),
+                    after: None
+                })
             );
         }
         for bad in
@@ -341,12 +386,30 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_breaks_fails_every_step_from_then_on_and_a_failing_job_leaves_it_whole() {
+        let spec = ImageSpec { steps: 4, ..ImageSpec::new("a", Source::Text { width: 64, height: 64 }) };
+        let step = |sim: &Sim, mut job: SimDenoising| sim.advance(&mut [&mut job]);
+        let breaks: Sim = "sim://?step_ms=0&fail=device&fail_after=2".parse().unwrap();
+        assert!(step(&breaks, breaks.begin_test(&spec)).is_ok());
+        assert!(step(&breaks.clone(), breaks.begin(&spec)).is_ok());
+        assert!(matches!(step(&breaks, breaks.begin(&spec)), Err(SimError::Device)));
+        assert!(matches!(step(&breaks, breaks.begin_test(&spec)), Err(SimError::Device)));
+        let once: Sim = "sim://?step_ms=0&fail=device&fail_after=0&fail_times=1".parse().unwrap();
+        assert!(step(&once, once.begin_test(&spec)).is_err());
+        assert!(step(&once, once.begin_test(&spec)).is_ok());
+        let job: Sim = "sim://?step_ms=0&fail=device".parse().unwrap();
+        assert!(step(&job, job.begin(&spec)).is_err());
+        assert!(step(&job, job.begin_test(&spec)).is_ok());
+    }
+
+    #[test]
     fn a_simulation_that_was_told_to_exit_ends_its_process_with_status_9() {
         const IN_CHILD: &str = "SD_TEST_SIM_EXITS";
         if std::env::var_os(IN_CHILD).is_some() {
             let sim: Sim = "sim://?step_ms=0&fail=exit&fail_step=2".parse().unwrap();
             let source = Source::Text { width: 64, height: 64 };
-            let mut job = SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]), fails: true };
+            let mut job =
+                SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]), fails: true, is_test: false };
             sim.advance(&mut [&mut job]).unwrap();
             assert_eq!(job.step(), 1);
             sim.advance(&mut [&mut job]).unwrap();

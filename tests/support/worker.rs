@@ -336,6 +336,10 @@ impl WorkerProcess {
         self.signal("-TERM");
     }
 
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     pub fn kill(&self) {
         self.signal("-KILL");
     }

@@ -80,8 +80,18 @@ impl Follow {
         snapshots: &mut Snapshots,
     ) -> Result<Drawn, Failure> {
         loop {
-            let Some(response) = responses.recv().await else {
-                return Err(Failure::Error(ErrorCode::Internal, "the engine was lost; try again".into()));
+            let response = tokio::select! {
+                biased;
+                response = responses.recv() => response,
+                () = self.context.engine_lost() => None,
+            };
+            // The engine was lost, and not by this job.
+            let Some(response) = response else {
+                self.context.close();
+                return Err(match self.held.is_given_up() {
+                    true => Failure::Stopped { step: self.progress.at() },
+                    false => Failure::Device("the engine of this worker was lost; try again".into()),
+                });
             };
             match response {
                 GenerationResponse::Progress { step, total } => {
@@ -116,6 +126,11 @@ impl Follow {
                     let stored = std::mem::take(&mut self.stored);
                     let uploads = std::mem::take(&mut self.uploads);
                     return Ok(Drawn { timings, warnings, at: Instant::now(), stored, uploads });
+                }
+                GenerationResponse::Failed(error) if error.is_of_device() => {
+                    // Before the job is given back: this worker does not take it again.
+                    self.context.close();
+                    return Err(Failure::Device(error.to_string()));
                 }
                 GenerationResponse::Failed(error) => {
                     return Err(Failure::Error(error.code(), error.to_string()));

@@ -66,7 +66,7 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
         Failure::Elsewhere(..) if is_queued => Fate::GiveBack(others_after(times)),
         Failure::Elsewhere(code, message) => end(EventKind::error(code, message), false),
         Failure::Device(_) if is_queued => now,
-        Failure::Device(message) => end(EventKind::error(ErrorCode::Internal, message), true),
+        Failure::Device(message) => end(EventKind::error(ErrorCode::ShuttingDown, message), true),
         Failure::Error(code, message) => match code.disposition() {
             Disposition::Term => end(EventKind::error(code, message), false),
             Disposition::Ack => end(EventKind::error(code, message), true),
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        use ErrorCode::{DeadlineExceeded, Internal, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
+        use ErrorCode::{DeadlineExceeded, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
         let error = |code| Failure::Error(code, "x".into());
         let elsewhere = || Failure::Elsewhere(InvalidRequest, "x".into());
         let back = || Fate::GiveBack(Duration::ZERO);
@@ -110,9 +110,9 @@ mod tests {
             (stopped.clone(), None, 1, cancelled(3), cancelled(3)),
             (stopped.clone(), going, 1, back(), away()),
             (stopped, lost, 1, back(), back()),
-            (device.clone(), None, 1, back(), end(told(Internal))),
-            (device.clone(), None, 3, back(), end(told(Internal))),
-            (device, going, 1, back(), end(told(Internal))),
+            (device.clone(), None, 1, back(), end(told(ShuttingDown))),
+            (device.clone(), None, 3, back(), end(told(ShuttingDown))),
+            (device, going, 1, back(), end(told(ShuttingDown))),
             (elsewhere(), None, 1, Fate::GiveBack(others_after(4)), refused(InvalidRequest)),
             (elsewhere(), asked, 1, cancelled(0), refused(InvalidRequest)),
             (error(InvalidRequest), None, 1, refused(InvalidRequest), refused(InvalidRequest)),

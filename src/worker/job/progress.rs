@@ -54,6 +54,11 @@ impl Progress {
         due
     }
 
+    /// The last step.
+    pub fn at(&self) -> u32 {
+        self.step
+    }
+
     /// The event of the last step.
     fn tell(&mut self) -> EventKind {
         let now = Instant::now();

@@ -99,9 +99,13 @@ pub struct WorkerOptions {
     /// The longest that a job may take
     #[arg(long, env = "SD_DEADLINE", default_value = "60m", value_parser = parse_duration)]
     pub deadline: Duration,
-    /// How long running jobs may go on after SIGTERM
+    /// How long running jobs may go on after SIGTERM; the worker has ended 20 s after that
     #[arg(long, env = "SD_GRACE", default_value = "60s", value_parser = parse_duration)]
     pub grace: Duration,
+    /// A step takes longer than this, and than 20 times the slowest of its model and size: the device is stuck, and the
+    /// worker ends with exit code 70 (a step of more than 1024x1024 pixels has more; loading is not counted)
+    #[arg(long, env = "SD_STEP_LIMIT", default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
+    pub step_limit: Duration,
     /// Time between two checkpoints of a durable job, from which another worker goes on; 0s: after every step
     #[arg(long, env = "SD_CHECKPOINT_EVERY", default_value = "10s", value_parser = parse_duration, value_name = "TIME")]
     pub checkpoint_every: Duration,
@@ -155,6 +159,9 @@ impl WorkerOptions {
         }
         if self.deadline.is_zero() {
             return error("--deadline", "must be above 0".into());
+        }
+        if self.step_limit.is_zero() {
+            return error("--step-limit", "must be above 0".into());
         }
         Subjects::new(&self.subject_prefix)
             .map_err(|e| OptionsError { flag: "--subject-prefix", reason: e.to_string() })
@@ -275,6 +282,7 @@ mod tests {
             &["--model", "sim://"][..],
             &["--model-memory", "0"],
             &["--memory-limit", "0"],
+            &["--step-limit", "0s"],
             &["--subject-prefix", "a..b"],
         ] {
             assert!(parse(bad).unwrap().check().is_err(), "{bad:?}");

@@ -2,16 +2,17 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use futures::future::select_all;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
-    drain::{Engine, Signals, drain, engine_lost},
+    drain::{Ending, Engine, LOST, Signals},
     http::{HttpServer, Listener, WorkerJobs},
     options::{OptionsError, WorkerOptions},
 };
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
-    engine::{GenerationEngine, InferencePipeline, RequestQueue},
+    engine::{EngineError, GenerationEngine, InferencePipeline, RequestQueue, Stuck},
     models::{ModelError, ModelOptions, ModelSource, Origin},
     storage::{StorageError, Store},
     worker::{
@@ -59,6 +60,28 @@ pub enum StartError {
     /// Loading ended without a result.
     #[error("loading the models did not end: {0}")]
     Lost(#[from] tokio::task::JoinError),
+    /// The device computes nothing with a model.
+    #[error("the test of the device failed with `{model}`: {source}; no job is taken")]
+    Test {
+        /// The model.
+        model: String,
+        /// How it failed.
+        source: EngineError,
+    },
+    /// The test of the device does not end.
+    #[error("{0}; no job is taken")]
+    Stuck(#[from] Stuck),
+}
+
+impl StartError {
+    /// A device that is broken is told apart from what somebody has to set right.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Test { .. } | Self::Stuck(_) => LOST,
+            Self::Model(error) if error.is_of_device() => LOST,
+            _ => FAILED_AT_START,
+        }
+    }
 }
 
 /// A worker that takes jobs.
@@ -67,17 +90,31 @@ struct Running {
     bus: WorkerBus,
     engine: Engine,
     doors_closed: Arc<Notify>,
-    /// Ends with the process, or when this is dropped.
-    _guards: (Heartbeat, Discovery, Tasks),
+    heartbeat: Option<Heartbeat>,
+    tasks: Tasks,
+    /// Ends when this is dropped.
+    _discovery: Discovery,
     http: Option<HttpServer>,
 }
 
-/// Tasks that end with their owner.
-struct Tasks(Vec<JoinHandle<()>>);
+/// Tasks without which a worker takes nothing, by name. They end with their owner.
+struct Tasks(Vec<(&'static str, JoinHandle<()>)>);
+
+impl Tasks {
+    /// Resolves when one of them ends although it was needed: which, and how. Not to be called again after that.
+    async fn lost(&mut self) -> String {
+        let (ended, at, _) = select_all(self.0.iter_mut().map(|(_, task)| task)).await;
+        let (name, _) = self.0.remove(at);
+        match ended {
+            Ok(()) => format!("{name} ended while it was needed"),
+            Err(error) => format!("{name} was lost: {error}"),
+        }
+    }
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.0.iter().for_each(|(_, task)| task.abort());
     }
 }
 
@@ -85,7 +122,7 @@ impl Drop for Tasks {
 pub async fn run(options: WorkerOptions, device: candle_core::Device, device_name: &str) -> ExitCode {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return failed(format!("signals cannot be listened to: {error}")),
+        Err(error) => return failed(FAILED_AT_START, format!("signals cannot be listened to: {error}")),
     };
     let started = tokio::select! {
         started = start(&options, device, device_name) => started,
@@ -96,17 +133,27 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
     };
     let mut running = match started {
         Ok(running) => running,
-        Err(error) => return failed(error.to_string()),
+        Err(error) => return failed(error.exit_code(), error.to_string()),
+    };
+    let mut ending = Ending {
+        context: &running.context,
+        engine: &mut running.engine,
+        doors_closed: &running.doors_closed,
+        heartbeat: &mut running.heartbeat,
     };
     let code = tokio::select! {
         signal = signals.recv() => {
             tracing::info!(signal, grace = ?options.grace, "draining: no new jobs; a second signal stops at once");
             signals.exit_at_the_next();
-            drain(&running.context, &running.bus, &mut running.engine, &running.doors_closed, options.grace).await
+            ending.drain(&running.bus, options.grace).await
         }
-        lost = running.engine.lost() => {
+        lost = ending.engine.lost() => {
             tracing::error!(error = %lost, "the engine was lost; the worker ends");
-            engine_lost(&running.context, &running.doors_closed).await
+            ending.leave().await
+        }
+        lost = running.tasks.lost() => {
+            tracing::error!(error = %lost, "the worker takes nothing any more, and ends");
+            ending.leave().await
         }
     };
     if let Some(server) = running.http.take() {
@@ -115,9 +162,9 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
     code
 }
 
-fn failed(message: String) -> ExitCode {
+fn failed(code: u8, message: String) -> ExitCode {
     tracing::error!("{message}");
-    ExitCode::from(FAILED_AT_START)
+    ExitCode::from(code)
 }
 
 async fn start(
@@ -141,6 +188,7 @@ async fn start(
     let precision = loading.precision;
     let sources = fetch(&options.models, &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
+    let pipeline = test(pipeline.with_step_limit(options.step_limit)).await?;
     let resident = pipeline.resident();
     let store = Store::open(&options.store)?;
     store.check().await?;
@@ -184,8 +232,23 @@ async fn start(
         slots = options.slots,
         "ready"
     );
-    let guards = (heartbeat, discovery, Tasks(vec![status, intake, cancels]));
-    Ok(Running { context, bus, engine, doors_closed, _guards: guards, http })
+    let tasks =
+        [("what takes jobs", intake), ("what hears cancels", cancels), ("what tells the status", status)];
+    let (heartbeat, tasks) = (Some(heartbeat), Tasks(tasks.into()));
+    Ok(Running { context, bus, engine, doors_closed, heartbeat, tasks, _discovery: discovery, http })
+}
+
+/// Sees whether the device computes: a worker whose device does not would only fail jobs.
+async fn test(pipeline: InferencePipeline) -> Result<InferencePipeline, StartError> {
+    let mut lookout = pipeline.lookout();
+    let test = tokio::task::spawn_blocking(move || match pipeline.test_all() {
+        Ok(()) => Ok(pipeline),
+        Err((model, source)) => Err(StartError::Test { model, source }),
+    });
+    tokio::select! {
+        tested = test => tested?,
+        stuck = lookout.stuck() => Err(stuck.into()),
+    }
 }
 
 /// Brings what is on the hub into folders.
@@ -249,5 +312,20 @@ async fn hear_cancels(mut cancels: Cancels, router: JobRouter) {
             tracing::info!(job_id = %request.job_id, "a job is cancelled");
             request.answer(&router.context().identity.worker_id).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_or_ends_is_named() {
+        let forever = || tokio::spawn(std::future::pending());
+        let panics = tokio::spawn(async { panic!("as it was told to") });
+        let lost = Tasks(vec![("the first", forever()), ("the second", panics)]).lost().await;
+        assert!(lost.starts_with("the second was lost") && lost.contains("as it was told to"), "{lost}");
+        let lost = Tasks(vec![("the first", tokio::spawn(async {})), ("the second", forever())]).lost().await;
+        assert_eq!(lost, "the first ended while it was needed");
     }
 }

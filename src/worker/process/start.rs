@@ -7,7 +7,7 @@ use clap::Parser;
 use super::{options::WorkerOptions, run::run};
 
 /// How long the runtime waits for blocking work after the last word.
-const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
+pub const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// Parses the command line and runs a worker on the device that `open` gives for `--device`, with its name.
 /// A message of `open` is what to do about it.

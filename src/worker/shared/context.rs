@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{held::Held, metrics::Metrics, seen::Seen, slots::Slots};
 use crate::{
@@ -78,6 +78,7 @@ pub struct Context {
     listed: Mutex<Option<(Instant, WorkerLoras)>>,
     queue: Mutex<Option<RequestQueue>>,
     closed: AtomicBool,
+    engine_lost: watch::Sender<bool>,
 }
 
 impl Context {
@@ -104,6 +105,7 @@ impl Context {
             listed: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),
+            engine_lost: watch::Sender::new(false),
         }
     }
 
@@ -149,6 +151,24 @@ impl Context {
             }
         }
         event
+    }
+
+    /// Takes no more jobs, and says to those that wait for the engine that it will not answer.
+    pub fn lose_engine(&self) {
+        self.close();
+        self.drop_queue();
+        self.engine_lost.send_replace(true);
+    }
+
+    /// Whether the engine answers no more.
+    pub fn is_engine_lost(&self) -> bool {
+        *self.engine_lost.borrow()
+    }
+
+    /// Waits until the engine answers no more.
+    pub async fn engine_lost(&self) {
+        // The sender is a field of self: it cannot be gone.
+        let _ = self.engine_lost.subscribe().wait_for(|lost| *lost).await;
     }
 
     /// What the heartbeat says now.

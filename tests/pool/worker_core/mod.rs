@@ -1,6 +1,7 @@
 //! Workers as they are run: real processes on a real nats-server, with the simulated model.
 
 mod bad_input;
+mod device;
 mod durable;
 mod http;
 mod jobs;

@@ -28,6 +28,8 @@ use crate::{
         take::{JobRouter, Refusal},
     },
 };
+#[cfg(test)]
+pub use server::STOP_LIMIT;
 pub use server::{HttpServer, Listener};
 
 /// When a client that found no free slot may try again.
@@ -135,9 +137,13 @@ impl Jobs for WorkerJobs {
 
     async fn health(&self) -> Health {
         let connected = (self.is_connected)();
-        let fine = connected && !self.context().is_closed();
+        let status = match connected && !self.context().is_closed() {
+            _ if self.context().is_engine_lost() => Health::FAILED,
+            true => "ok",
+            false => "degraded",
+        };
         Health {
-            status: if fine { "ok" } else { "degraded" }.into(),
+            status: status.into(),
             nats: if connected { "connected" } else { "disconnected" }.into(),
             durable: false,
             workers: 1,

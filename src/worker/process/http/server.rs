@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use super::{WorkerJobs, while_it_starts};
 
 /// How long open HTTP connections may go on after the last job.
-const GRACE: Duration = Duration::from_secs(2);
+pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// An HTTP server of this worker, until it is stopped.
 pub struct HttpServer {
@@ -22,7 +22,7 @@ impl HttpServer {
         let told = stop.clone();
         let server = tokio::spawn(async move {
             let stopped = async move { told.notified().await };
-            if let Err(error) = crate::http::serve(listener, routes, stopped, GRACE).await {
+            if let Err(error) = crate::http::serve(listener, routes, stopped, STOP_LIMIT).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });
