@@ -9,7 +9,7 @@ use sd_worker_rbee::contract::{Capability, ErrorCode, Event, JobId, WorkerStatus
 use crate::support::{
     nats::NatsServer,
     process::free_port,
-    worker::{End, PATIENCE, Pool, WorkerProcess, heartbeat},
+    worker::{End, PATIENCE, Pool, Replies, WorkerProcess, heartbeat},
 };
 
 const GOOD: &str = "sim=sim://?step_ms=5&size=64";
@@ -93,6 +93,11 @@ async fn health(address: &str, status: u16) -> String {
     }
 }
 
+/// How a job ended. What is told of it every few seconds is no end.
+async fn end(replies: &mut Replies) -> End {
+    tokio::time::timeout(PATIENCE, replies.end()).await.expect("an end")
+}
+
 /// Waits for the end of a worker, and says how long that took.
 async fn exit(worker: &mut WorkerProcess) -> (Option<i32>, Duration) {
     let told = Instant::now();
@@ -120,7 +125,7 @@ async fn a_step_that_never_ends_costs_the_worker_and_the_job_is_done_by_another(
 async fn a_requester_whose_step_never_ends_is_told_to_try_again() {
     let pool = Pool::new().await;
     let mut stuck = pool.worker("a", HANGS, &SOON).await;
-    let (code, _) = pool.generate(r#"{"prompt":"a","steps":20}"#).await.end().await.failed();
+    let (code, _) = end(&mut pool.generate(r#"{"prompt":"a","steps":20}"#).await).await.failed();
     assert_eq!(code, ErrorCode::ShuttingDown);
     assert_eq!(stuck.exit().await.code(), LOST);
 }
@@ -135,7 +140,7 @@ async fn a_cancel_of_a_job_whose_step_never_ends_is_kept() {
     replies.wait_for("progress").await;
     replies.wait_for("progress").await;
     assert_eq!(pool.cancel("j").await.as_deref(), Some("a"));
-    assert_eq!(replies.end().await, End::Cancelled);
+    assert_eq!(end(&mut replies).await, End::Cancelled);
     assert_eq!(stuck.exit().await.code(), LOST);
 }
 
@@ -156,7 +161,7 @@ async fn an_error_of_the_device_costs_the_worker_and_no_attempt_of_the_job() {
         pool.direct(&broken.id, r#"{"prompt":"b","steps":20}"#).await,
     ];
     for replies in &mut two {
-        let (code, _) = replies.end().await.failed();
+        let (code, _) = end(replies).await.failed();
         assert_eq!(code, ErrorCode::ShuttingDown);
     }
     assert_eq!(broken.exit().await.code(), LOST, "{}", broken.log());
