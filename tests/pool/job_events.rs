@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
+
 use crate::support::{fake_durable::DurablePool, nats::NatsServer};
 use sd_worker_rbee::{
     bus::{Entry, EventLog, EventReader, JobEvents, Told},
@@ -162,6 +164,29 @@ async fn readers_go_on_over_a_restart_of_the_server() {
     for reader in &mut readers {
         assert_eq!(read(reader, 1).await, [8]);
     }
+}
+
+#[tokio::test]
+async fn what_was_stored_while_nobody_listened_is_read_from_the_stream() {
+    let pool = pool().await;
+    let events = JobEvents::new(&pool.streams);
+    let mut writer = Writer::new(&pool, "j");
+    let (mut reader, mut other) = (events.of(&writer.job), events.of(&JobId::new("other").unwrap()));
+    writer.write(2).await;
+    assert_eq!(read(&mut reader, 2).await, [0, 1]);
+    assert!(is_quiet(&mut reader).await && is_quiet(&mut other).await);
+    // Until it is found out, nobody hears of events.
+    let stream = pool.stream("EVENTS").await;
+    let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+    assert_eq!(names.len(), 1);
+    stream.delete_consumer(&names[0]).await.unwrap();
+    writer.write(5).await;
+    assert_eq!(read(&mut reader, 5).await, [2, 3, 4, 5, 6]);
+    let consumers = pool.stream("EVENTS").await.cached_info().state.consumer_count;
+    assert_eq!(consumers, 1, "it is there again");
+    writer.write(1).await;
+    assert_eq!(read(&mut reader, 1).await, [7]);
+    assert!(is_quiet(&mut reader).await && is_quiet(&mut other).await);
 }
 
 #[tokio::test]
