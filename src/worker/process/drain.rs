@@ -244,7 +244,10 @@ mod tests {
     use crate::{
         bus::{EventLog, Settle, Via, memory::Settled},
         contract::{Capability, JobId},
-        worker::testing::{Worker, worker},
+        worker::{
+            shared::Stop,
+            testing::{Worker, worker},
+        },
     };
 
     async fn leave(worker: &mut Worker) {
