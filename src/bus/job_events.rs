@@ -255,12 +255,12 @@ impl EventReader {
             Some(last) if is_the_same(&message, last) => Phase::Follow,
             // With the last one that was told, to see that it is still there.
             Some(last) if last.sequence < until => Phase::CatchUp { from: last.sequence, until },
-            Some(_) => self.from_the_first(until),
+            Some(_) => self.begin_again(until),
         }
     }
 
     /// The stream is another by now, or has lost its end.
-    fn from_the_first(&mut self, until: u64) -> Phase {
+    fn begin_again(&mut self, until: u64) -> Phase {
         self.last = None;
         Phase::CatchUp { from: 1, until }
     }
@@ -275,7 +275,7 @@ impl EventReader {
             && last.sequence == from
             && !is_the_same(&message, last)
         {
-            self.phase = self.from_the_first(until);
+            self.phase = self.begin_again(until);
             return None;
         }
         self.phase = match message.sequence < until {
