@@ -42,7 +42,7 @@ fn worker() -> WorkerInfo {
         }),
         loras: Some(WorkerLoras { names: vec!["styles/ink".into()], complete: true }),
         schedulers: vec!["euler".into()],
-        native_sizes: vec![(64, 64)],
+        native_sizes: [("tiny".to_owned(), (64, 64))].into(),
         resident: vec!["tiny".into()],
         jobs_done: 3,
         step_ms: Some(12.5),

@@ -1,9 +1,11 @@
 //! What a worker says of itself in its heartbeat.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, ContractError, HiveId, Job, JobSource, WorkerId};
+use super::{Capability, ContractError, HiveId, ImageInput, Job, JobSource, WorkerId};
 
 /// Whether a worker takes jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,9 +54,9 @@ pub struct WorkerInfo {
     /// The schedulers that jobs may name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedulers: Vec<String>,
-    /// The size of a picture of each model whose job names none: width and height in pixels, in the order of `models`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub native_sizes: Vec<(u32, u32)>,
+    /// The size of a picture of each model whose job names none: width and height in pixels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub native_sizes: BTreeMap<String, (u32, u32)>,
     /// The models that are in memory now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resident: Vec<String>,
@@ -94,6 +96,19 @@ pub const MAX_LORA_NAMES: usize = 256;
 pub const MAX_HEARTBEAT: usize = 64 << 10;
 
 impl WorkerInfo {
+    /// Whether it reads an input image of so many bytes.
+    ///
+    /// # Errors
+    /// The field, with what it takes.
+    pub fn can_read(&self, field: &'static str, bytes: u64) -> Result<(), ContractError> {
+        match self.limits {
+            Some(limits) if bytes > limits.max_input => {
+                Err(ContractError::TooLarge { field: field.into(), bytes, limit: limits.max_input })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Why this worker cannot do a job, as far as its heartbeat says: its limits and its LoRAs. Capability, model and hive
     /// are looked at elsewhere.
     ///
@@ -101,6 +116,19 @@ impl WorkerInfo {
     /// The field that asks for too much.
     pub fn can_do(&self, job: &Job) -> Result<(), ContractError> {
         let Some(limits) = self.limits else { return Ok(()) };
+        let inline = |image: &ImageInput| match image {
+            // Four characters of base64 are three bytes.
+            ImageInput::Inline(text) => text.len() as u64 / 4 * 3,
+            ImageInput::Object(_) => 0,
+        };
+        match &job.source {
+            JobSource::Text { .. } => {}
+            JobSource::Image { image, .. } => self.can_read("init_image", inline(image))?,
+            JobSource::Inpaint { image, mask, .. } => {
+                self.can_read("init_image", inline(image))?;
+                self.can_read("mask_image", inline(mask))?;
+            }
+        }
         let most = |field: &str, asked: u64, most: u64| match asked > most {
             true => Err(ContractError::field(
                 field,
@@ -157,7 +185,7 @@ impl WorkerInfo {
             limits: None,
             loras: None,
             schedulers: vec![],
-            native_sizes: vec![],
+            native_sizes: BTreeMap::new(),
             resident: vec![],
             jobs_done: 0,
             step_ms: None,

@@ -1,6 +1,6 @@
 //! Whom a job is sent to, by what heartbeats say.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     bus::Target,
@@ -19,6 +19,8 @@ pub struct Wish {
     pub hive: Option<HiveId>,
     /// A worker with that model.
     pub model: Option<String>,
+    /// A worker that can do it, as far as heartbeats say.
+    pub job: Option<Arc<Job>>,
 }
 
 /// Where a job goes.
@@ -38,6 +40,7 @@ impl Wish {
             worker: job.worker_id.clone(),
             hive: job.hive_id.clone(),
             model: job.model.clone(),
+            job: Some(Arc::new(job.clone())),
         }
     }
 
@@ -97,14 +100,28 @@ impl Wish {
         if capable.is_empty() {
             return Err(unsupported_operation(capability));
         }
-        let Some(model) = &self.model else { return Ok(capable) };
+        let Some(model) = &self.model else { return self.able(capable) };
         let known = names(capable.iter().flat_map(|w| &w.models).map(String::as_str));
         let fitting: Vec<_> = capable.into_iter().filter(|w| w.models.contains(model)).collect();
         if fitting.is_empty() {
             let message = format!("`model`: no worker that is up has `{model}`; there are: {known}");
             return Err(ApiError::new(ErrorCode::UnsupportedModel, message));
         }
-        Ok(fitting)
+        self.able(fitting)
+    }
+
+    /// Those of `workers`, at least one, whose limits and LoRAs allow it.
+    fn able<'a>(&self, workers: Vec<&'a WorkerInfo>) -> Result<Vec<&'a WorkerInfo>, ApiError> {
+        let Some(job) = &self.job else { return Ok(workers) };
+        let mut refusal = None;
+        let able: Vec<_> = workers
+            .into_iter()
+            .filter(|worker| worker.can_do(job).map_err(|error| refusal = Some(error)).is_ok())
+            .collect();
+        match refusal {
+            Some(error) if able.is_empty() => Err(error.into()),
+            _ => Ok(able),
+        }
     }
 }
 
@@ -128,7 +145,13 @@ mod tests {
     }
 
     fn wish(model: Option<&str>) -> Wish {
-        Wish { capability: Capability::Generate, worker: None, hive: None, model: model.map(Into::into) }
+        Wish {
+            capability: Capability::Generate,
+            worker: None,
+            hive: None,
+            model: model.map(Into::into),
+            job: None,
+        }
     }
 
     fn route(

@@ -190,7 +190,7 @@ pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
         limits: None,
         loras: None,
         schedulers: vec![],
-        native_sizes: vec![],
+        native_sizes: Default::default(),
         resident: vec![],
         jobs_done: 0,
         step_ms: None,

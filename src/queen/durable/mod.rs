@@ -108,7 +108,7 @@ impl Durable {
             Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "jobs are not durable until JetStream is there");
-                self.note(&error);
+                self.note(&error, false);
                 Some(error.to_string())
             }
         };
@@ -116,36 +116,43 @@ impl Durable {
         Ok(())
     }
 
-    fn note(&self, error: &BusError) {
-        let state = if matches!(error, BusError::NoJetStream) { ABSENT } else { UNKNOWN };
-        self.state.store(state, Ordering::Relaxed);
+    /// Streams that were there once are taken for away and not for absent, whatever a server says that begins anew: a job is
+    /// refused for a while rather than taken without being kept.
+    fn note(&self, error: &BusError, were_there: bool) {
+        let is_absent = matches!(error, BusError::NoJetStream) && !were_there;
+        self.state.store(if is_absent { ABSENT } else { UNKNOWN }, Ordering::Relaxed);
     }
 
-    /// `told`: why it is not there.
+    /// Looks for the streams again and again, makes those that are missing, and sweeps the queue. `told`: why they are not
+    /// there.
     async fn look_after_it(self: Arc<Self>, mut told: Option<String>) {
-        while let Some(reason) = &told {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            told = match self.streams.ensure().await {
-                Ok(()) => None,
-                Err(error) => {
-                    let again = error.to_string();
-                    if again != *reason {
-                        tracing::warn!(%error, "jobs are still not durable");
-                    }
-                    self.note(&error);
-                    Some(again)
-                }
-            };
-        }
-        self.state.store(READY, Ordering::Relaxed);
-        tracing::info!("jobs are durable");
+        let mut were_there = told.is_none();
         let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after);
         loop {
-            tokio::time::sleep(SWEEP_EVERY).await;
+            tokio::time::sleep(if told.is_some() { LOOK_AGAIN } else { SWEEP_EVERY }).await;
+            if !self.streams.is_connected() {
+                continue;
+            }
+            match self.streams.ensure().await {
+                Ok(()) => {
+                    if told.take().is_some() {
+                        tracing::info!("jobs are durable");
+                    }
+                    were_there = true;
+                    self.state.store(READY, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let again = error.to_string();
+                    if told.as_ref() != Some(&again) {
+                        tracing::warn!(%error, "jobs are not durable now");
+                    }
+                    self.note(&error, were_there);
+                    told = Some(again);
+                    continue;
+                }
+            }
             self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            if self.streams.is_connected()
-                && let Err(error) = sweeper.sweep().await
-            {
+            if let Err(error) = sweeper.sweep().await {
                 tracing::warn!(%error, "the queue could not be swept");
             }
         }

@@ -30,7 +30,7 @@ impl Models {
     }
 
     /// Takes note of the workers' models.
-    pub fn hear(&self, workers: &[WorkerInfo]) {
+    pub fn hear(&self, workers: &[&WorkerInfo]) {
         self.learn(workers.iter().flat_map(|worker| std::iter::once(&worker.model_id).chain(&worker.models)));
     }
 
@@ -54,16 +54,23 @@ impl Models {
     ///
     /// # Errors
     /// The field that asks for more than any of them does.
-    pub fn may_be_done(&self, job: &Job, model: &str, workers: &[WorkerInfo]) -> Result<(), ApiError> {
+    /// `largest`: bytes of its largest input that is in the store.
+    pub fn may_be_done(
+        &self,
+        job: &Job,
+        model: &str,
+        largest: u64,
+        workers: &[&WorkerInfo],
+    ) -> Result<(), ApiError> {
         if self.catalogue.iter().any(|name| name == model) {
             return Ok(());
         }
-        let has_model = |worker: &&WorkerInfo| worker.models.iter().any(|name| name == model);
+        let has_model = |worker: &&&WorkerInfo| worker.models.iter().any(|name| name == model);
         let mut refusal = None;
         for worker in
             workers.iter().filter(|worker| worker.capabilities.contains(&job.capability())).filter(has_model)
         {
-            match worker.can_do(job) {
+            match worker.can_do(job).and_then(|()| worker.can_read("init_image", largest)) {
                 Ok(()) => return Ok(()),
                 Err(error) => refusal = Some(error),
             }
@@ -80,7 +87,7 @@ impl Models {
         &self,
         named: Option<&str>,
         capability: Capability,
-        workers: &[WorkerInfo],
+        workers: &[&WorkerInfo],
         nats_url: &str,
     ) -> Result<String, ApiError> {
         self.hear(workers);
@@ -99,7 +106,8 @@ impl Models {
             }
             Some(_) | None => {}
         }
-        let of_worker = || capable().next().map(|worker| worker.model_id.clone());
+        // The same one each time, whatever order they are looked at in.
+        let of_worker = || capable().min_by(|a, b| a.id.cmp(&b.id)).map(|worker| worker.model_id.clone());
         self.catalogue.first().cloned().or_else(of_worker).or_else(|| known.into_iter().next()).ok_or_else(
             || {
                 let message = format!(
@@ -122,7 +130,8 @@ mod tests {
     }
 
     fn choose(models: &Models, named: Option<&str>, workers: &[WorkerInfo]) -> Result<String, ErrorCode> {
-        models.choose(named, Capability::Generate, workers, "nats://n").map_err(|error| error.code)
+        let workers: Vec<_> = workers.iter().collect();
+        models.choose(named, Capability::Generate, &workers, "nats://n").map_err(|error| error.code)
     }
 
     #[test]
@@ -149,7 +158,8 @@ mod tests {
             Operation::parse(Some(Capability::Generate), br#"{"prompt":"a","steps":20}"#).unwrap();
         let job = Job::new(operation, &Limits::WIDEST).unwrap();
         let may = |catalogue: &[String], workers: &[WorkerInfo]| {
-            Models::new(catalogue).may_be_done(&job, "m", workers).map_err(|error| error.message)
+            let workers: Vec<_> = workers.iter().collect();
+            Models::new(catalogue).may_be_done(&job, "m", 0, &workers).map_err(|error| error.message)
         };
         assert_eq!(may(&[], &[]), Ok(()), "its worker may come back");
         assert_eq!(may(&[], &[worker(10), worker(20)]), Ok(()));
@@ -161,7 +171,10 @@ mod tests {
     #[test]
     fn a_capability_that_no_worker_has_is_refused_while_workers_are_up() {
         let models = Models::new(&["m".into()]);
-        let inpaint = |workers: &[WorkerInfo]| models.choose(None, Capability::Inpaint, workers, "");
+        let inpaint = |workers: &[WorkerInfo]| {
+            let workers: Vec<_> = workers.iter().collect();
+            models.choose(None, Capability::Inpaint, &workers, "")
+        };
         assert_eq!(inpaint(&[worker(&["m"])]).unwrap_err().code, ErrorCode::UnsupportedOperation);
         assert_eq!(inpaint(&[]).unwrap(), "m");
     }

@@ -48,13 +48,14 @@ impl Queen {
         // Before anything is asked: what is wrong with it is wrong with any model.
         let job = Job::new(operation.clone(), &self.shared.limits)?;
         self.may_accept()?;
-        let workers = self.shared.fleet.taking();
-        let chosen = durable.models.choose(
-            operation.model(),
-            operation.capability(),
-            &workers,
-            &self.shared.options.nats.nats_url,
-        );
+        let nats_url = &self.shared.options.nats.nats_url;
+        let largest = inputs.iter().map(|(_, bytes)| bytes.len() as u64).max().unwrap_or(0);
+        let chosen = self.shared.fleet.with_taking(|workers| {
+            let model =
+                durable.models.choose(operation.model(), operation.capability(), workers, nats_url)?;
+            durable.models.may_be_done(&job, &model, largest, workers)?;
+            Ok::<_, ApiError>(model)
+        });
         if !durable.is_ready() {
             return Err(busy("JetStream does not answer at present"));
         }
@@ -64,7 +65,6 @@ impl Queen {
             Decision::Send { after } => after,
         };
         let model = chosen?;
-        durable.models.may_be_done(&job, &model, &workers)?;
         operation.set_model(&model);
         let fingerprint = operation.fingerprint();
         inputs::store(&self.shared.store, inputs).await?;

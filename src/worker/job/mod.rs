@@ -29,16 +29,13 @@ use crate::{
     diffusion::ImageSpec,
     engine::{GenerationRequest, GenerationResponse, Snapshot},
     models::ModelInfo,
-    storage::{Key, StoredResult},
+    storage::StoredResult,
     worker::{
         own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, tell_readers},
         resume::{Resumed, Snapshots},
         shared::{Context, Hold, Permits},
     },
 };
-
-/// Pictures of so many attempts before the last are looked for when they are removed.
-const ATTEMPTS_REMOVED: u32 = 8;
 
 /// A job that was taken.
 pub struct JobRun {
@@ -90,16 +87,7 @@ impl JobRun {
             Err(failure) => fate(failure, self.standing(&ownership)),
         };
         self.note_end(&fate);
-        let is_complete = matches!(&fate, Fate::End { kind: EventKind::Complete(_), .. });
-        let kept = if let Fate::End { kind: EventKind::Complete(complete), .. } = &fate {
-            complete.images.iter().map(|image| image.key.clone()).collect()
-        } else {
-            vec![]
-        };
         ownership.conclude(fate, &mut snapshots).await;
-        if is_complete {
-            self.remove_pictures_of_earlier_attempts(attempt, &kept).await;
-        }
     }
 
     /// The complete event; a panic is a failure as any other.
@@ -274,22 +262,6 @@ impl JobRun {
     fn give_slot_back(&mut self) {
         drop(self.permits.take_slot());
         self.context.slots.changed();
-    }
-
-    /// What an attempt that was lost has stored is nobody's. One that stays does no harm.
-    async fn remove_pictures_of_earlier_attempts(&self, attempt: u32, kept: &[String]) {
-        for earlier in attempt.saturating_sub(ATTEMPTS_REMOVED).max(1)..attempt {
-            for index in 0..self.job.n {
-                let (job, format) = (self.job.id.clone(), self.job.format);
-                let key = Key::Image { job, index, attempt: earlier, format };
-                if kept.contains(&key.path()) {
-                    continue;
-                }
-                if let Err(error) = self.context.store.delete(&key).await {
-                    tracing::warn!(%error, "a picture of an earlier attempt could not be removed");
-                }
-            }
-        }
     }
 
     fn note_delivery(&self, delivery: Option<&Delivery>) {

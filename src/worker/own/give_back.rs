@@ -8,7 +8,7 @@ use super::{
     lease::Lease,
 };
 use crate::{
-    bus::{AppendError, Delivery, Entry, Settle, request_mark},
+    bus::{AppendError, Delivery, Entry, Logged, Settle, request_mark},
     contract::{ErrorCode, Event, EventKind, JobId},
     worker::{
         resume::Snapshots,
@@ -121,6 +121,14 @@ pub async fn end_unrun(
         };
         let quiet = last.as_ref().map(|last| context.seen.since(id, Sight::LastEvent(last.sequence)));
         let written = last.as_ref().and_then(|last| last.request.clone()).unwrap_or_default();
+        let is_anothers = |last: &Logged| {
+            let is_its_own = last.queued == Some(delivery.sequence);
+            let is_past = delivery.after.is_some_and(|after| last.event.seq <= after);
+            !is_its_own && !is_past && !last.event.kind.is_terminal()
+        };
+        if context.held.running(id).is_some() || last.as_ref().is_some_and(is_anothers) {
+            return set_aside(Some(id), delivery, &conflict(id)).await;
+        }
         let asking = Asking {
             worker: &context.identity.worker_id,
             queued: Some(delivery.sequence),

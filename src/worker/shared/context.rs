@@ -197,7 +197,12 @@ impl Context {
             limits: Some(self.identity.limits.of_a_worker()),
             loras: self.lora_names(),
             schedulers: SchedulerKind::NAMES.iter().map(|&name| name.to_owned()).collect(),
-            native_sizes: self.identity.catalog.iter().map(|model| model.native_size).collect(),
+            native_sizes: self
+                .identity
+                .catalog
+                .iter()
+                .map(|model| (model.name.clone(), model.native_size))
+                .collect(),
             resident: (self.resident)(),
             jobs_done: self.metrics.jobs_done(),
             step_ms: self.metrics.step_ms(),

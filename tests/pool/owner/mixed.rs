@@ -113,7 +113,7 @@ async fn a_worker_of_smaller_inputs_leaves_the_job_to_one_of_larger() {
 
 #[tokio::test]
 async fn what_no_worker_can_do_is_refused_at_once_by_its_field() {
-    let pool = Owned::start(&[]).await;
+    let pool = Owned::without_catalogue().await;
     // Together they can do more than each alone.
     let small = ["--capabilities", "generate", "--max-images", "1", "--max-pixels", "512x512"];
     let _a = pool.worker("a", SLOW, &[&small[..], &["--max-steps", "10"]].concat()).await;

@@ -52,6 +52,15 @@ impl Owned {
         Self::start_with(pool, &store, more, vec![])
     }
 
+    /// A queen that knows the models of workers that it has heard of, and no other.
+    async fn without_catalogue() -> Self {
+        let pool = Pool::new().await;
+        let store = pool.store.path().to_str().unwrap().to_owned();
+        let queen = QueenProcess::start_with(&pool.url, &pool.prefix, &store, &SIZES, vec![]);
+        let context = jetstream::new(pool.client.clone());
+        Self { pool, queen, context }
+    }
+
     fn start_with(pool: Pool, store: &str, more: &[&str], environment: Vec<(String, String)>) -> Self {
         let arguments = [&SIZES[..], &["--models", "sim"], more].concat();
         let queen = QueenProcess::start_with(&pool.url, &pool.prefix, store, &arguments, environment);

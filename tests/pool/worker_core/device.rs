@@ -36,7 +36,7 @@ impl Durable {
         let mut map = async_nats::HeaderMap::new();
         map.insert(headers::MESSAGE_ID, "j");
         map.insert(headers::JOB_ID, "j");
-        let jobs = pool.subjects.jobs(Capability::Generate, "sim");
+        let jobs = pool.subjects.jobs(Capability::Generate, "sim", &JobId::new("j").unwrap());
         let body = format!(r#"{{"prompt":"a","steps":{steps}}}"#);
         context.publish_with_headers(jobs, map, body.into()).await.unwrap().await.unwrap();
         let events = context.get_stream(pool.subjects.stream("EVENTS")).await.unwrap();
