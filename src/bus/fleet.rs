@@ -198,7 +198,7 @@ mod tests {
     fn a_worker_without_heartbeats_is_gone() {
         let fleet = Fleet::new(Duration::from_millis(40));
         fleet.heard(info("a"));
-        assert_eq!(fleet.with_taking(<[_]>::len), 1);
+        assert_eq!(fleet.with_taking(|workers| workers.len()), 1);
         std::thread::sleep(Duration::from_millis(60));
         assert!(fleet.all().is_empty());
         let a = WorkerId::new("a").unwrap();
@@ -219,7 +219,7 @@ mod tests {
     fn a_worker_that_shuts_down_is_shown_and_gets_no_job() {
         let fleet = Fleet::new(GONE_AFTER);
         fleet.heard(WorkerInfo { status: WorkerStatus::ShuttingDown, ..info("a") });
-        assert_eq!((fleet.all().len(), fleet.with_taking(<[_]>::len)), (1, 0));
+        assert_eq!((fleet.all().len(), fleet.with_taking(|workers| workers.len())), (1, 0));
         assert_eq!((fleet.with_all(|all| all.len()), fleet.with_taking(|taking| taking.len())), (1, 0));
     }
 

@@ -3,7 +3,8 @@
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
-//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, and `sweep`.
+//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, `sweep`, and
+//! `move_jobs` for the streams of earlier versions.
 
 mod barrier;
 mod cancels;
@@ -20,6 +21,7 @@ mod incoming;
 mod job_events;
 mod job_store;
 pub mod memory;
+mod move_jobs;
 mod offers;
 mod options;
 mod ordered;
@@ -45,6 +47,7 @@ pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
 pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
 pub use job_events::{EventReader, JobEvents};
 pub use job_store::{QueuedJob, SendError, Sending, Sent, StoredTicket};
+pub use move_jobs::Moved;
 pub use options::NatsOptions;
 pub use queue::JobStreams;
 pub use requester::{Exchange, Reply, Requester, Target};

@@ -76,12 +76,20 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
             return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(409));
         }
     }
-    let fingerprint = Operation::parse(Some(letter.letter.capability), &letter.body)?.fingerprint();
+    let (capability, model) = (letter.letter.capability, &letter.letter.model);
+    let mut operation = Operation::parse(Some(capability), &letter.body)?;
+    // One that was set aside has an id of its own by now; one that was sent by hand may have named neither.
+    operation.set_job_id(&id);
+    if operation.model().is_none() {
+        operation.set_model(model);
+    }
+    operation.settle()?;
+    let fingerprint = operation.fingerprint();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let sending = Sending {
         job: id.clone(),
-        subject: letter.subject,
-        body: letter.body,
+        subject: durable.streams.subject_of_job(capability, model, &id),
+        body: operation.to_json().into(),
         after,
         traceparent: letter.traceparent,
     };

@@ -1,6 +1,7 @@
 //! A job has one owner: who may run it, say of it, and end it, with real workers, queens, a nats-server and stores.
 
 mod clocks;
+mod earlier;
 mod mixed;
 mod one_owner;
 mod readers;
