@@ -212,7 +212,7 @@ impl Lookout {
         match doing {
             Some(Doing { number, shape, limit }) if number == self.number => {
                 self.seen_for += since;
-                (self.seen_for > limit).then(|| Stuck { work: shape.work, model: shape.model, limit })
+                (self.seen_for > limit).then_some(Stuck { work: shape.work, model: shape.model, limit })
             }
             other => {
                 self.number = other.map_or(0, |doing| doing.number);
