@@ -271,7 +271,7 @@ mod tests {
     fn files_of_loras_have_time_to_be_read() {
         let watch = StepWatch::new(SECOND, false);
         let begin = Shape { work: Work::ReadFiles, ..step("a", 64) };
-        watch.lock().note(begin.clone(), SECOND);
+        watch.lock().note(begin.clone(), SECOND / 10);
         assert_eq!(limit(&watch, &begin), WITH_FILES * SECOND);
     }
 
