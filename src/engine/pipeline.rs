@@ -85,9 +85,9 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// The first model that computes nothing, and why.
-    pub fn test_all(&self) -> Result<(), (String, EngineError)> {
+    pub fn test_all(&self) -> Result<(), (String, Box<EngineError>)> {
         for model in self.models.in_memory() {
-            self.test(&model).map_err(|error| (model, error))?;
+            self.test(&model).map_err(|error| (model, Box::new(error)))?;
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl Lookout {
         match doing {
             Some(Doing { number, shape, limit }) if number == self.number => {
                 self.seen_for += since;
-                (self.seen_for > limit).then(|| Stuck { work: shape.work, model: shape.model, limit })
+                (self.seen_for > limit).then_some(Stuck { work: shape.work, model: shape.model, limit })
             }
             other => {
                 self.number = other.map_or(0, |doing| doing.number);
@@ -271,7 +271,7 @@ mod tests {
     fn files_of_loras_have_time_to_be_read() {
         let watch = StepWatch::new(SECOND, false);
         let begin = Shape { work: Work::ReadFiles, ..step("a", 64) };
-        watch.lock().note(begin.clone(), SECOND / 100);
+        watch.lock().note(begin.clone(), SECOND / 10);
         assert_eq!(limit(&watch, &begin), WITH_FILES * SECOND);
     }
 

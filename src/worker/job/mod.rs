@@ -245,6 +245,7 @@ impl JobRun {
             is_queued: ownership.is_queued(),
             failures: ownership.failures(),
             times: ownership.times(),
+            attempt: self.hold.job.events.attempt(),
         }
     }
 

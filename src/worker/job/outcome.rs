@@ -14,6 +14,9 @@ use crate::{
 /// How long a job waits after its first failure, and after its second.
 pub const RETRY_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(15)];
 
+/// Runs of a job in which a device may fail without counting.
+const DEVICES_UNCOUNTED: u32 = 8;
+
 /// Why a job did not end in pictures.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Failure {
@@ -44,11 +47,13 @@ pub struct Standing {
     pub failures: u32,
     /// How often its message was delivered.
     pub times: u64,
+    /// Which run of the job this is, from 1.
+    pub attempt: u32,
 }
 
 /// What becomes of it.
 pub fn fate(failure: Failure, standing: Standing) -> Fate {
-    let Standing { stop, is_queued, failures, times } = standing;
+    let Standing { stop, is_queued, failures, times, attempt } = standing;
     let now = Fate::GiveBack(Duration::ZERO);
     let end = |kind, is_done| Fate::End { kind, is_done };
     if stop == Some(Stop::Lost) {
@@ -65,6 +70,13 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
         }
         Failure::Elsewhere(..) if is_queued => Fate::GiveBack(others_after(times)),
         Failure::Elsewhere(code, message) => end(EventKind::error(code, message), false),
+        Failure::Device(_) if is_queued && stop == Some(Stop::Cancelled) => {
+            end(EventKind::Cancelled { step: 0 }, true)
+        }
+        // So many devices do not fail by chance: the job may be what breaks them.
+        Failure::Device(message) if is_queued && attempt > DEVICES_UNCOUNTED => {
+            fate(Failure::Error(ErrorCode::Internal, message), standing)
+        }
         Failure::Device(_) if is_queued => now,
         Failure::Device(message) => end(EventKind::error(ErrorCode::ShuttingDown, message), true),
         Failure::Error(code, message) => match code.disposition() {
@@ -92,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        use ErrorCode::{DeadlineExceeded, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
+        use ErrorCode::{DeadlineExceeded, Internal, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
         let error = |code| Failure::Error(code, "x".into());
         let elsewhere = || Failure::Elsewhere(InvalidRequest, "x".into());
         let back = || Fate::GiveBack(Duration::ZERO);
@@ -112,6 +124,7 @@ mod tests {
             (stopped, lost, 1, back(), back()),
             (device.clone(), None, 1, back(), end(told(ShuttingDown))),
             (device.clone(), None, 3, back(), end(told(ShuttingDown))),
+            (device.clone(), asked, 1, cancelled(0), end(told(ShuttingDown))),
             (device, going, 1, back(), end(told(ShuttingDown))),
             (elsewhere(), None, 1, Fate::GiveBack(others_after(4)), refused(InvalidRequest)),
             (elsewhere(), asked, 1, cancelled(0), refused(InvalidRequest)),
@@ -128,9 +141,12 @@ mod tests {
         ];
         for (failure, stop, failures, queued, asked_for) in rows {
             for (is_queued, expected) in [(true, queued), (false, asked_for)] {
-                let standing = Standing { stop, is_queued, failures, times: 4 };
+                let standing = Standing { stop, is_queued, failures, times: 4, attempt: 2 };
                 assert_eq!(fate(failure.clone(), standing), expected, "{failure:?} {standing:?}");
             }
         }
+        let late =
+            Standing { stop: None, is_queued: true, failures: 1, times: 9, attempt: DEVICES_UNCOUNTED + 1 };
+        assert_eq!(fate(Failure::Device("x".into()), late), retry(Internal, 0), "it breaks every device");
     }
 }

@@ -66,7 +66,7 @@ pub enum StartError {
         /// The model.
         model: String,
         /// How it failed.
-        source: EngineError,
+        source: Box<EngineError>,
     },
     /// The test of the device does not end.
     #[error("{0}; no job is taken")]
@@ -241,12 +241,9 @@ async fn start(
 /// Sees whether the device computes: a worker whose device does not would only fail jobs.
 async fn test(pipeline: InferencePipeline) -> Result<InferencePipeline, StartError> {
     let mut lookout = pipeline.lookout();
-    let test = tokio::task::spawn_blocking(move || match pipeline.test_all() {
-        Ok(()) => Ok(pipeline),
-        Err((model, source)) => Err(StartError::Test { model, source }),
-    });
+    let test = tokio::task::spawn_blocking(move || pipeline.test_all().map(|()| pipeline));
     tokio::select! {
-        tested = test => tested?,
+        tested = test => tested?.map_err(|(model, source)| StartError::Test { model, source }),
         stuck = lookout.stuck() => Err(stuck.into()),
     }
 }
