@@ -55,6 +55,13 @@ pub fn parse_pixels(text: &str) -> Result<u64, String> {
     if pixels == 0 { Err(bad()) } else { Ok(pixels) }
 }
 
+/// A random number in 0..1.
+pub fn random_unit() -> f64 {
+    // Without randomness what is waited for is half of the bound, which is still a pause.
+    let bits = getrandom::u64().unwrap_or(1 << 63);
+    bits as f64 / (u64::MAX as f64 + 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -119,17 +119,21 @@ impl fmt::Display for Spread {
 }
 
 async fn requests() {
-    for (what, body, jobs) in [("of one step", REQUEST, 10_000), ("of 20 steps", REQUEST_OF_20_STEPS, 4_000)]
-    {
+    for (what, body, named, jobs) in [
+        ("of one step", REQUEST, false, 10_000),
+        ("of one step under ids of their own", REQUEST, true, 10_000),
+        ("of 20 steps", REQUEST_OF_20_STEPS, false, 4_000),
+    ] {
         let pool = Pool::on(&NatsServer::shared().url()).await;
         let folder = TempDir::new().expect("a temporary folder");
         let worker = worker(&pool, &folder, "sim://?step_ms=0&size=64", SLOTS, 0);
         ready(&worker).await;
         let subject = pool.subjects.image(Capability::Generate);
-        requests::run(&pool.client, &subject, body, SLOTS, jobs / 10).await;
+        requests::run(&pool.client, &subject, body, None, SLOTS, jobs / 10).await;
         let (mut rates, mut asked) = (vec![], 0);
-        for _ in 0..ROUNDS {
-            let run = requests::run(&pool.client, &subject, body, SLOTS, jobs).await;
+        for round in 0..ROUNDS {
+            let ids = named.then(|| format!("j{round}"));
+            let run = requests::run(&pool.client, &subject, body, ids.as_deref(), SLOTS, jobs).await;
             rates.push(jobs as f64 / run.took.as_secs_f64());
             asked += run.asked;
         }
@@ -176,11 +180,13 @@ async fn latency_of(size: u32, store: &str, environment: &[String]) {
     let worker = worker_at(&pool, &folder, &model, 2, 0, store, environment);
     ready(&worker).await;
     let subject = pool.subjects.image(Capability::Generate);
-    requests::run(&pool.client, &subject, REQUEST, 1, 100).await;
+    requests::run(&pool.client, &subject, REQUEST, None, 1, 100).await;
     queue::times(&mut ends, 100).await;
-    let run = requests::run(&pool.client, &subject, REQUEST, 1, LATENCY_JOBS).await;
-    queue::times(&mut ends, LATENCY_JOBS).await;
-    tell_latency(store, "a request", run.each);
+    for (what, ids) in [("a request", None), ("a request under an id of its own", Some("j"))] {
+        let run = requests::run(&pool.client, &subject, REQUEST, ids, 1, LATENCY_JOBS).await;
+        queue::times(&mut ends, LATENCY_JOBS).await;
+        tell_latency(store, what, run.each);
+    }
     let mut each = vec![];
     for _ in 0..LATENCY_JOBS {
         let begun = Instant::now();

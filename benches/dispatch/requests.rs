@@ -20,13 +20,25 @@ pub struct Run {
     pub each: Vec<Duration>,
 }
 
-/// Asks for `jobs` jobs, `together` of them at a time, until each is complete.
-pub async fn run(client: &Client, subject: &str, body: &'static str, together: usize, jobs: usize) -> Run {
+/// Asks for `jobs` jobs, `together` of them at a time, until each is complete. `ids`: under ids of this beginning.
+pub async fn run(
+    client: &Client,
+    subject: &str,
+    body: &'static str,
+    ids: Option<&str>,
+    together: usize,
+    jobs: usize,
+) -> Run {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(format!("{inbox}.*")).await.expect("an inbox");
     let ask = async |number: usize| {
         let reply = format!("{inbox}.{number}");
-        client.publish_with_reply(subject.to_owned(), reply, body.into()).await.expect("a request");
+        let mut map = HeaderMap::new();
+        if let Some(ids) = ids {
+            map.insert(headers::JOB_ID, format!("{ids}-{number}"));
+        }
+        let (subject, body) = (subject.to_owned(), body.into());
+        client.publish_with_reply_and_headers(subject, reply, map, body).await.expect("a request");
     };
     let begun = Instant::now();
     let (mut asked, mut each) = (0, Vec::with_capacity(jobs));

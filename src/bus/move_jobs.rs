@@ -125,6 +125,7 @@ impl Streams {
             map.insert(headers::JOB_ERROR, "the job was in the queue twice");
             let own = JobId::new(format!("{}-{old}", &id.as_str()[..id.as_str().len().min(100)]));
             let own = own.expect("a part of an id, and a number");
+            map.insert(headers::JOB_ID, own.as_str());
             let letter = self.subjects.dead_letter_of(&subject, &own);
             self.put(letter, map, &message).await?;
             moved.set_aside += 1;

@@ -20,6 +20,9 @@ use crate::{
 /// between steps counts towards the size of a snapshot.
 pub(super) const MOST_TOGETHER: usize = 8;
 
+/// The shortest time between two previews of a job.
+pub const PREVIEW_EVERY: Duration = Duration::from_secs(1);
+
 /// A job between two steps.
 pub(super) struct RunningJob {
     request: GenerationRequest,
@@ -31,6 +34,8 @@ pub(super) struct RunningJob {
     pictures: Vec<Denoising>,
     /// When it last gave a snapshot, or began.
     last_snapshot: Instant,
+    /// When it last gave a preview.
+    last_preview: Option<Instant>,
     timings: EngineTimings,
     warnings: Vec<String>,
 }
@@ -76,6 +81,7 @@ impl RunningJob {
                     first,
                     pictures,
                     last_snapshot,
+                    last_preview: None,
                     timings,
                     warnings: Vec::new(),
                 };
@@ -172,8 +178,11 @@ impl RunningJob {
         self.send(GenerationResponse::Progress { step, total });
         let drawn = self.is_drawn();
         let (every, picture) = (self.request.preview_every, &self.pictures[0]);
-        if every > 0 && picture.step().is_multiple_of(every) && !drawn {
+        // More than are told need not be decoded: they would hold up the jobs of the same turn.
+        let may_preview = self.last_preview.is_none_or(|at| at.elapsed() >= PREVIEW_EVERY);
+        if every > 0 && picture.step().is_multiple_of(every) && !drawn && may_preview {
             let image = guarded(|| pipeline.preview(&self.request.model, picture))?;
+            self.last_preview = Some(begun);
             self.send(GenerationResponse::Preview { step, total, image });
         }
         let due = |every| !drawn && self.last_snapshot.elapsed() >= every;

@@ -356,14 +356,7 @@ fn ended_how(status: JobStatus) -> &'static str {
     }
 }
 
-/// A random number in 0..1.
-fn random_unit() -> f64 {
-    // Without randomness every job waits half of the bound, which is still a pause.
-    let bits = getrandom::u64().unwrap_or(1 << 63);
-    bits as f64 / (u64::MAX as f64 + 1.0)
-}
-
 /// A random number below `n`, or 0.
 fn random_below(n: usize) -> usize {
-    ((random_unit() * n as f64) as usize).min(n.saturating_sub(1))
+    ((crate::units::random_unit() * n as f64) as usize).min(n.saturating_sub(1))
 }

@@ -10,6 +10,7 @@ use crate::{
     bus::{BusError, Exchange, Reply, Target},
     contract::{ErrorCode, Event, EventKind},
     http::ApiError,
+    units::random_unit,
 };
 
 /// How long a worker has to accept a job before it is sent again.
@@ -100,7 +101,7 @@ impl Seek<'_> {
                     return self.end(ApiError::new(ErrorCode::Busy, message));
                 }
             }
-            let pause = bound.mul_f64(super::random_unit());
+            let pause = bound.mul_f64(random_unit());
             bound = (bound * 2).min(LONGEST_PAUSE);
             let until = (Instant::now() + pause).min(give_up);
             match self.listen(exchange, &target, None, until).await {

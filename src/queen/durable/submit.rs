@@ -82,7 +82,7 @@ impl Queen {
             after,
             traceparent: None,
         };
-        durable.ensure_consumer(operation.capability(), &model).await;
+        self.ensure_consumer(operation.capability(), model);
         let sent = durable.send(&sending).await?;
         let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
         if sent.duplicate {
@@ -164,8 +164,17 @@ impl Queen {
     }
 }
 
+impl Queen {
+    /// Sees to it, beside the job, that it has a consumer, also where no worker is up.
+    fn ensure_consumer(&self, capability: Capability, model: String) {
+        if let Some(durable) = self.durable().cloned() {
+            tokio::spawn(async move { durable.ensure_consumer(capability, &model).await });
+        }
+    }
+}
+
 impl Durable {
-    /// Sees to it, now and then, that the job has a consumer, also where no worker is up. A job is as safe without.
+    /// Looks for the consumer now and then. A job is as safe without.
     async fn ensure_consumer(&self, capability: Capability, model: &str) {
         let name = Streams::consumer_name(capability, model);
         if self.consumers.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {

@@ -98,9 +98,7 @@ impl Follow {
                     self.progress.step(step, total).into_iter().for_each(|kind| self.held.events.emit(kind));
                 }
                 GenerationResponse::Preview { step, total, image } => {
-                    if self.progress.may_preview() {
-                        self.tell_preview(step, total, image).await;
-                    }
+                    self.tell_preview(step, total, image).await;
                 }
                 GenerationResponse::Resumed { step } => {
                     tracing::info!(step, "the job goes on from a snapshot");

@@ -8,9 +8,6 @@ use crate::contract::EventKind;
 
 /// The shortest time between two progress events.
 const AT_MOST_EVERY: Duration = Duration::from_millis(250);
-/// The shortest time between two previews.
-const PREVIEW_EVERY: Duration = Duration::from_secs(1);
-
 /// The progress of one job.
 #[derive(Debug)]
 pub struct Progress {
@@ -21,13 +18,12 @@ pub struct Progress {
     /// When the first step was done here.
     first: Option<Instant>,
     told: Option<Instant>,
-    previewed: Option<Instant>,
 }
 
 impl Progress {
     /// Nothing done; `total` is what the request lets expect.
     pub fn new(total: u32) -> Self {
-        Self { step: 0, total, earlier: 0, first: None, told: None, previewed: None }
+        Self { step: 0, total, earlier: 0, first: None, told: None }
     }
 
     /// The steps to this one were done by another worker.
@@ -42,16 +38,6 @@ impl Progress {
         self.first.get_or_insert(now);
         let due = self.told.is_none_or(|told| now - told >= AT_MOST_EVERY);
         (due || step >= total).then(|| self.tell())
-    }
-
-    /// Whether a preview may be told now; then the next may a second later.
-    pub fn may_preview(&mut self) -> bool {
-        let now = Instant::now();
-        let due = self.previewed.is_none_or(|at| now - at >= PREVIEW_EVERY);
-        if due {
-            self.previewed = Some(now);
-        }
-        due
     }
 
     /// The last step.

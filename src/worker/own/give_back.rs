@@ -10,25 +10,33 @@ use super::{
 use crate::{
     bus::{AppendError, Delivery, Entry, Logged, Settle, request_mark},
     contract::{ErrorCode, Event, EventKind, JobId},
+    units::random_unit,
     worker::{
         resume::Snapshots,
         shared::{Context, HeldJob, Lost, Open, Sight, conflict},
     },
 };
 
-/// How long a job waits that this worker cannot do and another may: this long after the first look, twice as long after
-/// each further one,
-const OTHERS_AFTER: Duration = Duration::from_secs(1);
+/// How long a job waits that this worker cannot do and another may, after the first look: not long, for each idle worker
+/// gets it in turn, and one of them may be able.
+const OTHERS_AFTER: Duration = Duration::from_millis(100);
+/// It waits this many times as long after each further look,
+const OTHERS_GROWTH: f64 = 1.25;
 /// and this long at most.
 const OTHERS_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Characters of a job's id in that of a message which is set aside under it.
 const LONGEST_NAME: usize = 100;
 
-/// How long a job waits for another worker that was delivered so often.
+/// How long a job waits for another worker that was delivered so often: half of the time to all of it, by chance, so that
+/// two jobs and two workers that do not fit each other do not meet for ever.
 pub fn others_after(times: u64) -> Duration {
-    let doublings = u32::try_from(times.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    (OTHERS_AFTER * 2u32.pow(doublings)).min(OTHERS_AT_MOST)
+    others_at_most(times).mul_f64(0.5 + random_unit() / 2.0)
+}
+
+fn others_at_most(times: u64) -> Duration {
+    let looks = i32::try_from(times.saturating_sub(1)).unwrap_or(i32::MAX).min(100);
+    OTHERS_AFTER.mul_f64(OTHERS_GROWTH.powi(looks)).min(OTHERS_AT_MOST)
 }
 
 /// The job is another's. What waits for it here is told so.
@@ -177,6 +185,23 @@ pub async fn set_aside(id: Option<&JobId>, delivery: Delivery, message: &str) {
         Err(error) => {
             tracing::error!(%error, "a dead letter could not be stored");
             delivery.settle(Settle::Again(AWAY_FOR)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_waits_for_another_worker_is_looked_at_soon_and_then_ever_less_often() {
+        assert_eq!(others_at_most(1), OTHERS_AFTER);
+        let looks: Duration = (1..=20).map(others_at_most).sum();
+        assert!((Duration::from_secs(20)..Duration::from_secs(40)).contains(&looks), "{looks:?}");
+        assert_eq!(others_at_most(u64::MAX), OTHERS_AT_MOST);
+        for times in [1, 7, 9_000] {
+            let (after, most) = (others_after(times), others_at_most(times));
+            assert!(after >= most / 2 && after <= most, "{after:?} {most:?}");
         }
     }
 }

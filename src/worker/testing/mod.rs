@@ -1,6 +1,7 @@
 //! A worker without NATS, for the tests of its parts.
 
 mod durable;
+mod folders;
 mod standstill;
 
 use std::{sync::Arc, time::Duration};
