@@ -1,8 +1,10 @@
 //! One loaded model, and a picture that is being drawn with it.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 
-use super::{ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
+use super::{ModelError, ModelIdentity, ModelSource, Origin, Sim, sim::SimDenoising};
 use crate::diffusion::{
     self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
     flux::{Flux, FluxDenoising},
@@ -29,6 +31,8 @@ pub struct ModelInfo {
     pub steps: u32,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+    /// What its pictures are bound to.
+    pub identity: Arc<ModelIdentity>,
 }
 
 /// Memory that a model takes.
@@ -101,11 +105,13 @@ impl Model {
         precision: Precision,
     ) -> Result<(ModelInfo, Needs), ModelError> {
         let name = source.name().to_owned();
+        let identify = || ModelIdentity::of(source.origin(), device, precision).map(Arc::new);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
                 let found = diffusion::inspect(path, device, precision)?;
                 let info = ModelInfo {
                     name,
+                    identity: identify()?,
                     native_size: found.native_size,
                     steps: found.defaults.steps,
                     guidance_scale: found.defaults.guidance_scale,
@@ -115,7 +121,8 @@ impl Model {
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
                 let Defaults { steps, guidance_scale } = Defaults::default();
-                let info = ModelInfo { name, native_size: sim.native_size(), steps, guidance_scale };
+                let (native_size, identity) = (sim.native_size(), identify()?);
+                let info = ModelInfo { name, native_size, steps, guidance_scale, identity };
                 (info, Needs { weights: sim.weight_bytes(), activations: Activations::default() })
             }
         })
