@@ -1,8 +1,10 @@
 //! What decides a model's pictures beside the request: its parts, the arithmetic, the program.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use serde::{Deserialize, Serialize};
 
-use super::{ModelError, Origin, Sim};
+use super::{ModelError, ModelSource, Origin, Sim};
 use crate::diffusion::{Checkpoint, Part, Precision, flux::Flux, ops};
 
 /// What a picture's latents are bound to: they go on only where all of it is the same.
@@ -65,6 +67,72 @@ impl ModelIdentity {
         let gone = before.parts.iter().filter(|before| part(&self.parts, &before.name).is_none());
         differences.extend(gone.map(|part| shortened(&part.name).to_owned()));
         differences
+    }
+}
+
+/// The identity of a model of this process: its folder may be replaced between two times that it is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadedIdentity(Arc<Loaded>);
+
+#[derive(Debug)]
+struct Loaded {
+    source: ModelSource,
+    device: candle_core::Device,
+    precision: Precision,
+    identity: RwLock<Arc<ModelIdentity>>,
+}
+
+impl LoadedIdentity {
+    /// Of a model that will be loaded from here.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn new(
+        source: &ModelSource,
+        device: &candle_core::Device,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let identity = Arc::new(ModelIdentity::of(source.origin(), device, precision)?);
+        let (source, device, identity) = (source.clone(), device.clone(), RwLock::new(identity));
+        Ok(Self(Arc::new(Loaded { source, device, precision, identity })))
+    }
+
+    /// As it was when it was last loaded.
+    pub fn loaded(&self) -> Arc<ModelIdentity> {
+        self.0.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// As its files are now. It reads them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of_files(&self) -> Result<ModelIdentity, ModelError> {
+        ModelIdentity::of(self.0.source.origin(), &self.0.device, self.0.precision)
+    }
+
+    /// Notes that it was loaded just now.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn note_loaded(&self) -> Result<(), ModelError> {
+        let now = self.of_files()?;
+        let others = now.differences(&self.loaded());
+        if !others.is_empty() {
+            tracing::warn!(
+                model = self.0.source.name(),
+                ?others,
+                "a model was replaced since it was last loaded"
+            );
+            *self.0.identity.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        }
+        Ok(())
+    }
+}
+
+/// The same model as loaded.
+impl PartialEq for LoadedIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        self.loaded() == other.loaded()
     }
 }
 

@@ -22,7 +22,7 @@ pub use error::{Limit, ModelError};
 #[cfg(feature = "hub")]
 pub use hub::{Hub, HubError, HubOptions};
 pub use hub_repo::HubRepo;
-pub use identity::ModelIdentity;
+pub use identity::{LoadedIdentity, ModelIdentity};
 pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
 pub use model::{Denoising, Model, ModelInfo, Needs};

@@ -1,10 +1,8 @@
 //! One loaded model, and a picture that is being drawn with it.
 
-use std::sync::Arc;
-
 use image::RgbImage;
 
-use super::{ModelError, ModelIdentity, ModelSource, Origin, Sim, sim::SimDenoising};
+use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
 use crate::diffusion::{
     self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
     flux::{Flux, FluxDenoising},
@@ -32,7 +30,7 @@ pub struct ModelInfo {
     /// Classifier-free guidance.
     pub guidance_scale: f64,
     /// What its pictures are bound to.
-    pub identity: Arc<ModelIdentity>,
+    pub identity: LoadedIdentity,
 }
 
 /// Memory that a model takes.
@@ -105,7 +103,7 @@ impl Model {
         precision: Precision,
     ) -> Result<(ModelInfo, Needs), ModelError> {
         let name = source.name().to_owned();
-        let identify = || ModelIdentity::of(source.origin(), device, precision).map(Arc::new);
+        let identify = || LoadedIdentity::new(source, device, precision);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
                 let found = diffusion::inspect(path, device, precision)?;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     contract::JobId,
     engine::Snapshot,
-    models::ModelIdentity,
+    models::{ModelError, ModelIdentity},
     storage::{Action, Key, StorageError, Store},
 };
 
@@ -82,6 +82,9 @@ pub enum SnapshotError {
     /// The store does not give it.
     #[error("its snapshot could not be read from the store")]
     Store(#[source] StorageError),
+    /// The model's files cannot be read.
+    #[error("whether the model is still the same could not be read")]
+    Model(#[from] ModelError),
     /// A picture before it is not there.
     #[error("a picture that it had finished could not be read from the store")]
     Picture(#[source] StorageError),

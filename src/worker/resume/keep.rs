@@ -12,7 +12,7 @@ use crate::{
     diffusion::{ImageSpec, LoraSpec},
     engine::Snapshot,
     http::MAX_IMAGE_BYTES,
-    models::{LoraFolder, ModelInfo},
+    models::{LoadedIdentity, LoraFolder, ModelInfo},
     storage::{Key, StorageError, Store},
     worker::shared::Context,
 };
@@ -21,7 +21,9 @@ use crate::{
 pub struct Snapshots {
     store: Store,
     job: JobId,
+    /// What they are of; the model as it was loaded when the job came.
     origin: Origin,
+    model: LoadedIdentity,
     /// The job's LoRAs, and the folder that they are in.
     loras: Option<(LoraFolder, Vec<LoraSpec>)>,
     /// Whether the engine has read the LoRAs that the origin names; not known before the first snapshot.
@@ -49,7 +51,8 @@ impl Snapshots {
         Self {
             store: context.store.clone(),
             job: job.id.clone(),
-            origin: Origin::new(&job.fingerprint, &model.identity),
+            origin: Origin::new(&job.fingerprint, &model.identity.loaded()),
+            model: model.identity.clone(),
             loras: None,
             loras_are_same: Arc::default(),
             every: is_durable.then_some(context.identity.snapshot_every),
@@ -91,7 +94,9 @@ impl Snapshots {
     }
 
     fn write(&self, snapshot: Kept) -> JoinHandle<()> {
-        let (store, job, origin) = (self.store.clone(), self.job.clone(), self.origin.clone());
+        // The model is held by the job: what is loaded is what draws it.
+        let origin = Origin { model: (*self.model.loaded()).clone(), ..self.origin.clone() };
+        let (store, job) = (self.store.clone(), self.job.clone());
         let (loras, loras_are_same) = (self.loras.clone(), self.loras_are_same.clone());
         tokio::spawn(async move {
             if let Some((folder, loras)) = loras {
@@ -153,6 +158,7 @@ impl Snapshots {
     async fn find(&mut self, job: &Job, spec: &ImageSpec) -> Result<Option<Resumed>, SnapshotError> {
         let found = snapshot::read(&self.store, &self.job, &self.origin).await?;
         let Some(Kept { snapshot, drawn_by }) = found else { return Ok(None) };
+        self.must_be_loaded_from_its_files().await?;
         if drawn_by.len() != snapshot.index as usize {
             return Err(SnapshotError::Pictures { index: snapshot.index, named: drawn_by.len() });
         }
@@ -163,6 +169,16 @@ impl Snapshots {
         }
         self.drawn_by = drawn_by;
         Ok(Some(Resumed { snapshot, images }))
+    }
+
+    /// A model that is not in memory now will be loaded from files that may be others by now.
+    async fn must_be_loaded_from_its_files(&self) -> Result<(), SnapshotError> {
+        let model = self.model.clone();
+        let files = tokio::task::spawn_blocking(move || model.of_files()).await??;
+        match files.differences(&self.origin.model) {
+            none if none.is_empty() => Ok(()),
+            differences => Err(SnapshotError::Foreign(differences)),
+        }
     }
 }
 
