@@ -81,13 +81,13 @@ pub enum SnapshotError {
     Foreign(Vec<String>),
     /// The store does not give it.
     #[error("its snapshot could not be read from the store")]
-    Store(#[source] StorageError),
+    Store(#[source] Box<StorageError>),
     /// The model's files cannot be read.
     #[error("whether the model is still the same could not be read")]
-    Model(#[from] ModelError),
+    Model(#[source] Box<ModelError>),
     /// A picture before it is not there.
     #[error("a picture that it had finished could not be read from the store")]
-    Picture(#[source] StorageError),
+    Picture(#[source] Box<StorageError>),
     /// It does not say who drew each picture before it.
     #[error("its snapshot has {index} pictures before it and names the attempts of {named}")]
     Pictures {
@@ -146,7 +146,7 @@ pub async fn write(store: &Store, job: &JobId, origin: &Origin, kept: Kept) -> R
 /// One that is there and cannot be used, or a store that does not give it: the job begins anew.
 pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Result<Option<Kept>, SnapshotError> {
     let found = store.find(&Key::Checkpoint { job: job.clone() }, MAX_SNAPSHOT).await;
-    let Some(bytes) = found.map_err(SnapshotError::Store)? else { return Ok(None) };
+    let Some(bytes) = found.map_err(|error| SnapshotError::Store(error.into()))? else { return Ok(None) };
     let origin = origin.clone();
     tokio::task::spawn_blocking(move || decode(&bytes, &origin)).await?.map(Some)
 }
@@ -293,7 +293,10 @@ mod tests {
         assert_eq!(store.find(&key, MAX_SNAPSHOT).await.unwrap(), None);
         store.put(&key, Bytes::from(encode(&origin, &snapshot())), "application/octet-stream").await.unwrap();
         let error = read(&store, &job, &origin).await.unwrap_err();
-        assert!(matches!(error, SnapshotError::Store(StorageError::TooLarge { .. })), "{error:?}");
+        assert!(
+            matches!(&error, SnapshotError::Store(error) if matches!(**error, StorageError::TooLarge { .. })),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Snapshots {
         let mut images = vec![];
         for (index, &attempt) in (0..).zip(&drawn_by) {
             let image = stored_picture(&self.store, job, spec, index, attempt).await;
-            images.push(image.map_err(SnapshotError::Picture)?);
+            images.push(image.map_err(|error| SnapshotError::Picture(error.into()))?);
         }
         self.drawn_by = drawn_by;
         Ok(Some(Resumed { snapshot, images }))
@@ -174,7 +174,8 @@ impl Snapshots {
     /// A model that is not in memory now will be loaded from files that may be others by now.
     async fn must_be_loaded_from_its_files(&self) -> Result<(), SnapshotError> {
         let model = self.model.clone();
-        let files = tokio::task::spawn_blocking(move || model.of_files()).await??;
+        let files = tokio::task::spawn_blocking(move || model.of_files()).await?;
+        let files = files.map_err(|error| SnapshotError::Model(error.into()))?;
         match files.differences(&self.origin.model) {
             none if none.is_empty() => Ok(()),
             differences => Err(SnapshotError::Foreign(differences)),
