@@ -17,7 +17,7 @@ use futures::{
 use tokio::sync::watch;
 
 use super::{
-    BusError, Incoming, JobSource, Via,
+    BusError, Incoming, Requests, Via,
     barrier::{Barrier, Passed},
     connect::Link,
     offers::Offers,
@@ -122,7 +122,7 @@ impl Doors {
     }
 }
 
-impl JobSource for Doors {
+impl Requests for Doors {
     async fn arm(&mut self, free: usize) -> Result<(), BusError> {
         if self.closed || !self.link.is_connected() {
             return Ok(());

@@ -16,6 +16,8 @@ use futures::{FutureExt, future::BoxFuture};
 use super::{BusError, QueuedJob, Streams, sink};
 use crate::contract::{ErrorCode, Event, EventKind, JobId, WorkerId, headers};
 
+/// Room, in bytes, for the headers of an event.
+const HEADROOM: usize = 2048;
 /// Characters of a request's fingerprint in its log.
 const REQUEST_MARK: usize = 32;
 
@@ -115,6 +117,12 @@ impl EventLog for Streams {
     fn append<'a>(&'a self, entry: &'a Entry, after: u64) -> BoxFuture<'a, Result<u64, AppendError>> {
         async move {
             let mut after = after;
+            // An end is told without its details rather than not at all.
+            let shortened = (sink::to_json(&entry.event).len() + HEADROOM > self.context.client().max_payload())
+                .then(|| sink::shortened(&entry.event))
+                .flatten()
+                .map(|event| Entry { event: Arc::new(event), ..entry.clone() });
+            let entry = shortened.as_ref().unwrap_or(entry);
             loop {
                 match self.try_append(entry, after).await {
                     Err(AppendError::Fenced) => {}

@@ -76,8 +76,8 @@ pub struct Outgoing {
     pub traceparent: Option<String>,
 }
 
-/// Where jobs come from.
-pub trait JobSource: Send + 'static {
+/// Where requests come from: jobs that nobody keeps.
+pub trait Requests: Send + 'static {
     /// Sees to it that up to `free` jobs may come from `image.*`.
     ///
     /// # Errors

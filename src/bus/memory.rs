@@ -10,8 +10,8 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, JobSource, Logged,
-    Outgoing, QueuedJob, Settle, Via, delivery::Handle,
+    AppendError, BusError, Delivery, Entry, EventLog, EventSink, Incoming, JobQueue, Logged, Outgoing,
+    QueuedJob, Requests, Settle, Via, delivery::Handle,
 };
 use crate::contract::{Capability, ErrorCode, Event, JobId, WorkerId};
 
@@ -82,7 +82,7 @@ impl MemoryRequester {
     }
 }
 
-impl JobSource for MemorySource {
+impl Requests for MemorySource {
     async fn arm(&mut self, free: usize) -> Result<(), BusError> {
         self.armed.send_replace(free);
         Ok(())

@@ -44,7 +44,7 @@ pub use event_log::{AppendError, Entry, EventLog, Logged, request_mark};
 pub use fan_out::Told;
 pub use fleet::{Fleet, GONE_AFTER, LastHeartbeat, MAX_WORKERS};
 pub use heartbeat::{HEARTBEAT_EVERY, Heartbeat};
-pub use incoming::{EventSink, Incoming, JobQueue, JobSource, Outgoing, To, Via};
+pub use incoming::{EventSink, Incoming, JobQueue, Outgoing, Requests, To, Via};
 pub use job_events::{EventReader, JobEvents};
 pub use job_store::{QueuedJob, SendError, Sending, Sent, StoredTicket};
 pub use move_jobs::Moved;

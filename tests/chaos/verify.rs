@@ -191,7 +191,10 @@ fn check_objects(evidence: &Evidence, violations: &mut Violations) {
 fn is_result(name: &str) -> bool {
     let is_picture = || {
         let (index, extension) = name.split_once('.')?;
-        (index.parse::<u32>().is_ok() && ["png", "jpg", "webp"].contains(&extension)).then_some(())
+        // Of an attempt that was lost, too: it may have been stored after the job had ended.
+        let (index, attempt) = index.split_once('-').unwrap_or((index, "2"));
+        let are_numbers = index.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok();
+        (are_numbers && ["png", "jpg", "webp"].contains(&extension)).then_some(())
     };
     ["result.json", "cancelled"].contains(&name) || is_picture().is_some()
 }

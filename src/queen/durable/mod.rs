@@ -43,12 +43,11 @@ const STILL_AFTER_WAITS: u32 = 4;
 /// and for this long besides: a failed attempt is made again after a while.
 const STILL_AFTER: Duration = Duration::from_secs(20);
 
-/// Whether the streams are there. Once [`READY`], it stays so.
-/// Nothing is known yet: jobs are refused for a while.
+/// Whether the streams are there. Nothing is known, or they are away: jobs are refused for a while.
 const UNKNOWN: u8 = 0;
 /// There is no JetStream: jobs take the core path.
 const ABSENT: u8 = 1;
-/// The streams were there.
+/// The streams are there.
 const READY: u8 = 2;
 
 /// The durable side of a queen.

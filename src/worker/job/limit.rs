@@ -16,6 +16,8 @@ pub struct TimeLimit {
     allowed: Duration,
     /// It was out before the job came here.
     is_past: bool,
+    /// It is the job's own, and not this worker's.
+    pub is_own: bool,
 }
 
 impl TimeLimit {
@@ -24,9 +26,9 @@ impl TimeLimit {
         match job.deadline {
             Some(allowed) if allowed.saturating_sub(waited) < limit => {
                 let left = allowed.saturating_sub(waited);
-                Self { at: received + left, allowed, is_past: left.is_zero() }
+                Self { at: received + left, allowed, is_past: left.is_zero(), is_own: true }
             }
-            _ => Self { at: received + limit, allowed: limit, is_past: false },
+            _ => Self { at: received + limit, allowed: limit, is_past: false, is_own: false },
         }
     }
 

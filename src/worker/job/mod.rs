@@ -84,7 +84,7 @@ impl JobRun {
         self.give_slot_back();
         let fate = match done {
             Ok(kind) => Fate::End { kind, is_done: true },
-            Err(failure) => fate(failure, self.standing(&ownership)),
+            Err(failure) => fate(failure, self.standing(&ownership, limit)),
         };
         self.note_end(&fate);
         ownership.conclude(fate, &mut snapshots).await;
@@ -243,13 +243,14 @@ impl JobRun {
         }
     }
 
-    fn standing(&self, ownership: &Ownership) -> Standing {
+    fn standing(&self, ownership: &Ownership, limit: TimeLimit) -> Standing {
         Standing {
             stop: self.hold.job.stopped(),
             is_queued: ownership.is_queued(),
             failures: ownership.failures(),
             times: ownership.times(),
             attempt: self.hold.job.events.attempt(),
+            has_own_limit: limit.is_own,
         }
     }
 

@@ -49,11 +49,13 @@ pub struct Standing {
     pub times: u64,
     /// Which run of the job this is, from 1.
     pub attempt: u32,
+    /// The time limit is the job's own: another worker has no other.
+    pub has_own_limit: bool,
 }
 
 /// What becomes of it.
 pub fn fate(failure: Failure, standing: Standing) -> Fate {
-    let Standing { stop, is_queued, failures, times, attempt } = standing;
+    let Standing { stop, is_queued, failures, times, attempt, has_own_limit } = standing;
     let now = Fate::GiveBack(Duration::ZERO);
     let end = |kind, is_done| Fate::End { kind, is_done };
     if stop == Some(Stop::Lost) {
@@ -81,6 +83,10 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
         Failure::Device(message) => end(EventKind::error(ErrorCode::ShuttingDown, message), true),
         Failure::Error(code, message) => match code.disposition() {
             Disposition::Term => end(EventKind::error(code, message), false),
+            // A worker that may take longer may do it.
+            Disposition::Ack if code == ErrorCode::DeadlineExceeded && is_queued && !has_own_limit => {
+                again(code, message, failures)
+            }
             Disposition::Ack => end(EventKind::error(code, message), true),
             Disposition::RetryElsewhere | Disposition::HandBack if stop == Some(Stop::Cancelled) => {
                 end(EventKind::Cancelled { step: 0 }, true)
@@ -89,13 +95,17 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
                 end(EventKind::error(code, message), true)
             }
             Disposition::HandBack => now,
-            Disposition::RetryElsewhere if failures >= MAX_FAILURES => Fate::Bury(code, message),
-            Disposition::RetryElsewhere => {
-                let number = (failures.max(1) as usize - 1).min(RETRY_AFTER.len() - 1);
-                Fate::Retry(code, message, RETRY_AFTER[number])
-            }
+            Disposition::RetryElsewhere => again(code, message, failures),
         },
     }
+}
+
+fn again(code: ErrorCode, message: String, failures: u32) -> Fate {
+    if failures >= MAX_FAILURES {
+        return Fate::Bury(code, message);
+    }
+    let number = (failures.max(1) as usize - 1).min(RETRY_AFTER.len() - 1);
+    Fate::Retry(code, message, RETRY_AFTER[number])
 }
 
 #[cfg(test)]
@@ -141,12 +151,24 @@ mod tests {
         ];
         for (failure, stop, failures, queued, asked_for) in rows {
             for (is_queued, expected) in [(true, queued), (false, asked_for)] {
-                let standing = Standing { stop, is_queued, failures, times: 4, attempt: 2 };
+                let standing =
+                    Standing { stop, is_queued, failures, times: 4, attempt: 2, has_own_limit: true };
                 assert_eq!(fate(failure.clone(), standing), expected, "{failure:?} {standing:?}");
             }
         }
-        let late =
-            Standing { stop: None, is_queued: true, failures: 1, times: 9, attempt: DEVICES_UNCOUNTED + 1 };
+        let late = Standing {
+            stop: None,
+            is_queued: true,
+            failures: 1,
+            times: 9,
+            attempt: DEVICES_UNCOUNTED + 1,
+            has_own_limit: false,
+        };
+        assert_eq!(
+            fate(error(DeadlineExceeded), late),
+            retry(DeadlineExceeded, 0),
+            "the limit is this worker's"
+        );
         assert_eq!(fate(Failure::Device("x".into()), late), retry(Internal, 0), "it breaks every device");
     }
 }

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio::{sync::Notify, time::Instant};
 
 use super::router::{JobRouter, Routed};
-use crate::bus::{Incoming, JobQueue, JobSource, Settle, Via};
+use crate::bus::{Incoming, JobQueue, Requests, Settle, Via};
 
 /// Doors are looked after this often even when nothing happens: while NATS was away none could be armed.
 const REARM_EVERY: Duration = Duration::from_millis(250);
@@ -23,7 +23,7 @@ const WAIT_HERE_AFTER: u64 = 50;
 
 /// Takes jobs until the source ends. After [`Context::close`](super::context::Context::close) it closes doors and queue,
 /// says so through `closed`, and goes on giving what comes late to others.
-pub async fn take_jobs<S: JobSource, Q: JobQueue>(
+pub async fn take_jobs<S: Requests, Q: JobQueue>(
     source: S,
     queue: Q,
     router: JobRouter,
@@ -53,7 +53,7 @@ enum Turn {
     Either,
 }
 
-impl<S: JobSource, Q: JobQueue> Intake<S, Q> {
+impl<S: Requests, Q: JobQueue> Intake<S, Q> {
     async fn run(mut self, closed: Arc<Notify>) {
         let context = self.router.context().clone();
         let mut changes = context.slots.changes();

@@ -431,8 +431,16 @@ async fn what_a_killed_server_leaves_in_the_queue_is_put_right() {
     };
     let entry = bus::Entry::of(event);
     ours.append(&entry, 0).await.unwrap();
+    let edited = jetstream::consumer::pull::Config {
+        durable_name: Some("generate-sim".into()),
+        filter_subject: streams.subjects.jobs_of(Capability::Generate, "sim"),
+        ack_wait: Duration::from_secs(30),
+        max_deliver: 1,
+        ..Default::default()
+    };
+    streams.stream("JOBS").await.create_consumer(edited).await.unwrap();
     let mut sweeper = bus::Sweeper::new(ours.clone(), PATIENCE);
-    assert_eq!(sweeper.sweep().await.unwrap(), bus::Swept { ended: 1, sent_again: 0, mended: 0 });
+    assert_eq!(sweeper.sweep().await.unwrap(), bus::Swept { ended: 1, sent_again: 0, mended: 1 });
     let mut sweeper = bus::Sweeper::new(ours, Duration::ZERO);
     assert_eq!(sweeper.sweep().await.unwrap(), bus::Swept::default(), "it was seen for the first time");
     let swept = sweeper.sweep().await.unwrap();
