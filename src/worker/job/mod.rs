@@ -31,7 +31,7 @@ use crate::{
     models::ModelInfo,
     storage::StoredResult,
     worker::{
-        own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, tell_readers},
+        own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, others_after, tell_readers},
         resume::{Resumed, Snapshots},
         shared::{Context, Hold, Permits},
     },
@@ -248,7 +248,7 @@ impl JobRun {
             stop: self.hold.job.stopped(),
             is_queued: ownership.is_queued(),
             failures: ownership.failures(),
-            times: ownership.times(),
+            others_after: others_after(ownership.times()),
             attempt: self.hold.job.events.attempt(),
             has_own_limit: limit.is_own,
         }

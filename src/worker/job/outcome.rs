@@ -6,7 +6,7 @@ use crate::{
     contract::{Disposition, ErrorCode, EventKind},
     storage::StorageError,
     worker::{
-        own::{Fate, MAX_FAILURES, going_away, others_after},
+        own::{Fate, MAX_FAILURES, going_away},
         shared::Stop,
     },
 };
@@ -45,8 +45,8 @@ pub struct Standing {
     pub is_queued: bool,
     /// Attempts that failed, this one counted.
     pub failures: u32,
-    /// How often its message was delivered.
-    pub times: u64,
+    /// How long it would wait for another worker.
+    pub others_after: Duration,
     /// Which run of the job this is, from 1.
     pub attempt: u32,
     /// The time limit is the job's own: another worker has no other.
@@ -55,7 +55,7 @@ pub struct Standing {
 
 /// What becomes of it.
 pub fn fate(failure: Failure, standing: Standing) -> Fate {
-    let Standing { stop, is_queued, failures, times, attempt, has_own_limit } = standing;
+    let Standing { stop, is_queued, failures, others_after, attempt, has_own_limit } = standing;
     let now = Fate::GiveBack(Duration::ZERO);
     let end = |kind, is_done| Fate::End { kind, is_done };
     if stop == Some(Stop::Lost) {
@@ -70,7 +70,7 @@ pub fn fate(failure: Failure, standing: Standing) -> Fate {
         Failure::Elsewhere(..) if is_queued && stop == Some(Stop::Cancelled) => {
             end(EventKind::Cancelled { step: 0 }, true)
         }
-        Failure::Elsewhere(..) if is_queued => Fate::GiveBack(others_after(times)),
+        Failure::Elsewhere(..) if is_queued => Fate::GiveBack(others_after),
         Failure::Elsewhere(code, message) => end(EventKind::error(code, message), false),
         Failure::Device(_) if is_queued && stop == Some(Stop::Cancelled) => {
             end(EventKind::Cancelled { step: 0 }, true)
@@ -112,6 +112,8 @@ fn again(code: ErrorCode, message: String, failures: u32) -> Fate {
 mod tests {
     use super::*;
 
+    const OTHERS_AFTER: Duration = Duration::from_millis(7);
+
     #[test]
     fn every_row_of_the_table() {
         use ErrorCode::{DeadlineExceeded, Internal, InvalidRequest, OutOfMemory, ShuttingDown, Storage};
@@ -136,7 +138,7 @@ mod tests {
             (device.clone(), None, 3, back(), end(told(ShuttingDown))),
             (device.clone(), asked, 1, cancelled(0), end(told(ShuttingDown))),
             (device, going, 1, back(), end(told(ShuttingDown))),
-            (elsewhere(), None, 1, Fate::GiveBack(others_after(4)), refused(InvalidRequest)),
+            (elsewhere(), None, 1, Fate::GiveBack(OTHERS_AFTER), refused(InvalidRequest)),
             (elsewhere(), asked, 1, cancelled(0), refused(InvalidRequest)),
             (error(InvalidRequest), None, 1, refused(InvalidRequest), refused(InvalidRequest)),
             (error(DeadlineExceeded), None, 1, end(told(DeadlineExceeded)), end(told(DeadlineExceeded))),
@@ -151,8 +153,14 @@ mod tests {
         ];
         for (failure, stop, failures, queued, asked_for) in rows {
             for (is_queued, expected) in [(true, queued), (false, asked_for)] {
-                let standing =
-                    Standing { stop, is_queued, failures, times: 4, attempt: 2, has_own_limit: true };
+                let standing = Standing {
+                    stop,
+                    is_queued,
+                    failures,
+                    others_after: OTHERS_AFTER,
+                    attempt: 2,
+                    has_own_limit: true,
+                };
                 assert_eq!(fate(failure.clone(), standing), expected, "{failure:?} {standing:?}");
             }
         }
@@ -160,7 +168,7 @@ mod tests {
             stop: None,
             is_queued: true,
             failures: 1,
-            times: 9,
+            others_after: OTHERS_AFTER,
             attempt: DEVICES_UNCOUNTED + 1,
             has_own_limit: false,
         };
