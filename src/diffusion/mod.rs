@@ -35,7 +35,7 @@ mod vae;
 mod warnings;
 
 pub use candle_core::{DType, Device};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Part, sha256};
 pub use conditioning::{Added, Conditioning};
 pub use denoising::Denoising;
 pub use embedding_cache::{EmbeddingCache, EmbeddingKey};

@@ -1,6 +1,12 @@
 //! The folder of LoRAs that jobs may name: a name to a file in it, never outside.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::lora_digests::LoraDigests;
 
 /// How files end that are read, without the dot.
 const EXTENSION: &str = "safetensors";
@@ -8,8 +14,11 @@ const EXTENSION: &str = "safetensors";
 const SHOWN: usize = 5;
 
 /// A folder of `.safetensors` files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoraFolder(PathBuf);
+#[derive(Debug, Clone)]
+pub struct LoraFolder {
+    folder: PathBuf,
+    digests: Arc<LoraDigests>,
+}
 
 /// A name that is no LoRA's.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +52,15 @@ const MAX_DEPTH: u32 = 3;
 impl LoraFolder {
     /// Nothing is looked at yet.
     pub fn new(folder: PathBuf) -> Self {
-        Self(folder)
+        Self { folder, digests: Arc::default() }
+    }
+
+    /// SHA-256 of a file of the folder. It reads the file, unless it did before and the file has not changed.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn digest(&self, file: &Path) -> io::Result<[u8; 32]> {
+        self.digests.digest(file)
     }
 
     /// The file of a name, which may leave out the extension and may name a folder below: `styles/ink`.
@@ -56,8 +73,8 @@ impl LoraFolder {
             if candidate.extension().is_none_or(|extension| extension != EXTENSION) {
                 continue;
             }
-            let file = self.0.join(candidate);
-            let (Ok(file), Ok(folder)) = (file.canonicalize(), self.0.canonicalize()) else {
+            let file = self.folder.join(candidate);
+            let (Ok(file), Ok(folder)) = (file.canonicalize(), self.folder.canonicalize()) else {
                 continue;
             };
             if !file.starts_with(&folder) {
@@ -78,7 +95,7 @@ impl LoraFolder {
     /// write them: without the extension.
     pub fn listing(&self, most: usize) -> (Vec<String>, bool) {
         let (mut names, mut complete) = (vec![], true);
-        let mut folders = vec![(self.0.clone(), String::new(), 0)];
+        let mut folders = vec![(self.folder.clone(), String::new(), 0)];
         while let Some((folder, prefix, depth)) = folders.pop() {
             for entry in folder.read_dir().into_iter().flatten().flatten() {
                 let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -100,7 +117,7 @@ impl LoraFolder {
 
     /// The names of the files directly in the folder; none where it cannot be read.
     fn names(&self) -> Vec<String> {
-        let entries = self.0.read_dir().into_iter().flatten().flatten();
+        let entries = self.folder.read_dir().into_iter().flatten().flatten();
         let files = entries.map(|entry| PathBuf::from(entry.file_name()));
         let files = files.filter(|file| file.extension().is_some_and(|extension| extension == EXTENSION));
         let mut names: Vec<String> =

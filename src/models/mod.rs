@@ -8,6 +8,8 @@ mod error;
 #[cfg(feature = "hub")]
 mod hub;
 mod hub_repo;
+mod identity;
+mod lora_digests;
 mod loras;
 mod memory;
 mod model;
@@ -20,6 +22,7 @@ pub use error::{Limit, ModelError};
 #[cfg(feature = "hub")]
 pub use hub::{Hub, HubError, HubOptions};
 pub use hub_repo::HubRepo;
+pub use identity::{LoadedIdentity, ModelIdentity};
 pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
 pub use model::{Denoising, Model, ModelInfo, Needs};

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::{ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
+use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
 use crate::diffusion::{
     self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, StableDiffusion,
     flux::{Flux, FluxDenoising},
@@ -29,6 +29,8 @@ pub struct ModelInfo {
     pub steps: u32,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+    /// What its pictures are bound to.
+    pub identity: LoadedIdentity,
 }
 
 /// Memory that a model takes.
@@ -101,11 +103,13 @@ impl Model {
         precision: Precision,
     ) -> Result<(ModelInfo, Needs), ModelError> {
         let name = source.name().to_owned();
+        let identify = || LoadedIdentity::new(source, device, precision);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
                 let found = diffusion::inspect(path, device, precision)?;
                 let info = ModelInfo {
                     name,
+                    identity: identify()?,
                     native_size: found.native_size,
                     steps: found.defaults.steps,
                     guidance_scale: found.defaults.guidance_scale,
@@ -115,7 +119,8 @@ impl Model {
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
                 let Defaults { steps, guidance_scale } = Defaults::default();
-                let info = ModelInfo { name, native_size: sim.native_size(), steps, guidance_scale };
+                let (native_size, identity) = (sim.native_size(), identify()?);
+                let info = ModelInfo { name, native_size, steps, guidance_scale, identity };
                 (info, Needs { weights: sim.weight_bytes(), activations: Activations::default() })
             }
         })

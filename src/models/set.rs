@@ -305,6 +305,7 @@ impl ModelSet {
         let entry = &self.models[index];
         let begun = Instant::now();
         let model = Arc::new(Model::load(&entry.source, &self.options.device, self.options.precision)?);
+        entry.info.identity.note_loaded()?;
         tracing::info!(
             model = entry.info.name,
             weight_bytes = entry.weight_bytes,

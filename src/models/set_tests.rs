@@ -143,3 +143,34 @@ fn a_name_that_is_none_is_an_unknown_model() {
     let error = three(12 * MIB).hold("d").err().unwrap();
     assert_eq!(error.code(), ErrorCode::UnsupportedModel);
 }
+
+#[test]
+fn a_model_that_was_replaced_while_it_was_out_of_memory_has_another_identity_when_it_is_loaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "unet/diffusion_pytorch_model.safetensors";
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler", "."] {
+        std::fs::create_dir_all(folder.path().join(part)).unwrap();
+        for entry in std::path::Path::new("models/tiny-shapes").join(part).read_dir().unwrap().flatten() {
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), folder.path().join(part).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let source = format!("m={}", folder.path().display()).parse().unwrap();
+    let set = ModelSet::open(&[source], ModelOptions::new(&Device::Cpu)).unwrap();
+    let identity = set.catalog().remove(0).identity;
+    let first = identity.loaded();
+    let mut bytes = std::fs::read(folder.path().join(file)).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(folder.path().join("new"), bytes).unwrap();
+    std::fs::rename(folder.path().join("new"), folder.path().join(file)).unwrap();
+    // What is in memory is still the first.
+    drop(set.hold("m").unwrap());
+    assert_eq!(identity.loaded(), first);
+    assert_eq!(identity.of_files().unwrap().differences(&first), ["the weights of `unet`"]);
+    set.put_out_idle();
+    drop(set.hold("m").unwrap());
+    assert_eq!(identity.loaded().differences(&first), ["the weights of `unet`"]);
+    assert_eq!(*identity.loaded(), identity.of_files().unwrap());
+}

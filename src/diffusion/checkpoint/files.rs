@@ -65,6 +65,11 @@ impl ComponentFiles {
         &self.files[self.holder.get(key).copied().unwrap_or(0)]
     }
 
+    /// Every file.
+    pub fn all(&self) -> impl Iterator<Item = &MappedFile> {
+        self.files.iter().map(Arc::as_ref)
+    }
+
     /// Numbers in all tensors whose name `of_interest` holds for.
     pub fn elements(&self, of_interest: &dyn Fn(&str) -> bool) -> u64 {
         self.files.iter().map(|file| file.elements(of_interest)).sum()

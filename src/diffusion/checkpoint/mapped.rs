@@ -14,8 +14,9 @@ use safetensors::{
     Dtype, SafeTensors,
     tensor::{Metadata, TensorInfo},
 };
+use sha2::{Digest, Sha256};
 
-use super::convert;
+use super::{convert, identity};
 use crate::{
     allocator::{self, Plain},
     diffusion::DiffusionError,
@@ -79,6 +80,21 @@ impl MappedFile {
         let tensors = self.metadata.tensors();
         let wanted = tensors.iter().filter(|(key, _)| of_interest(key));
         wanted.map(|(_, info)| info.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Hashes its size, its header and a few [places](identity::places) of each tensor.
+    pub fn sample(&self, hash: &mut Sha256) {
+        hash.update((self.map.len() as u64).to_le_bytes());
+        hash.update(&self.map[..self.data_start]);
+        let tensors = self.metadata.tensors();
+        let mut offsets: Vec<(usize, usize)> = tensors.values().map(|info| info.data_offsets).collect();
+        offsets.sort_unstable();
+        for (start, end) in offsets {
+            let bytes = &self.map[self.data_start + start..self.data_start + end];
+            for place in identity::places(bytes.len()) {
+                hash.update(&bytes[place]);
+            }
+        }
     }
 
     /// A value of the header's `__metadata__`.

@@ -3,6 +3,7 @@
 
 mod convert;
 mod files;
+mod identity;
 mod mapped;
 mod single_file;
 mod size;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+pub use identity::{Part, sha256};
 pub use mapped::MappedFile;
 pub use single_file::original_unet_name;
 pub use weights::{Scope, Weights};
@@ -94,10 +96,7 @@ impl Checkpoint {
     pub fn weights(&self, component: &str, device: &Device, dtype: DType) -> Result<Weights, DiffusionError> {
         match &self.layout {
             Layout::Folder(folder) => {
-                let stem =
-                    if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
-                let files = ComponentFiles::find(&folder.join(component), stem, dtype)?;
-                Ok(Weights::new(files, device, dtype))
+                Ok(Weights::new(files_of(&folder.join(component), component, dtype)?, device, dtype))
             }
             Layout::SingleFile(file) => file.weights(component, device, dtype),
         }
@@ -113,4 +112,10 @@ impl Checkpoint {
             Layout::SingleFile(file) => file.tokenizer(component, encoder),
         }
     }
+}
+
+/// The weights of a component in its folder, of several precisions the one that `kept` chooses.
+fn files_of(folder: &Path, component: &str, kept: DType) -> Result<ComponentFiles, DiffusionError> {
+    let stem = if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
+    ComponentFiles::find(folder, stem, kept)
 }

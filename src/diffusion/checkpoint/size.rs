@@ -15,11 +15,8 @@ impl Checkpoint {
     /// # Errors
     /// The component whose weights are missing or damaged: every file of weights is opened and its header read.
     pub fn weight_bytes(&self, precision: Precision) -> Result<u64, DiffusionError> {
-        let text = TEXT_ENCODERS.iter().map(|component| (*component, precision.text_encoder));
-        let denoisers = DENOISERS.iter().map(|component| (*component, precision.denoiser));
-        let all = text.chain(denoisers).chain([("vae", precision.vae)]);
         let mut bytes = 0;
-        for (component, dtype) in all.filter(|(component, _)| self.class_of(component).is_some()) {
+        for (component, dtype) in self.networks(precision) {
             bytes += self.component_bytes(component, dtype)?;
         }
         // It stands beside the pipeline's components, and no index names it.
@@ -27,6 +24,14 @@ impl Checkpoint {
             bytes += self.component_bytes(TAESD, precision.vae)?;
         }
         Ok(bytes)
+    }
+
+    /// The components with weights that it has, and the type that each is kept in.
+    pub(super) fn networks(&self, precision: Precision) -> impl Iterator<Item = (&'static str, DType)> {
+        let text = TEXT_ENCODERS.into_iter().map(move |component| (component, precision.text_encoder));
+        let denoisers = DENOISERS.into_iter().map(move |component| (component, precision.denoiser));
+        let all = text.chain(denoisers).chain([("vae", precision.vae)]);
+        all.filter(|(component, _)| self.class_of(component).is_some())
     }
 
     fn component_bytes(&self, component: &str, dtype: DType) -> Result<u64, DiffusionError> {

@@ -7,6 +7,7 @@
 //! into pieces that depend on the shape of one sample only, so a sample's bits depend neither on what else is in the
 //! batch nor on the number of threads.
 
+mod arithmetic;
 mod attention;
 mod bands;
 mod conv;
@@ -16,6 +17,8 @@ mod elementwise;
 mod floats;
 mod kept;
 mod lanes;
+#[cfg(test)]
+mod levels_tests;
 mod linear;
 mod norm;
 mod parts;
@@ -27,6 +30,7 @@ mod winograd;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+pub use self::arithmetic::arithmetic;
 pub use self::bands::{BAND_PIXELS, Bands, Norm, Seen, View};
 pub use self::plain::MAX_SCORES;
 pub use super::config::Activation;

@@ -1,7 +1,7 @@
 //! Inner loops, written so that the compiler makes vectors of them, compiled once for each kind of processor.
 //!
-//! A product and a sum are fused where the processor does that, and never elsewhere: the last bits of a result depend
-//! on the processor, and on nothing else.
+//! A product and a sum are fused where the processor does that, and never elsewhere. The last bits of a result depend on
+//! that alone.
 
 use super::lanes::{Kind, Level};
 

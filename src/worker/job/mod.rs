@@ -63,7 +63,7 @@ impl JobRun {
     async fn run(mut self, delivery: Option<Delivery>) {
         self.note_delivery(delivery.as_ref());
         let Some(delivery) = self.leave_if_unable(delivery).await else { return };
-        let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model.name, delivery.is_some());
+        let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model, delivery.is_some());
         let Ours { ownership, attempt, waited, earlier } = match self.claiming().claim(delivery).await {
             Claimed::Ours(ours) => ours,
             Claimed::Over { has_ended } => {
@@ -130,9 +130,13 @@ impl JobRun {
             return Err(Failure::Stopped { step: 0 });
         }
         let spec = Arc::new(spec);
+        let loras = self.context.identity.loras.as_ref();
+        limit.within("reading the LoRAs", snapshots.identify_loras(loras, &spec)).await?;
         let earlier = match attempt {
             0 | 1 => None,
-            _ => limit.within("reading a snapshot", snapshots.resume(&self.job, &spec)).await?,
+            _ => {
+                limit.within("reading a snapshot", snapshots.resume(&self.job, &spec, &mut warnings)).await?
+            }
         };
         let (resume, stored) = match earlier {
             Some(Resumed { snapshot, images }) => (Some(snapshot), images),

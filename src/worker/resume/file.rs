@@ -11,13 +11,13 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     contract::JobId,
-    diffusion::Precision,
     engine::Snapshot,
+    models::{ModelError, ModelIdentity},
     storage::{Action, Key, StorageError, Store},
 };
 
 /// The format and its version; another version is another line.
-const HEADER: &[u8] = b"sd-worker-rbee checkpoint 3\n";
+const HEADER: &[u8] = b"sd-worker-rbee checkpoint 4\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
 /// The most bytes of a snapshot. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
@@ -29,14 +29,19 @@ const MAX_SNAPSHOT: u64 = 128 << 20;
 pub struct Origin {
     /// [`Operation::fingerprint`](crate::contract::Operation::fingerprint) of the job.
     pub fingerprint: String,
-    /// The model by name.
-    pub model: String,
-    /// `cpu`, `cuda` or `metal`: kinds of devices round differently.
-    pub device_kind: String,
-    /// The types of the weights, as [`Precision`] writes them.
-    pub precision: String,
-    /// The program's version.
-    pub version: String,
+    /// The model: its files, the arithmetic, the program.
+    pub model: ModelIdentity,
+    /// The job's LoRAs in its order.
+    pub loras: Vec<Lora>,
+}
+
+/// A LoRA of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lora {
+    /// As the job names it.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub digest: [u8; 32],
 }
 
 /// A snapshot, and which attempt has drawn each picture before it.
@@ -56,49 +61,65 @@ impl Kept {
     }
 }
 
-/// A snapshot that cannot be used here.
+/// A snapshot that cannot be used here. What it says completes "the job was begun anew:".
 #[derive(Debug, thiserror::Error)]
-enum SnapshotError {
-    #[error("it does not begin with the line `{}`", HEADER.trim_ascii_end().escape_ascii())]
+pub enum SnapshotError {
+    /// It is of another version of the format, or no snapshot.
+    #[error("its snapshot does not begin with the line `{}`", HEADER.trim_ascii_end().escape_ascii())]
     Format,
-    #[error("its SHA-256 is not what it says: it is damaged or cut off")]
+    /// It was changed or cut off.
+    #[error("the SHA-256 of its snapshot is not what that says: it is damaged or cut off")]
     Damaged,
-    #[error("it cannot be decoded: {0}")]
+    /// It is whole and not what is written here.
+    #[error("its snapshot cannot be decoded: {0}")]
     Encoding(#[from] postcard::Error),
-    #[error("{0} bytes follow its end")]
+    /// More than a snapshot.
+    #[error("{0} bytes follow the end of its snapshot")]
     Longer(usize),
-    #[error("its {field} is `{found}`, here it is `{expected}`")]
-    Foreign { field: &'static str, found: String, expected: String },
+    /// Another request, model or arithmetic.
+    #[error("what it was begun with is not the same here: {}", .0.join(", "))]
+    Foreign(Vec<String>),
+    /// The store does not give it.
+    #[error("its snapshot could not be read from the store")]
+    Store(#[source] Box<StorageError>),
+    /// The model's files cannot be read.
+    #[error("whether the model is still the same could not be read")]
+    Model(#[source] Box<ModelError>),
+    /// A picture before it is not there.
+    #[error("a picture that it had finished could not be read from the store")]
+    Picture(#[source] Box<StorageError>),
+    /// It does not say who drew each picture before it.
+    #[error("its snapshot has {index} pictures before it and names the attempts of {named}")]
+    Pictures {
+        /// Pictures before it.
+        index: u32,
+        /// Attempts that it names.
+        named: usize,
+    },
+    /// Reading ended without a result.
+    #[error("the reading of its snapshot was lost")]
+    Lost(#[from] tokio::task::JoinError),
 }
 
 impl Origin {
-    /// Of a job with this fingerprint on this version; `device` is `cpu`, `cuda:0` or `metal:0`.
-    pub fn new(fingerprint: &str, model: &str, device: &str, precision: Precision) -> Self {
-        let device_kind = device.split(':').next().unwrap_or(device);
-        Self {
-            fingerprint: fingerprint.to_owned(),
-            model: model.to_owned(),
-            device_kind: device_kind.to_owned(),
-            precision: precision.to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+    /// Of a job with this fingerprint, without LoRAs.
+    pub fn new(fingerprint: &str, model: &ModelIdentity) -> Self {
+        Self { fingerprint: fingerprint.to_owned(), model: model.clone(), loras: vec![] }
     }
 
     fn must_be(&self, expected: &Self) -> Result<(), SnapshotError> {
-        let of = |origin: &Self| {
-            let Self { fingerprint, model, device_kind, precision, version } = origin.clone();
-            [
-                ("version", version),
-                ("job's fingerprint", fingerprint),
-                ("model", model),
-                ("kind of device", device_kind),
-                ("precision", precision),
-            ]
-        };
-        match of(self).into_iter().zip(of(expected)).find(|(found, expected)| found != expected) {
-            None => Ok(()),
-            Some(((field, found), (_, expected))) => Err(SnapshotError::Foreign { field, found, expected }),
+        let mut differences = vec![];
+        if self.fingerprint != expected.fingerprint {
+            differences.push("the request".to_owned());
         }
+        differences.extend(expected.model.differences(&self.model));
+        if self.loras.len() != expected.loras.len() {
+            differences.push("the number of LoRAs".to_owned());
+        }
+        let pairs = expected.loras.iter().zip(&self.loras);
+        let others = pairs.filter(|(here, before)| here != before);
+        differences.extend(others.map(|(here, _)| format!("the LoRA `{}`", here.name)));
+        if differences.is_empty() { Ok(()) } else { Err(SnapshotError::Foreign(differences)) }
     }
 }
 
@@ -119,26 +140,15 @@ pub async fn write(store: &Store, job: &JobId, origin: &Origin, kept: Kept) -> R
     store.put(&key, Bytes::from(bytes), "application/octet-stream").await
 }
 
-/// Reads a job's snapshot. One that is there and cannot be used, or a store that does not give it, is logged and the
-/// same as none: the job begins anew.
-pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Option<Kept> {
-    let unusable = |reason: String| {
-        tracing::warn!(%reason, "the job's snapshot cannot be used, the job begins anew");
-    };
+/// Reads a job's snapshot, if there is one.
+///
+/// # Errors
+/// One that is there and cannot be used, or a store that does not give it: the job begins anew.
+pub async fn read(store: &Store, job: &JobId, origin: &Origin) -> Result<Option<Kept>, SnapshotError> {
     let found = store.find(&Key::Checkpoint { job: job.clone() }, MAX_SNAPSHOT).await;
-    let bytes = found.map_err(|error| unusable(error.to_string())).ok()??;
+    let Some(bytes) = found.map_err(|error| SnapshotError::Store(error.into()))? else { return Ok(None) };
     let origin = origin.clone();
-    match tokio::task::spawn_blocking(move || decode(&bytes, &origin)).await {
-        Ok(Ok(kept)) => Some(kept),
-        Ok(Err(error)) => {
-            unusable(error.to_string());
-            None
-        }
-        Err(error) => {
-            unusable(error.to_string());
-            None
-        }
-    }
+    tokio::task::spawn_blocking(move || decode(&bytes, &origin)).await?.map(Some)
 }
 
 /// Removes a job's snapshot, when the job has ended. One that stays does no harm: a failure is logged.
@@ -183,10 +193,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{diffusion::DType, models::Progress, storage::StoreOptions};
+    use crate::{
+        diffusion::{DType, Part},
+        models::{ModelSource, Progress},
+        storage::StoreOptions,
+    };
+
+    fn model() -> ModelIdentity {
+        let source: ModelSource = "sim://".parse().unwrap();
+        let precision = DType::F16.into();
+        ModelIdentity::of(source.origin(), &candle_core::Device::Cpu, precision).unwrap()
+    }
 
     fn origin() -> Origin {
-        Origin::new("f00d", "sd15", "cuda:1", Precision::all(DType::F16))
+        let lora = |name: &str| Lora { name: name.into(), digest: [7; 32] };
+        Origin { loras: vec![lora("ink"), lora("oil")], ..Origin::new("f00d", &model()) }
     }
 
     fn store() -> (Store, JobId) {
@@ -213,38 +234,52 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_is_read_back_bit_for_bit_until_it_is_removed() {
         let (store, job) = store();
-        assert_eq!(read(&store, &job, &origin()).await, None);
+        assert_eq!(read(&store, &job, &origin()).await.unwrap(), None);
         let pictures = vec![Progress::Sim { step: 4 }, Progress::Sim { step: 3 }];
         let simulated = Kept::of_the_first(Snapshot { index: 7, pictures });
         for snapshot in [simulated, snapshot()] {
             write(&store, &job, &origin(), snapshot.clone()).await.unwrap();
-            assert_eq!(read(&store, &job, &origin()).await, Some(snapshot));
+            assert_eq!(read(&store, &job, &origin()).await.unwrap(), Some(snapshot));
         }
         for _ in 0..2 {
             remove(&store, &job).await;
-            assert_eq!(read(&store, &job, &origin()).await, None);
+            assert_eq!(read(&store, &job, &origin()).await.unwrap(), None);
         }
     }
 
     #[tokio::test]
-    async fn a_snapshot_of_another_origin_is_not_used() {
+    async fn a_snapshot_of_another_origin_is_not_used_and_what_differs_is_named() {
         let (store, job) = store();
         write(&store, &job, &origin(), snapshot()).await.unwrap();
-        let same_kind = Origin::new("f00d", "sd15", "cuda:0", Precision::all(DType::F16));
-        assert_eq!(read(&store, &job, &same_kind).await, Some(snapshot()));
-        let mut others = [origin(), origin(), origin(), origin(), origin()];
-        others[0].fingerprint = "beef".into();
-        others[1].model = "sdxl".into();
-        others[2].device_kind = "cpu".into();
-        others[3].precision = "text=f32,unet=f16,vae=f16".into();
-        others[4].version = "0.0.0".into();
-        let names = ["fingerprint", "model", "kind of device", "precision", "version"];
-        let bytes = encode(&origin(), &snapshot());
-        for (other, name) in others.iter().zip(names) {
-            assert_eq!(read(&store, &job, other).await, None, "{name}");
-            let reason = decode(&bytes, other).unwrap_err().to_string();
-            assert!(reason.contains(name), "{name}: {reason}");
+        let other = |change: fn(&mut Origin)| {
+            let mut origin = origin();
+            change(&mut origin);
+            origin
+        };
+        let others = [
+            (other(|other| other.fingerprint = "beef".into()), "the request"),
+            (other(|other| other.model.parts[0] = Part::new("the simulation", "1x1")), "the simulation"),
+            (other(|other| other.model.parts.clear()), "the simulation"),
+            (
+                other(|other| other.model.parts.push(Part::new("the weights of `unet`", ""))),
+                "the weights of `unet`",
+            ),
+            (other(|other| other.model.arithmetic = "cuda 9.0".into()), "the arithmetic (`cpu"),
+            (other(|other| other.model.precision = "text=f32".into()), "the precision (`text=f16,"),
+            (other(|other| other.model.build = "0.0.0 linux".into()), "the program (`"),
+            (other(|other| other.loras[1].digest = [8; 32]), "the LoRA `oil`"),
+            (other(|other| drop(other.loras.pop())), "the number of LoRAs"),
+        ];
+        for (other, name) in &others {
+            let reason = read(&store, &job, other).await.unwrap_err().to_string();
+            let told = reason.strip_prefix("what it was begun with is not the same here: ").unwrap();
+            assert!(told.starts_with(name) && !told.contains("), "), "{name}: {reason}");
         }
+        let mut all = origin();
+        all.loras[0].digest = [8; 32];
+        all.fingerprint = "beef".into();
+        let reason = read(&store, &job, &all).await.unwrap_err().to_string();
+        assert!(reason.ends_with(": the request, the LoRA `ink`"), "{reason}");
     }
 
     #[tokio::test]
@@ -257,16 +292,20 @@ mod tests {
         let key = Key::Checkpoint { job: job.clone() };
         assert_eq!(store.find(&key, MAX_SNAPSHOT).await.unwrap(), None);
         store.put(&key, Bytes::from(encode(&origin, &snapshot())), "application/octet-stream").await.unwrap();
-        assert_eq!(read(&store, &job, &origin).await, None);
+        let error = read(&store, &job, &origin).await.unwrap_err();
+        assert!(
+            matches!(&error, SnapshotError::Store(error) if matches!(**error, StorageError::TooLarge { .. })),
+            "{error:?}"
+        );
     }
 
     #[test]
     fn what_is_no_snapshot_is_refused_with_the_reason() {
         let whole = encode(&origin(), &snapshot());
         assert!(decode(&whole, &origin()).is_ok());
-        let next = [b"sd-worker-rbee checkpoint 4\n", &whole[HEADER.len()..]].concat();
+        let next = [b"sd-worker-rbee checkpoint 5\n", &whole[HEADER.len()..]].concat();
         for bytes in [&b""[..], b"sd-worker", b"\x89PNG\r\n", &next] {
-            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 3`"), "{}", decoded(bytes));
+            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 4`"), "{}", decoded(bytes));
         }
         for cut in [HEADER.len(), HEADER.len() + DIGEST, whole.len() - 1] {
             assert!(decoded(&whole[..cut]).contains("damaged or cut off"));

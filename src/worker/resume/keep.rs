@@ -1,17 +1,18 @@
 //! A durable job's snapshots on this worker: the newest is written, one at a time, off the engine's path; and what of a
 //! job is there already when another worker's snapshot is gone on from.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
+use tokio::{sync::OnceCell, task::JoinHandle};
 
-use super::file::{self as snapshot, Kept, Origin};
+use super::file::{self as snapshot, Kept, Lora, Origin, SnapshotError};
 use crate::{
     contract::{ImageResult, Job, JobId, hex},
-    diffusion::ImageSpec,
+    diffusion::{ImageSpec, LoraSpec},
     engine::Snapshot,
     http::MAX_IMAGE_BYTES,
+    models::{LoadedIdentity, LoraFolder, ModelInfo},
     storage::{Key, StorageError, Store},
     worker::shared::Context,
 };
@@ -20,7 +21,13 @@ use crate::{
 pub struct Snapshots {
     store: Store,
     job: JobId,
+    /// What they are of; the model as it was loaded when the job came.
     origin: Origin,
+    model: LoadedIdentity,
+    /// The job's LoRAs, and the folder that they are in.
+    loras: Option<(LoraFolder, Vec<LoraSpec>)>,
+    /// Whether the engine has read the LoRAs that the origin names; not known before the first snapshot.
+    loras_are_same: Arc<OnceCell<bool>>,
     /// The time between two; none for a job that would not come again.
     every: Option<Duration>,
     writing: Option<JoinHandle<()>>,
@@ -40,17 +47,32 @@ pub struct Resumed {
 
 impl Snapshots {
     /// Of this job with this model; `is_durable`: it comes again when its worker is gone.
-    pub fn new(context: &Context, job: &Job, model: &str, is_durable: bool) -> Self {
-        let identity = &context.identity;
+    pub fn new(context: &Context, job: &Job, model: &ModelInfo, is_durable: bool) -> Self {
         Self {
             store: context.store.clone(),
             job: job.id.clone(),
-            origin: Origin::new(&job.fingerprint, model, &identity.device, identity.precision),
-            every: is_durable.then_some(identity.snapshot_every),
+            origin: Origin::new(&job.fingerprint, &model.identity.loaded()),
+            model: model.identity.clone(),
+            loras: None,
+            loras_are_same: Arc::default(),
+            every: is_durable.then_some(context.identity.snapshot_every),
             writing: None,
             waiting: None,
             drawn_by: vec![],
             written: false,
+        }
+    }
+
+    /// Binds them to the files of the job's LoRAs. Without LoRAs nothing is read.
+    pub async fn identify_loras(&mut self, folder: Option<&LoraFolder>, spec: &ImageSpec) {
+        let Some(folder) = folder.filter(|_| self.every.is_some() && !spec.loras.is_empty()) else { return };
+        match lora_identities(folder, &spec.loras).await {
+            Some(loras) => {
+                self.origin.loras = loras;
+                self.loras = Some((folder.clone(), spec.loras.clone()));
+            }
+            // Which files a snapshot would be of is not known: the engine will say what is wrong with them.
+            None => self.every = None,
         }
     }
 
@@ -72,8 +94,20 @@ impl Snapshots {
     }
 
     fn write(&self, snapshot: Kept) -> JoinHandle<()> {
-        let (store, job, origin) = (self.store.clone(), self.job.clone(), self.origin.clone());
+        // The model is held by the job: what is loaded is what draws it.
+        let origin = Origin { model: (*self.model.loaded()).clone(), ..self.origin.clone() };
+        let (store, job) = (self.store.clone(), self.job.clone());
+        let (loras, loras_are_same) = (self.loras.clone(), self.loras_are_same.clone());
         tokio::spawn(async move {
+            if let Some((folder, loras)) = loras {
+                // The engine reads the files after they were hashed. That they still are what they were when it gives
+                // its first snapshot shows that it read those.
+                let is_same = async || lora_identities(&folder, &loras).await.as_ref() == Some(&origin.loras);
+                if !*loras_are_same.get_or_init(is_same).await {
+                    tracing::warn!("a LoRA was replaced while it was loaded; no snapshot of the job is kept");
+                    return;
+                }
+            }
             if let Err(error) = snapshot::write(&store, &job, &origin, snapshot).await {
                 tracing::warn!(%error, "a snapshot could not be written");
             }
@@ -105,27 +139,65 @@ impl Snapshots {
         }
     }
 
-    /// The snapshot that an earlier worker left, with the pictures that it had finished. Without one of them there is
-    /// none: the job begins anew.
-    pub async fn resume(&mut self, job: &Job, spec: &ImageSpec) -> Option<Resumed> {
-        let Kept { snapshot, drawn_by } = snapshot::read(&self.store, &self.job, &self.origin).await?;
+    /// The snapshot that an earlier worker left, with the pictures that it had finished. Where one is there that cannot
+    /// be used here, the job begins anew, and `warnings` say why.
+    pub async fn resume(
+        &mut self,
+        job: &Job,
+        spec: &ImageSpec,
+        warnings: &mut Vec<String>,
+    ) -> Option<Resumed> {
+        self.find(job, spec).await.unwrap_or_else(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(reason = %error, cause, "the job's snapshot cannot be used, the job begins anew");
+            warnings.push(format!("the job was begun anew: {error}"));
+            None
+        })
+    }
+
+    async fn find(&mut self, job: &Job, spec: &ImageSpec) -> Result<Option<Resumed>, SnapshotError> {
+        let found = snapshot::read(&self.store, &self.job, &self.origin).await?;
+        let Some(Kept { snapshot, drawn_by }) = found else { return Ok(None) };
+        self.must_be_loaded_from_its_files().await?;
         if drawn_by.len() != snapshot.index as usize {
-            tracing::warn!("the job's snapshot does not say who drew its pictures; the job begins anew");
-            return None;
+            return Err(SnapshotError::Pictures { index: snapshot.index, named: drawn_by.len() });
         }
         let mut images = vec![];
         for (index, &attempt) in (0..).zip(&drawn_by) {
-            match stored_picture(&self.store, job, spec, index, attempt).await {
-                Ok(image) => images.push(image),
-                Err(error) => {
-                    tracing::warn!(index, %error, "a picture before the snapshot is not there");
-                    return None;
-                }
-            }
+            let image = stored_picture(&self.store, job, spec, index, attempt).await;
+            images.push(image.map_err(|error| SnapshotError::Picture(error.into()))?);
         }
         self.drawn_by = drawn_by;
-        Some(Resumed { snapshot, images })
+        Ok(Some(Resumed { snapshot, images }))
     }
+
+    /// A model that is not in memory now will be loaded from files that may be others by now.
+    async fn must_be_loaded_from_its_files(&self) -> Result<(), SnapshotError> {
+        let model = self.model.clone();
+        let files = tokio::task::spawn_blocking(move || model.of_files()).await?;
+        let files = files.map_err(|error| SnapshotError::Model(error.into()))?;
+        match files.differences(&self.origin.model) {
+            none if none.is_empty() => Ok(()),
+            differences => Err(SnapshotError::Foreign(differences)),
+        }
+    }
+}
+
+/// SHA-256 of each LoRA's file; none where one cannot be read.
+async fn lora_identities(folder: &LoraFolder, loras: &[LoraSpec]) -> Option<Vec<Lora>> {
+    let (folder, loras) = (folder.clone(), loras.to_vec());
+    let digests = tokio::task::spawn_blocking(move || {
+        let identity =
+            |lora: &LoraSpec| Ok(Lora { name: lora.name.clone(), digest: folder.digest(&lora.file)? });
+        loras.iter().map(identity).collect::<std::io::Result<Vec<Lora>>>()
+    });
+    let error = match digests.await {
+        Ok(Ok(loras)) => return Some(loras),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(error, "a LoRA cannot be read; the job has no snapshots");
+    None
 }
 
 /// What the complete event says of a picture that was stored by another worker.

@@ -10,7 +10,7 @@ use sd_worker_rbee::{
     contract::JobId,
     diffusion::{ImageSpec, Precision, Source},
     engine::{InferencePipeline, Snapshot},
-    models::ModelSource,
+    models::{ModelIdentity, ModelSource},
     storage::{Store, StoreOptions},
     worker::snapshot::{self, Kept, Origin},
 };
@@ -54,8 +54,10 @@ fn gradient() -> RgbImage {
 /// As a worker writes it and another one reads it.
 async fn carried(snapshot: Snapshot) -> Snapshot {
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
-    let origin = Origin::new("f00d", MODEL, "cpu", Precision::all(DType::F32));
+    let model: ModelSource = SLOW.parse().unwrap();
+    let precision = Precision::all(DType::F32);
+    let origin = Origin::new("f00d", &ModelIdentity::of(model.origin(), &Device::Cpu, precision).unwrap());
     let job = JobId::generate();
     snapshot::write(&store, &job, &origin, Kept::of_the_first(snapshot)).await.unwrap();
-    snapshot::read(&store, &job, &origin).await.unwrap().snapshot
+    snapshot::read(&store, &job, &origin).await.unwrap().unwrap().snapshot
 }

@@ -6,6 +6,7 @@ mod http;
 mod jobs;
 mod loras;
 mod models;
+mod other_weights;
 mod outage;
 mod pool;
 mod shutdown;

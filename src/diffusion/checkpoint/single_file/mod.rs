@@ -101,6 +101,11 @@ impl SingleFile {
         Ok(Self { file, configs, names })
     }
 
+    /// The file.
+    pub fn file(&self) -> &MappedFile {
+        &self.file
+    }
+
     /// What `model_index.json` would say.
     pub fn index(&self) -> Result<ConfigFile, DiffusionError> {
         self.config("index")
