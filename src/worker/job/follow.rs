@@ -74,7 +74,7 @@ impl Follow {
     }
 
     /// Returns when the engine has drawn the last picture.
-    pub async fn to_the_end(
+    pub async fn until_drawn(
         &mut self,
         mut responses: UnboundedReceiver<GenerationResponse>,
         snapshots: &mut Snapshots,

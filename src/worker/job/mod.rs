@@ -62,7 +62,7 @@ impl JobRun {
         let Some(delivery) = self.leave_if_unable(delivery).await else { return };
         let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model, delivery.is_some());
         let Ours { ownership, attempt, waited, earlier } = match self.claiming().claim(delivery).await {
-            Claimed::Ours(ours) => ours,
+            Claimed::Ours(ours) => *ours,
             Claimed::Over { has_ended } => {
                 self.give_slot_back();
                 if has_ended {
@@ -133,7 +133,7 @@ impl JobRun {
         let responses = self.hand_to_engine(&spec, limit, snapshots.every(), resume)?;
         let begun = Instant::now();
         let mut follow = Follow::new(self, ownership.title(), spec, attempt, stored);
-        let computed = follow.to_the_end(responses, snapshots).await;
+        let computed = follow.until_drawn(responses, snapshots).await;
         match ownership.is_queued() {
             true => self.context.slots.queue_ran(begun.elapsed()),
             false => self.context.slots.changed(),

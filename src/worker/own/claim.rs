@@ -43,7 +43,7 @@ pub struct Claiming<'a> {
 /// What became of it.
 pub enum Claimed {
     /// It is this worker's.
-    Ours(Ours),
+    Ours(Box<Ours>),
     /// It is not; everybody who is to hear so has, and the message is settled. With whether an earlier snapshot of the job
     /// is of no more use.
     Over { has_ended: bool },
@@ -137,7 +137,7 @@ impl Claiming<'_> {
                     };
                     let ownership = Ownership::leased(self.context, self.held, lease, delivery);
                     let earlier = read.earlier.map(|result| result.event);
-                    return Claimed::Ours(Ours { ownership, attempt, waited, earlier });
+                    return Claimed::Ours(Box::new(Ours { ownership, attempt, waited, earlier }));
                 }
             }
         }
@@ -163,7 +163,7 @@ impl Claiming<'_> {
                 }
             }
         }
-        Claimed::Ours(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier })
+        Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier }))
     }
 
     async fn read(&self, delivery: Option<&Delivery>) -> Result<Read, Unread> {

@@ -135,12 +135,12 @@ async fn a_picture_is_begun_anew_by_a_model_of_the_same_name_with_other_weights(
     let (_root, folder) = trained();
     let another = format!("m={}", folder.display());
     let (undisturbed, killed, log) = goes_over(("m=models/tiny-shapes", &[]), (&another, &[]), "").await;
+    assert_eq!(killed.images[0].sha256, undisturbed.images[0].sha256, "{log}");
     assert_eq!(
         killed.warnings,
         ["the job was begun anew: what it was begun with is not the same here: the weights of `unet`"]
     );
     assert!(undisturbed.warnings.is_empty());
-    assert_eq!(killed.images[0].sha256, undisturbed.images[0].sha256, "{log}");
     assert!(!log.contains("goes on from a snapshot"), "{log}");
 }
 
@@ -169,11 +169,11 @@ async fn a_picture_is_begun_anew_with_another_lora_of_the_same_name() {
     let (one, other) = (one.each_ref().map(String::as_str), other.each_ref().map(String::as_str));
     let lora = r#","loras":[{"path":"ink"}]"#;
     let (undisturbed, killed, log) = goes_over((&model, &one), (&model, &other), lora).await;
+    assert_eq!(killed.images[0].sha256, undisturbed.images[0].sha256, "{log}");
     assert_eq!(
         killed.warnings,
         ["the job was begun anew: what it was begun with is not the same here: the LoRA `ink`"]
     );
-    assert_eq!(killed.images[0].sha256, undisturbed.images[0].sha256, "{log}");
     // And with the same file it goes on.
     let (undisturbed, killed, log) = goes_over((&model, &one), (&model, &one), lora).await;
     assert!(

@@ -25,9 +25,6 @@ pub fn card(device: &CudaDevice) -> String {
     let known = capability.and_then(|capability| Ok((capability, context.name()?)));
     match known {
         Ok((capability, name)) => format!("cuda {capability} {name}"),
-        Err(error) => {
-            tracing::warn!(%error, "the GPU does not say which it is");
-            "cuda".into()
-        }
+        Err(error) => format!("cuda {error}"),
     }
 }
