@@ -77,6 +77,9 @@ impl NatsSink {
 impl EventSink for NatsSink {
     fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, ()> {
         async move {
+            if messages.is_empty() {
+                return;
+            }
             loop {
                 self.link.settled().await;
                 let connections = self.link.connections();

@@ -82,7 +82,11 @@ impl Sweeper {
         };
         let (mut swept, begun) = (Swept::default(), Instant::now());
         for consumer in consumers {
-            swept.mended += u64::from(self.streams.mend_consumer(&stream, &consumer).await?);
+            match self.streams.mend_consumer(&stream, &consumer).await {
+                Ok(mended) => swept.mended += u64::from(mended),
+                // What cannot be edited must be removed by hand; the queue is swept all the same.
+                Err(error) => tracing::warn!(%error, "a consumer is not as it must be"),
+            }
             // Workers ask for jobs at present, and get none.
             let wanted = consumer.num_waiting > 0;
             let mut from = 1;

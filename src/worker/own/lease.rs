@@ -71,9 +71,6 @@ impl Lease {
 
     /// Stores an event; that of a requested job, for whom it may concern, where there are no logs any more.
     async fn store_or_publish(&self, event: &Arc<Event>, message: &Outgoing) -> Result<(), Lost> {
-        if self.queued.is_some() {
-            return self.store(event.clone()).await;
-        }
         let mut store = std::pin::pin!(self.store(event.clone()));
         loop {
             match tokio::time::timeout(LOOK_FOR_LOG, &mut store).await {
@@ -117,19 +114,30 @@ impl Lease {
 impl Outlet for Lease {
     fn deliver<'a>(&'a self, messages: &'a [Outgoing]) -> BoxFuture<'a, Result<(), Lost>> {
         async move {
-            // A requester does not wait for the log; what is told of a job of the queue is stored by then.
-            if self.queued.is_none() {
-                let direct: Vec<_> =
-                    messages.iter().filter(|message| message.to != To::Events).cloned().collect();
-                self.sink.deliver(&direct).await;
+            if self.queued.is_some() {
+                for message in messages {
+                    match &message.event {
+                        Some(event) if message.to == To::Events => self.store(event.clone()).await?,
+                        _ => self.sink.deliver(std::slice::from_ref(message)).await,
+                    }
+                }
+                return Ok(());
             }
-            for message in messages {
-                match &message.event {
-                    Some(event) if message.to == To::Events => self.store_or_publish(event, message).await?,
-                    _ if self.queued.is_some() => self.sink.deliver(std::slice::from_ref(message)).await,
-                    _ => {}
+            // A requester does not wait long for the log.
+            let (events, mut direct): (Vec<_>, Vec<_>) =
+                messages.iter().cloned().partition(|message| message.to == To::Events);
+            for message in &events {
+                let Some(event) = &message.event else { continue };
+                let mut stored = std::pin::pin!(self.store_or_publish(event, message));
+                match tokio::time::timeout(LOOK_FOR_LOG, &mut stored).await {
+                    Ok(stored) => stored?,
+                    Err(_) => {
+                        self.sink.deliver(&std::mem::take(&mut direct)).await;
+                        stored.await?;
+                    }
                 }
             }
+            self.sink.deliver(&direct).await;
             Ok(())
         }
         .boxed()

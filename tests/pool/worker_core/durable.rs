@@ -436,6 +436,7 @@ async fn what_a_killed_server_leaves_in_the_queue_is_put_right() {
         filter_subject: streams.subjects.jobs_of(Capability::Generate, "sim"),
         ack_wait: Duration::from_secs(30),
         max_deliver: 1,
+        max_waiting: 10_000,
         ..Default::default()
     };
     streams.stream("JOBS").await.create_consumer(edited).await.unwrap();
