@@ -11,8 +11,8 @@ use async_nats::{
 };
 use futures::{FutureExt, StreamExt};
 use sd_worker_rbee::{
-    bus::{Entry, EventLog},
-    contract::{ErrorCode, Event, EventKind, JobId, WorkerId, headers},
+    bus::{Entry, EventLog, Sweeper},
+    contract::{Capability, ErrorCode, Event, EventKind, JobId, WorkerId, headers},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -157,6 +157,10 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     let (queen, worker) = (streams(&server, "queen").await, streams(&server, "worker").await);
     queen.ensure().await.expect("queen makes the streams");
     worker.ensure().await.expect("a worker finds them");
+    for (side, model) in [(&queen, "q"), (&worker, "w")] {
+        side.ensure_consumer(Capability::Generate, model).await.expect("a consumer");
+    }
+    Sweeper::new(queen.clone(), PATIENCE).sweep().await.expect("queen sweeps the queue");
 
     // What a worker does with a durable job: consumer, pull, events, acknowledgement.
     let mut by_worker = User::connect(&server, "worker").await;
@@ -188,6 +192,7 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     };
     let entry = Entry::of(event);
     assert_eq!(worker.last(&job).await.unwrap(), None);
+    assert_eq!(worker.in_queue(&job).await.unwrap(), None, "a worker sees whether a job waits under an id");
     let sequence = worker.append(&entry, 0).await.expect("it is stored");
     assert_eq!(queen.last(&job).await.unwrap().map(|last| last.sequence), Some(sequence));
 
