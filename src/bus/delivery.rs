@@ -143,6 +143,15 @@ pub(super) fn header<'a>(map: Option<&'a HeaderMap>, name: &str) -> Option<&'a s
     Some(map?.get(name)?.as_str())
 }
 
+/// What the requester wrote, for a copy of a message. What told the stream what to do would be told to the next one too.
+pub(super) fn own_headers(map: &HeaderMap) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for (name, values) in map.iter().filter(|(name, _)| !name.to_string().starts_with("Nats-")) {
+        values.iter().for_each(|value| own.append(name.clone(), value.clone()));
+    }
+    own
+}
+
 impl Handle for FromStream {
     fn in_progress(&self) -> BoxFuture<'_, ()> {
         async move {
@@ -178,12 +187,7 @@ impl Handle for FromStream {
         async move {
             let message = &self.message;
             let subject = self.streams.subjects.dead_letter_of(&message.subject, job);
-            let mut map = HeaderMap::new();
-            // What the requester wrote goes along; what told the stream what to do would be told to this one.
-            let originals = message.headers.iter().flat_map(HeaderMap::iter);
-            for (name, values) in originals.filter(|(name, _)| !name.to_string().starts_with("Nats-")) {
-                values.iter().for_each(|value| map.append(name.clone(), value.clone()));
-            }
+            let mut map = message.headers.as_ref().map(own_headers).unwrap_or_default();
             let sequence = message.info().map(|info| info.stream_sequence).unwrap_or_default();
             map.insert(headers::MESSAGE_ID, format!("{job}:dead:{sequence}"));
             map.insert(headers::JOB_ID, job.as_str());

@@ -16,7 +16,10 @@ use async_nats::{
 };
 use futures::TryStreamExt;
 
-use super::{BusError, Streams, delivery::header};
+use super::{
+    BusError, Streams,
+    delivery::{header, own_headers},
+};
 use crate::contract::{Capability, JobId, Ticket, headers};
 
 /// What was moved.
@@ -116,7 +119,7 @@ impl Streams {
             self.remove_job(ended.sequence).await?;
             there = None;
         }
-        let mut map = own_headers(&message);
+        let mut map = own_headers(&message.headers);
         map.insert(headers::JOB_ID, id.as_str());
         if there.is_some() {
             map.insert(headers::MESSAGE_ID, format!("{id}:moved:{old}"));
@@ -152,7 +155,7 @@ impl Streams {
             let id = earlier_id(&message);
             let capability = message.subject.rsplit('.').next().unwrap_or_default();
             let capability = capability.parse::<Capability>().map_or("unknown", Capability::token);
-            let mut map = own_headers(&message);
+            let mut map = own_headers(&message.headers);
             if let Some(subject) = header(Some(&message.headers), headers::JOB_SUBJECT) {
                 map.insert(headers::JOB_SUBJECT, format!("{subject}.{id}"));
             }
@@ -185,16 +188,6 @@ impl Streams {
             .map(|ack| ack.sequence)
             .map_err(|error| BusError::jetstream(format!("storing {subject}"), error))
     }
-}
-
-/// What the requester wrote; what told the stream what to do is left out.
-fn own_headers(message: &StreamMessage) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    let own = message.headers.iter().filter(|(name, _)| !name.to_string().starts_with("Nats-"));
-    for (name, values) in own {
-        values.iter().for_each(|value| map.append(name.clone(), value.clone()));
-    }
-    map
 }
 
 /// The id of the job in a message of an earlier version. Whoever gave none gets the one that workers then gave it.

@@ -13,17 +13,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{
-    HeaderMap,
-    jetstream::{
-        consumer::{self, PullConsumer},
-        message::{OutboundMessage, StreamMessage},
-        stream::{RawMessageErrorKind, Stream},
-    },
+use async_nats::jetstream::{
+    consumer::{self, PullConsumer},
+    message::{OutboundMessage, StreamMessage},
+    stream::{RawMessageErrorKind, Stream},
 };
 use futures::TryStreamExt;
 
-use super::{BusError, Streams, delivery::header, event_log::read_or_stood_in};
+use super::{
+    BusError, Streams,
+    delivery::{header, own_headers},
+    event_log::read_or_stood_in,
+};
 use crate::contract::{ErrorCode, JobId, Ticket, headers};
 
 /// What was found and put right.
@@ -181,12 +182,7 @@ impl Streams {
 
     /// Sends the message of a job again. The queue has one place for a job: while it is empty, a dead letter keeps the job.
     async fn send_again(&self, id: &JobId, message: StreamMessage) -> Result<(), BusError> {
-        let mut map = HeaderMap::new();
-        for (name, values) in
-            message.headers.iter().filter(|(name, _)| !name.to_string().starts_with("Nats-"))
-        {
-            values.iter().for_each(|value| map.append(name.clone(), value.clone()));
-        }
+        let mut map = own_headers(&message.headers);
         map.insert(headers::JOB_ID, id.as_str());
         let mut kept = map.clone();
         kept.insert(headers::MESSAGE_ID, format!("{id}:kept:{}", message.sequence));

@@ -195,12 +195,15 @@ impl Claiming<'_> {
             request: &request_mark(&self.job.fingerprint),
             quiet: quiet.unwrap_or_default(),
         };
-        Ok(Read {
-            found: found(last, asking),
-            earlier: earlier.map_err(Unread::Store)?,
-            is_cancelled,
-            in_queue,
-        })
+        let earlier = match earlier {
+            // What nobody can read is no result: the job is run, and writes another.
+            Err(error @ StorageError::Malformed { .. }) => {
+                tracing::warn!(%error, "an earlier result of the job cannot be read");
+                None
+            }
+            earlier => earlier.map_err(Unread::Store)?,
+        };
+        Ok(Read { found: found(last, asking), earlier, is_cancelled, in_queue })
     }
 
     /// Whether what waits in the queue under this id is the same request.
