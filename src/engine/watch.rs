@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The least time that a piece of work may take, for up to [`PIXELS_OF_A_FLOOR`].
+/// The least time that a piece of work may take, for a picture of up to a million pixels.
 pub const STEP_LIMIT: Duration = Duration::from_secs(60);
 /// How many times the slowest of its shape a piece of work may take.
 const TIMES_THE_SLOWEST: u32 = 20;

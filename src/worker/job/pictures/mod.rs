@@ -4,5 +4,5 @@ mod encode;
 mod infotext;
 mod upload;
 
-pub use encode::{encode, encode_preview};
+pub use encode::{EncodeError, encode, encode_preview};
 pub(super) use upload::Upload;
