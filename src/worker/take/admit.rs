@@ -74,6 +74,7 @@ pub fn read(message: &Incoming) -> Result<Operation, Refusal> {
 }
 
 /// Checks an operation against the contract and against what this worker has. `queue`: the model whose queue it came from.
+/// `again`: gives the operation once more, to look at what others would say of it.
 ///
 /// # Errors
 /// Why this worker does not take it, and whether another may.
@@ -81,12 +82,14 @@ pub fn admit(
     identity: &Identity,
     operation: Operation,
     queue: Option<&str>,
+    again: impl FnOnce() -> Option<Operation>,
 ) -> Result<Admitted, NotAdmitted> {
     let is_named = operation.job_id().is_some();
-    let job = match Job::new(operation.clone(), &identity.limits) {
+    let job = match Job::new(operation, &identity.limits) {
         Ok(job) => job,
         // What the contract allows, a worker with other limits may do.
         Err(error) => {
+            let Some(operation) = again() else { return Err(NotAdmitted::Wrong(error.into())) };
             let job =
                 Job::new(operation, &Limits::WIDEST).map_err(|error| NotAdmitted::Wrong(error.into()))?;
             return Err(NotAdmitted::NotHere(Box::new(job), error.into()));

@@ -84,14 +84,16 @@ impl JobRouter {
             Via::Queue { model, .. } => Some(model.clone()),
             Via::Door | Via::Direct => None,
         };
-        let id = job_id_of(&message);
         let operation = match read(&message) {
             Ok(operation) => operation,
-            Err(refusal) => return self.refuse(message, id, refusal),
+            Err(refusal) => {
+                let id = job_id_of(&message);
+                return self.refuse(message, id, refusal);
+            }
         };
         let own = &self.context.identity.worker_id;
         if let Some(other) = operation.worker_id().filter(|id| *id != own.as_str()).map(str::to_owned) {
-            let id = id.unwrap_or_else(JobId::generate);
+            let id = job_id_of(&message).unwrap_or_else(JobId::generate);
             return match (&message.via, WorkerId::new(&*other)) {
                 (Via::Door, Ok(worker)) => self.pass_on(message, id, Some(worker)),
                 (Via::Queue { .. }, Ok(_)) => {
@@ -102,9 +104,12 @@ impl JobRouter {
             };
         }
         let Admitted { job, model, is_named } =
-            match admit(&self.context.identity, operation, queue.as_deref()) {
+            match admit(&self.context.identity, operation, queue.as_deref(), || read(&message).ok()) {
                 Ok(admitted) => admitted,
-                Err(NotAdmitted::Wrong(refusal)) => return self.refuse(message, id, refusal),
+                Err(NotAdmitted::Wrong(refusal)) => {
+                    let id = job_id_of(&message);
+                    return self.refuse(message, id, refusal);
+                }
                 Err(NotAdmitted::NotHere(job, refusal)) => match message.via {
                     Via::Queue { .. } => {
                         return self.leave(message, &job.id, &job.fingerprint, job.deadline, &refusal);
@@ -170,8 +175,8 @@ impl JobRouter {
         if let Some(other) = operation.worker_id().filter(|id| *id != own.as_str()) {
             return Err(Refusal::for_another(&other));
         }
-        let Admitted { job, model, is_named } =
-            admit(&self.context.identity, operation, None).map_err(|not_admitted| match not_admitted {
+        let Admitted { job, model, is_named } = admit(&self.context.identity, operation, None, || None)
+            .map_err(|not_admitted| match not_admitted {
                 NotAdmitted::Wrong(refusal) | NotAdmitted::NotHere(_, refusal) => refusal,
             })?;
         let id = job.id.clone();
