@@ -120,15 +120,9 @@ impl Ownership {
     /// Ends a job that nobody else can have in an error.
     async fn refuse(self, code: ErrorCode, message: String) {
         self.job.events.emit(EventKind::error(code, message));
-        self.published().await.ok();
-    }
-
-    async fn published(self) -> Result<(), Lost> {
-        let published = self.publisher.await;
-        published.unwrap_or_else(|error| {
-            tracing::error!(%error, "the publisher of a job's events was lost");
-            Err(Lost::Unheard)
-        })
+        if let Err(lost) = published(self.publisher).await {
+            tracing::error!(?lost, "the end of a job was not told");
+        }
     }
 
     /// Tells how the job leaves, and settles its message: each once. A dead letter is stored before the job ends, the end
@@ -159,10 +153,7 @@ impl Ownership {
             }
         }
         let Self { context, job, publisher, standing } = self;
-        let published = publisher.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the publisher of a job's events was lost");
-            Err(Lost::Unheard)
-        });
+        let published = published(publisher).await;
         let Standing::Leased { lease, delivery } = standing else { return };
         let settled = match (published, &fate) {
             (Err(lost), _) => {
@@ -205,6 +196,14 @@ impl Ownership {
         self.context.metrics.dead_letter();
         Fate::End { kind: EventKind::error(code, message), is_done: false }
     }
+}
+
+/// Waits until the last event of a job is published.
+async fn published(publisher: JoinHandle<Result<(), Lost>>) -> Result<(), Lost> {
+    publisher.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the publisher of a job's events was lost");
+        Err(Lost::Unheard)
+    })
 }
 
 /// Tells whether a job is still this worker's. Cheap to clone.
