@@ -10,7 +10,7 @@ use super::{
     refuse::{refuse, refuse_queued},
 };
 use crate::{
-    bus::{Delivery, Incoming, Via},
+    bus::{Delivery, Incoming, Settle, Via},
     contract::{ErrorCode, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
     worker::{
@@ -19,6 +19,9 @@ use crate::{
         shared::{Begun, Context, Reader, Stop, conflict},
     },
 };
+
+/// How long a message of the queue waits whose id a request has here that is still being claimed.
+const CLAIM_WITHIN: Duration = Duration::from_secs(1);
 
 /// Routes jobs. Cheap to clone; handlers hold it, and through it the queue, never the engine.
 #[derive(Clone)]
@@ -149,6 +152,11 @@ impl JobRouter {
             Taken::Conflict(None) => {
                 self.refuse(message, Some(id.clone()), Refusal::new(ErrorCode::InvalidRequest, conflict(&id)))
             }
+            // Whose id it is, its log says: the request that is here may be about to be refused.
+            Taken::Conflict(Some(delivery)) if !self.is_claimed(&id) => {
+                tokio::spawn(delivery.settle(Settle::Again(CLAIM_WITHIN)));
+                Routed::Done
+            }
             Taken::Conflict(delivery) => {
                 message.via = via(delivery, Via::Direct);
                 self.put_aside(message, conflict(&id))
@@ -199,6 +207,11 @@ impl JobRouter {
             }
             None => false,
         }
+    }
+
+    /// Whether a job is held here that has been accepted.
+    fn is_claimed(&self, id: &JobId) -> bool {
+        self.context.held.running(id).is_some_and(|job| job.events.last().is_some())
     }
 
     /// Joins a job that runs here, which needs no slot, or begins it.

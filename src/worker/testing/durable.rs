@@ -8,7 +8,7 @@ use super::{Worker, worker, worker_like};
 use crate::{
     bus::{Entry, EventLog, Settle, To, Via, memory::Settled},
     contract::{Capability, ErrorCode, Event, EventKind, JobId, Limits, WorkerId},
-    worker::job::RETRY_AFTER,
+    worker::{job::RETRY_AFTER, shared::Begun},
 };
 
 const DONE: Settled = Settled::As(Settle::Done);
@@ -150,6 +150,22 @@ async fn a_message_that_is_not_what_its_subject_says_is_set_aside_and_its_job_he
     for job in ["j", "another"] {
         assert!(worker.log.events(&JobId::new(job).unwrap()).is_empty(), "{job}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_has_not_claimed_the_id_sets_no_message_of_the_queue_aside() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 2);
+    // Its log is being read: whose id it is, is not said yet.
+    let own = worker.context.identity.worker_id.clone();
+    let Begun::New(hold) = worker.context.held.begin(&id(), "another request", &own, None, None) else {
+        panic!("it is new")
+    };
+    deliver(&worker, "", 1);
+    assert!(matches!(next(&mut worker.settled).await, Settled::As(Settle::Again(_))));
+    assert!(worker.log.events(&id()).is_empty());
+    drop(hold);
+    deliver(&worker, "", 2);
+    assert_eq!(next(&mut worker.settled).await, DONE);
 }
 
 #[tokio::test]
