@@ -94,6 +94,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// The last event of a job, if it has one.
     fn last<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Logged>, BusError>>;
 
+    /// Stores the first event of a job whose log is empty; its number. In any other log it is fenced, its own event of an
+    /// earlier try included.
+    fn begin<'a>(&'a self, entry: &'a Entry) -> BoxFuture<'a, Result<u64, AppendError>>;
+
     /// Stores an event after the one with number `after` in the stream (0: there is none); its number.
     fn append<'a>(&'a self, entry: &'a Entry, after: u64) -> BoxFuture<'a, Result<u64, AppendError>>;
 }
@@ -112,6 +116,10 @@ impl EventLog for Streams {
             Ok(self.last_on(&self.subjects.events(job)).await?.map(|message| read_or_stood_in(&message, job)))
         }
         .boxed()
+    }
+
+    fn begin<'a>(&'a self, entry: &'a Entry) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.try_append(entry, 0).boxed()
     }
 
     fn append<'a>(&'a self, entry: &'a Entry, after: u64) -> BoxFuture<'a, Result<u64, AppendError>> {

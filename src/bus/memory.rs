@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -206,7 +209,10 @@ impl JobQueue for MemoryQueue {
 
 /// The logs of jobs, for tests. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryLog(Arc<Mutex<HashMap<JobId, Vec<Logged>>>>);
+pub struct MemoryLog {
+    logs: Arc<Mutex<HashMap<JobId, Vec<Logged>>>>,
+    reads: Arc<AtomicU64>,
+}
 
 impl MemoryLog {
     /// The events of a job.
@@ -214,8 +220,13 @@ impl MemoryLog {
         self.lock().get(job).into_iter().flatten().map(|logged| logged.event.clone()).collect()
     }
 
+    /// How often the last event of a job was asked for.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Logged>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -229,8 +240,13 @@ impl EventLog for MemoryLog {
     }
 
     fn last<'a>(&'a self, job: &'a JobId) -> BoxFuture<'a, Result<Option<Logged>, BusError>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let last = self.lock().get(job).and_then(|log| log.last().cloned());
         std::future::ready(Ok(last)).boxed()
+    }
+
+    fn begin<'a>(&'a self, entry: &'a Entry) -> BoxFuture<'a, Result<u64, AppendError>> {
+        self.append(entry, 0)
     }
 
     fn append<'a>(&'a self, entry: &'a Entry, after: u64) -> BoxFuture<'a, Result<u64, AppendError>> {

@@ -68,6 +68,14 @@ struct Read {
     in_queue: Option<QueuedJob>,
 }
 
+/// Where in the job's log an event is to stand.
+enum After {
+    /// It is the first.
+    Nothing,
+    /// Behind the event of this number in the stream; 0: there was none when the log was read.
+    Event(u64),
+}
+
 /// Why nothing could be read.
 enum Unread {
     Bus(BusError),
@@ -80,8 +88,11 @@ impl Claiming<'_> {
         if delivery.is_none() && !(self.is_named && self.context.log.is_kept()) {
             return self.without_log().await;
         }
+        // Nearly every job is new: its log is read where the first event finds it not empty.
+        let mut is_new =
+            delivery.as_ref().is_none_or(|delivery| delivery.times == 1 && delivery.after.is_none());
         for _ in 0..CLAIM_TRIES {
-            let read = match self.read(delivery.as_ref()).await {
+            let read = match self.read(delivery.as_ref(), is_new).await {
                 Ok(read) => read,
                 // Nobody else can have claimed it either.
                 Err(Unread::Bus(error)) if error.is_absence() && delivery.is_none() => {
@@ -119,8 +130,12 @@ impl Claiming<'_> {
             let kind = if ends { EventKind::Cancelled { step: 0 } } else { self.accepted.clone() };
             let counted = failures + u32::from(!ends);
             let tried = Instant::now();
-            match self.append(kind, last, counted, delivery.as_ref()).await {
-                Err(AppendError::Fenced) => {}
+            let after = if is_new { After::Nothing } else { After::Event(last) };
+            match self.append(kind, after, counted, delivery.as_ref()).await {
+                Err(AppendError::Fenced) => is_new = false,
+                Err(AppendError::Bus(error)) if error.is_absence() && delivery.is_none() => {
+                    return self.without_log().await;
+                }
                 Err(AppendError::Bus(error)) => return self.away(delivery, ErrorCode::Busy, &error).await,
                 Ok(_) if ends => return self.over(delivery, Settle::Done, true).await,
                 Ok(sequence) => {
@@ -166,7 +181,8 @@ impl Claiming<'_> {
         Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier }))
     }
 
-    async fn read(&self, delivery: Option<&Delivery>) -> Result<Read, Unread> {
+    /// `is_new`: the job has no log yet, as far as it is known.
+    async fn read(&self, delivery: Option<&Delivery>, is_new: bool) -> Result<Read, Unread> {
         let id = &self.job.id;
         let in_queue = async {
             match delivery {
@@ -180,12 +196,14 @@ impl Claiming<'_> {
                 None => false,
             }
         };
-        let (last, earlier, in_queue, is_cancelled) = tokio::join!(
-            self.context.log.last(id),
-            self.context.store.find_result(id),
-            in_queue,
-            is_cancelled
-        );
+        let last = async {
+            match is_new {
+                true => Ok(None),
+                false => self.context.log.last(id).await,
+            }
+        };
+        let (last, earlier, in_queue, is_cancelled) =
+            tokio::join!(last, self.context.store.find_result(id), in_queue, is_cancelled);
         let (last, in_queue) = (last.map_err(Unread::Bus)?, in_queue.map_err(Unread::Bus)?);
         let quiet = last.as_ref().map(|last| self.context.seen.since(id, Sight::LastEvent(last.sequence)));
         let asking = Asking {
@@ -247,7 +265,7 @@ impl Claiming<'_> {
     async fn append(
         &self,
         kind: EventKind,
-        after: u64,
+        after: After,
         failures: u32,
         delivery: Option<&Delivery>,
     ) -> Result<u64, AppendError> {
@@ -258,7 +276,10 @@ impl Claiming<'_> {
             traceparent: self.traceparent.clone(),
             ..Entry::of(self.held.events.build(kind))
         };
-        let sequence = self.context.log.append(&entry, after).await?;
+        let sequence = match after {
+            After::Nothing => self.context.log.begin(&entry).await?,
+            After::Event(last) => self.context.log.append(&entry, last).await?,
+        };
         self.held.events.stored(Event::clone(&entry.event));
         Ok(sequence)
     }
@@ -290,7 +311,7 @@ impl Claiming<'_> {
             self.context.metrics.dead_letter();
         }
         let kind = EventKind::error(ErrorCode::Internal, message);
-        match self.append(kind, last.sequence, last.failures, delivery).await {
+        match self.append(kind, After::Event(last.sequence), last.failures, delivery).await {
             Ok(_) => Ok(true),
             Err(AppendError::Fenced) => Ok(false),
             Err(AppendError::Bus(error)) => Err(error),

@@ -63,6 +63,32 @@ async fn a_job_is_accepted_computed_and_done() {
 }
 
 #[tokio::test]
+async fn a_jobs_log_is_read_only_where_it_is_not_empty() {
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    deliver(&worker, "", 1);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    assert_eq!(worker.log.reads(), 0, "a new job is claimed by its first event");
+    deliver(&worker, "", 1);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    assert_eq!(worker.log.reads(), 1, "one that has ended is not begun");
+}
+
+#[tokio::test]
+async fn a_first_event_that_an_earlier_process_of_this_name_stored_counts_as_an_attempt() {
+    let mut before = worker("sim://?step_ms=0&size=64", 1);
+    deliver(&before, "", 1);
+    assert_eq!(next(&mut before.settled).await, DONE);
+    let accepted = before.log.events(&id()).swap_remove(0);
+    let mut worker = worker("sim://?step_ms=0&size=64", 1);
+    worker.log.append(&Entry { failures: 1, ..Entry::of(accepted) }, 0).await.unwrap();
+    deliver(&worker, "", 1);
+    assert_eq!(next(&mut worker.settled).await, DONE);
+    let events = worker.log.events(&id());
+    assert_eq!((names(&events)[1], events[0].attempt, events[1].attempt), ("accepted", 1, 2));
+    assert_eq!(failures(&worker).await, 2);
+}
+
+#[tokio::test]
 async fn a_result_whose_end_was_not_told_is_told_and_not_computed_again() {
     let mut first = worker("sim://?step_ms=0&size=64", 1);
     deliver(&first, "", 1);
