@@ -7,7 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
+mod clocks;
 mod cuttable;
+mod disk;
 mod evidence;
 mod fairness;
 mod faults;
@@ -18,6 +21,7 @@ mod killed_worker;
 mod load;
 mod log_lines;
 mod memory;
+mod nets;
 mod objects;
 mod poison;
 mod proxy;
