@@ -40,6 +40,8 @@ pub struct Sending {
     pub body: Bytes,
     /// Of a job that is sent again after it ended: the number of the event that ended it.
     pub after: Option<u64>,
+    /// Of a job whose message the server lost: the number that it had.
+    pub lost: Option<u64>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
 }
@@ -260,10 +262,14 @@ impl Streams {
 impl Sending {
     fn headers(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
-        let id = match self.after {
-            None => self.job.to_string(),
-            Some(after) => format!("{}:r{after}", self.job),
-        };
+        // Each sending has an id of its own: the server remembers those of messages that are gone.
+        let mut id = self.job.to_string();
+        if let Some(after) = self.after {
+            id.push_str(&format!(":r{after}"));
+        }
+        if let Some(lost) = self.lost {
+            id.push_str(&format!(":l{lost}"));
+        }
         map.insert(headers::MESSAGE_ID, id);
         map.insert(headers::JOB_ID, self.job.as_str());
         if let Some(after) = self.after {
@@ -304,7 +310,7 @@ fn unconfirmed(error: BusError) -> SendError {
 }
 
 /// The stream has a message of the job.
-fn is_there_already(error: &PublishError) -> bool {
+pub(super) fn is_there_already(error: &PublishError) -> bool {
     let source = std::error::Error::source(error);
     let refusal = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
     refusal.is_some_and(|refusal| refusal.to_string().contains(PER_SUBJECT))

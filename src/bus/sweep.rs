@@ -24,6 +24,7 @@ use super::{
     BusError, Streams,
     delivery::{header, own_headers},
     event_log::read_or_stood_in,
+    job_store::is_there_already,
 };
 use crate::contract::{ErrorCode, JobId, Ticket, headers};
 
@@ -199,7 +200,12 @@ impl Streams {
             return self.drop_letter(letter.sequence).await;
         }
         let copy = OutboundMessage::new(message.subject.clone(), message.payload.clone(), Some(map));
-        let stored = self.publish(copy).await.map_err(|error| failed("sending", error))?;
+        let stored = match self.publish(copy).await {
+            Ok(stored) => stored,
+            // Its sender was quicker, who found its place empty.
+            Err(error) if is_there_already(&error) => return self.drop_letter(letter.sequence).await,
+            Err(error) => return Err(failed("sending", error)),
+        };
         self.drop_letter(letter.sequence).await?;
         if let Some(old) = self.stored_ticket(id).await?.filter(|old| old.ticket.sequence == message.sequence)
         {
