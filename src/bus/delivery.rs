@@ -158,17 +158,15 @@ pub(super) fn own_headers(map: &HeaderMap) -> HeaderMap {
 }
 
 impl FromStream {
-    /// Whether the message can still be settled. A settlement names a number, and a server that lost its last messages in a
-    /// power cut gives their numbers to others: it would take another job from the queue.
-    async fn is_there(&self) -> Result<bool, BusError> {
+    /// Whether the message's number is another job's by now. A settlement names a number alone, and a server that lost its
+    /// last messages in a power cut gives their numbers to others: it would take those from the queue.
+    async fn is_anothers(&self) -> Result<bool, BusError> {
         if connections(&self.streams.context.client()) == self.connections {
-            return Ok(true);
+            return Ok(false);
         }
-        let (_, _, job) = self.streams.subjects.parse_job(&self.message.subject);
-        match job {
-            Some(job) => Ok(self.streams.job_at(self.sequence, &job).await?.is_some()),
-            None => Ok(true),
-        }
+        let found = self.streams.subject_at(self.sequence).await?;
+        // A message that is gone is settled all the same: its consumer may still wait for that.
+        Ok(found.is_some_and(|subject| subject != self.message.subject.as_str()))
     }
 }
 
@@ -190,8 +188,11 @@ impl Handle for FromStream {
             Settle::Again(delay) => AckKind::Nak(Some(delay)),
         };
         async move {
-            if !self.is_there().await? {
-                tracing::info!(sequence = self.sequence, "the message of the job is gone already");
+            if self.is_anothers().await? {
+                tracing::warn!(
+                    sequence = self.sequence,
+                    "NATS lost the message of the job; its number is another's"
+                );
                 return Ok(());
             }
             self.message.double_ack_with(kind).await.map_err(|error| BusError::JetStream {

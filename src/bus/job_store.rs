@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
-        message::PublishMessage,
+        message::{PublishMessage, StreamMessage},
         stream::{DeleteMessageErrorKind, LastRawMessageErrorKind},
     },
 };
@@ -180,15 +180,25 @@ impl Streams {
     /// # Errors
     /// When JetStream does not answer.
     pub async fn job_at(&self, sequence: u64, job: &JobId) -> Result<Option<Bytes>, BusError> {
+        // A stream that was removed and made again counts from 1: the number alone may be another job's.
+        let message = self.message_at(sequence).await?.filter(|message| {
+            let (_, _, named) = self.subjects.parse_job(&message.subject);
+            named.as_ref() == Some(job)
+        });
+        Ok(message.map(|message| message.payload))
+    }
+
+    /// The subject of the message with this number, if it is still in the stream of jobs.
+    pub(super) async fn subject_at(&self, sequence: u64) -> Result<Option<String>, BusError> {
+        Ok(self.message_at(sequence).await?.map(|message| message.subject.to_string()))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
         let doing = || format!("reading message {sequence} of {}", self.jobs);
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
         match stream.get_raw_message(sequence).await {
-            // A stream that was removed and made again counts from 1: the number alone may be another job's.
-            Ok(message) => {
-                let (_, _, named) = self.subjects.parse_job(&message.subject);
-                Ok((named.as_ref() == Some(job)).then_some(message.payload))
-            }
+            Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(BusError::jetstream(doing(), error)),
         }

@@ -17,6 +17,7 @@ mod faults;
 mod follow;
 mod full_disk;
 mod full_jetstream;
+mod ghosts;
 mod journal;
 mod killed_worker;
 mod load;

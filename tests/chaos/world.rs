@@ -35,6 +35,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 const PREFIX: &str = "chaos";
 /// The store's place in the bucket.
 const BUCKET: (&str, &str) = ("pictures", "pool");
+/// What nats-server has between SIGTERM and SIGKILL.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// Shared by workers and queens. A job of a worker that is silent is soon another's.
 const STREAM_FLAGS: [&str; 8] = [
     "--jobs-max-bytes",
@@ -315,13 +317,17 @@ impl World {
     }
 
     /// Gives room back, and does what whoever looks after a nats-server must: one that found its disk full has turned
-    /// JetStream off, until it is started again.
+    /// JetStream off until it is started again, or stands still for good and hears no SIGTERM (both were seen with 2.9.10).
     pub async fn empty_disk(&self) {
         let Some(disk) = self.disk.as_ref().filter(|disk| disk.is_full()) else { return };
         disk.empty();
         let known = self.nats.exits().len();
-        if self.nats.signal("-TERM").is_some() {
-            self.nats.signal("-CONT");
+        if self.nats.signal("-TERM").is_none() {
+            return;
+        }
+        self.nats.signal("-CONT");
+        if tokio::time::timeout(ENDS_WITHIN, self.nats.exit_after(known)).await.is_err() {
+            self.nats.signal("-KILL");
             self.nats.exit_after(known).await;
         }
     }
