@@ -13,7 +13,7 @@ use async_nats::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinHandle;
 
-use super::{BusError, Streams};
+use super::{BusError, Streams, ordered::connections};
 use crate::contract::{ErrorCode, JobId, headers};
 
 /// Signs of life within the time after which a job is given to another.
@@ -120,6 +120,10 @@ impl fmt::Debug for Delivery {
 struct FromStream {
     streams: Streams,
     message: jetstream::Message,
+    /// Its number.
+    sequence: u64,
+    /// Connections that the client had made when it came.
+    connections: u64,
 }
 
 /// The delivery of a message of JetStream.
@@ -135,7 +139,8 @@ pub(super) fn delivery(streams: &Streams, message: jetstream::Message) -> Result
     let accepted_at = SystemTime::from(info.published);
     let after = header(message.headers.as_ref(), headers::JOB_AFTER).and_then(|seq| seq.parse().ok());
     let sign_every = streams.options.ack_wait / SIGNS_PER_ACK_WAIT;
-    let handle = Arc::new(FromStream { streams: streams.clone(), message });
+    let (streams, connections) = (streams.clone(), connections(&streams.context.client()));
+    let handle = Arc::new(FromStream { streams, message, sequence, connections });
     Ok(Delivery::new(handle, times, sequence, accepted_at, after, sign_every))
 }
 
@@ -150,6 +155,19 @@ pub(super) fn own_headers(map: &HeaderMap) -> HeaderMap {
         values.iter().for_each(|value| own.append(name.clone(), value.clone()));
     }
     own
+}
+
+impl FromStream {
+    /// Whether the message's number is another job's by now. A settlement names a number alone, and a server that lost its
+    /// last messages in a power cut gives their numbers to others: it would take those from the queue.
+    async fn is_anothers(&self) -> Result<bool, BusError> {
+        if connections(&self.streams.context.client()) == self.connections {
+            return Ok(false);
+        }
+        let found = self.streams.subject_at(self.sequence).await?;
+        // A message that is gone is settled all the same: its consumer may still wait for that.
+        Ok(found.is_some_and(|subject| subject != self.message.subject.as_str()))
+    }
 }
 
 impl Handle for FromStream {
@@ -170,6 +188,13 @@ impl Handle for FromStream {
             Settle::Again(delay) => AckKind::Nak(Some(delay)),
         };
         async move {
+            if self.is_anothers().await? {
+                tracing::warn!(
+                    sequence = self.sequence,
+                    "NATS lost the message of the job; its number is another's"
+                );
+                return Ok(());
+            }
             self.message.double_ack_with(kind).await.map_err(|error| BusError::JetStream {
                 doing: format!("settling a message on {}", self.message.subject),
                 reason: error.to_string(),

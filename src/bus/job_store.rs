@@ -8,7 +8,7 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
-        message::PublishMessage,
+        message::{PublishMessage, StreamMessage},
         stream::{DeleteMessageErrorKind, LastRawMessageErrorKind},
     },
 };
@@ -40,6 +40,8 @@ pub struct Sending {
     pub body: Bytes,
     /// Of a job that is sent again after it ended: the number of the event that ended it.
     pub after: Option<u64>,
+    /// Of a job whose message the server lost: the number that it had.
+    pub lost: Option<u64>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
 }
@@ -178,15 +180,25 @@ impl Streams {
     /// # Errors
     /// When JetStream does not answer.
     pub async fn job_at(&self, sequence: u64, job: &JobId) -> Result<Option<Bytes>, BusError> {
+        // A stream that was removed and made again counts from 1: the number alone may be another job's.
+        let message = self.message_at(sequence).await?.filter(|message| {
+            let (_, _, named) = self.subjects.parse_job(&message.subject);
+            named.as_ref() == Some(job)
+        });
+        Ok(message.map(|message| message.payload))
+    }
+
+    /// The subject of the message with this number, if it is still in the stream of jobs.
+    pub(super) async fn subject_at(&self, sequence: u64) -> Result<Option<String>, BusError> {
+        Ok(self.message_at(sequence).await?.map(|message| message.subject.to_string()))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<StreamMessage>, BusError> {
         let doing = || format!("reading message {sequence} of {}", self.jobs);
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
         match stream.get_raw_message(sequence).await {
-            // A stream that was removed and made again counts from 1: the number alone may be another job's.
-            Ok(message) => {
-                let (_, _, named) = self.subjects.parse_job(&message.subject);
-                Ok((named.as_ref() == Some(job)).then_some(message.payload))
-            }
+            Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(BusError::jetstream(doing(), error)),
         }
@@ -260,10 +272,14 @@ impl Streams {
 impl Sending {
     fn headers(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
-        let id = match self.after {
-            None => self.job.to_string(),
-            Some(after) => format!("{}:r{after}", self.job),
-        };
+        // Each sending has an id of its own: the server remembers those of messages that are gone.
+        let mut id = self.job.to_string();
+        if let Some(after) = self.after {
+            id.push_str(&format!(":r{after}"));
+        }
+        if let Some(lost) = self.lost {
+            id.push_str(&format!(":l{lost}"));
+        }
         map.insert(headers::MESSAGE_ID, id);
         map.insert(headers::JOB_ID, self.job.as_str());
         if let Some(after) = self.after {
@@ -304,7 +320,7 @@ fn unconfirmed(error: BusError) -> SendError {
 }
 
 /// The stream has a message of the job.
-fn is_there_already(error: &PublishError) -> bool {
+pub(super) fn is_there_already(error: &PublishError) -> bool {
     let source = std::error::Error::source(error);
     let refusal = source.and_then(|source| source.downcast_ref::<jetstream::Error>());
     refusal.is_some_and(|refusal| refusal.to_string().contains(PER_SUBJECT))

@@ -324,7 +324,8 @@ impl Consumer {
     }
 }
 
-fn connections(client: &Client) -> u64 {
+/// How often the client has connected.
+pub(super) fn connections(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
 }
 

@@ -1,6 +1,6 @@
 //! What a run has left behind, as it was read: by the senders, from the streams, from the store, from queens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -23,6 +23,9 @@ pub struct Evidence {
     /// Whether nats-server was killed. A consumer may then wait for ever for the end of a delivery whose message is gone:
     /// the server writes down both, and not both at the same time.
     pub nats_was_killed: bool,
+    /// Jobs of which a power cut took messages: what is stored of them may have holes, and a few may be gone until they
+    /// are sent again.
+    pub taken: BTreeSet<String>,
     /// Objects by their key.
     pub objects: BTreeMap<String, Object>,
     /// What queens say of the jobs.
@@ -40,6 +43,8 @@ pub struct Sent {
     pub answer: Answer,
     /// Times that it was posted, answered or not.
     pub posts: u32,
+    /// It was gone after a power cut, and was sent again.
+    pub restored: bool,
     /// The answer to DELETE, if it was asked for and answered.
     pub cancel: Option<u16>,
 }
@@ -135,9 +140,14 @@ impl Evidence {
         self.last_sending(job).iter().rev().find(|event| event.is_terminal())
     }
 
-    /// Jobs that were accepted and have no end: what must be 0.
-    pub fn losses(&self) -> Vec<&str> {
-        let accepted = self.sent.iter().filter(|(_, sent)| sent.answer == Answer::Accepted);
-        accepted.filter(|(job, _)| self.end(job).is_none()).map(|(job, _)| job.as_str()).collect()
+    /// Whether a power cut may have taken something of it.
+    pub fn is_taken(&self, job: &str) -> bool {
+        self.taken.contains(job)
+    }
+
+    /// The checksums of the pictures that a `complete` event names.
+    pub fn sums(event: &Value) -> Vec<String> {
+        let images = event["images"].as_array().map_or(&[][..], Vec::as_slice);
+        images.iter().map(|image| image["sha256"].to_string()).collect()
     }
 }

@@ -1,17 +1,11 @@
 //! A store without room: a job is tried again, and is a dead letter when there is none for too long.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::{
+    disk::SmallDisk,
     load::{self, Ledger},
     random::Random,
     run::settled,
@@ -19,47 +13,6 @@ use super::{
     wishes::{SIM, Wish},
     world::{Shape, World},
 };
-
-/// A file system of one mebibyte in memory.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not allowed.
-    fn mount() -> Option<Self> {
-        let folder = TempDir::new().expect("a folder");
-        let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
-        let mounted = Command::new("mount").args(mount).arg(folder.path()).stderr(Stdio::null()).status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(folder))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.path().join("filler")
-    }
-
-    /// Leaves no room for a page.
-    fn fill(&self) {
-        let mut file = File::create(self.filler()).expect("a file");
-        while file.write_all(&[0; 4096]).is_ok() {}
-        drop(file);
-        let full = fs::write(self.path().join("one-more"), [0; 4096]);
-        assert!(full.is_err(), "the disk is not full");
-        fs::remove_file(self.path().join("one-more")).expect("its name has room");
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.filler()).expect("the filler");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
 
 /// Waits until the job is in this attempt.
 async fn attempt(world: &World, job: &str, wanted: u64) {
@@ -78,10 +31,7 @@ async fn attempt(world: &World, job: &str, wanted: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_a_retry_and_three_of_them_the_job() {
-    let Some(disk) = SmallDisk::mount() else {
-        println!("full disk: left out, a file system cannot be mounted here");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(1) else { return };
     let mut shape = Shape::of_model(1, 1, 1, "sim=sim://?step_ms=2&size=64");
     shape.folder = Some(disk.path().join("store"));
     let world = World::start(shape).await;

@@ -143,7 +143,7 @@ pub async fn send_all(settings: &Settings, front: &Front, ledger: &Arc<Ledger>, 
 pub async fn send_one(wish: Wish, mut random: Random, front: &Front, ledger: &Ledger) -> Option<Wish> {
     let (answer, posts) = front.submit(&wish, &mut random).await;
     let accepted = answer == Answer::Accepted;
-    let sent = Sent { wish: wish.clone(), answer, posts, cancel: None };
+    let sent = Sent { wish: wish.clone(), answer, posts, cancel: None, restored: false };
     ledger.sent.lock().expect("no panic").insert(wish.id.clone(), sent);
     accepted.then_some(wish)
 }

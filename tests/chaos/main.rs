@@ -7,19 +7,26 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
+mod clocks;
 mod cuttable;
+mod disk;
 mod evidence;
 mod fairness;
 mod faults;
 mod follow;
 mod full_disk;
+mod full_jetstream;
+mod ghosts;
 mod journal;
 mod killed_worker;
 mod load;
 mod log_lines;
 mod memory;
+mod nets;
 mod objects;
 mod poison;
+mod power_cut;
 mod proxy;
 mod proxy_tests;
 mod random;
@@ -33,6 +40,7 @@ mod storm;
 mod strike;
 mod supervised;
 mod tell;
+mod two_queens;
 mod verify;
 mod verify_events;
 mod verify_tests;

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,7 +46,7 @@ pub enum Way {
 
 /// A port in front of another. Everything ends when it is dropped.
 pub struct Proxy {
-    pub port: u16,
+    pub address: SocketAddr,
     control: Control,
     task: JoinHandle<()>,
 }
@@ -58,16 +59,21 @@ struct Control {
 }
 
 impl Proxy {
-    /// Listens on a free port.
+    /// Listens on a free port, for whoever is on this machine.
     pub async fn start(server_port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
+        Self::at(Ipv4Addr::LOCALHOST, server_port).await
+    }
+
+    /// Listens on a free port of this address.
+    pub async fn at(address: Ipv4Addr, server_port: u16) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
         let control = Control {
             mode: Arc::new(watch::channel(Mode::Pass).0),
             generation: Arc::new(watch::channel(0).0),
         };
         let task = tokio::spawn(accept(listener, server_port, control.clone()));
-        Self { port, control, task }
+        Self { address, control, task }
     }
 
     pub fn set(&self, mode: Mode) {

@@ -28,7 +28,7 @@ async fn echo() -> u16 {
 }
 
 async fn connected(proxy: &Proxy) -> TcpStream {
-    TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap()
+    TcpStream::connect(proxy.address).await.unwrap()
 }
 
 /// One byte there and back; `None` when the connection has ended.

@@ -1,12 +1,16 @@
 //! What a run says at its end.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
     evidence::{Answer, Evidence},
     log_lines,
     memory::Life,
     s3_faults::S3Fault,
+    verify::{Harm, Violation},
 };
 
 /// The numbers of a run.
@@ -27,7 +31,13 @@ pub struct Report {
     pub letters: u64,
     /// Events that readers have read, over connections.
     pub read: (u64, u64),
-    pub losses: u64,
+    /// Accepted jobs that have ended.
+    pub ended: u64,
+    /// Jobs of which power cuts took something, and those of them that were sent again for it.
+    pub taken: (u64, u64),
+    pub lost: u64,
+    pub doubled: u64,
+    pub false_ends: u64,
     pub lives: Vec<Life>,
 }
 
@@ -38,7 +48,17 @@ impl Report {
         struck: &BTreeMap<S3Fault, u64>,
         worker_logs: &[String],
         lives: Vec<Life>,
+        violations: &[Violation],
     ) -> Self {
+        // Jobs, and not what was found of each.
+        let harmed = |harm: Harm| {
+            let of = violations.iter().filter(|violation| violation.harm == harm);
+            of.map(|violation| &violation.job).collect::<BTreeSet<_>>().len() as u64
+        };
+        let ended = evidence
+            .sent
+            .iter()
+            .filter(|(job, sent)| sent.answer == Answer::Accepted && evidence.end(job).is_some());
         let answered = |wanted: fn(&Answer) -> bool| {
             evidence.sent.values().filter(|sent| wanted(&sent.answer)).count() as u64
         };
@@ -68,7 +88,14 @@ impl Report {
                 evidence.read.iter().map(|read| read.events.len() as u64).sum(),
                 evidence.read.iter().map(|read| u64::from(read.connections)).sum(),
             ),
-            losses: evidence.losses().len() as u64,
+            ended: ended.count() as u64,
+            taken: (
+                evidence.taken.len() as u64,
+                evidence.sent.values().filter(|sent| sent.restored).count() as u64,
+            ),
+            lost: harmed(Harm::Lost),
+            doubled: harmed(Harm::Doubled),
+            false_ends: harmed(Harm::FalseEnd),
             lives,
         }
     }
@@ -81,8 +108,8 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "jobs: {} accepted, {} refused, {} unanswered",
-            self.accepted, self.refused, self.unknown
+            "jobs: {} accepted, {} refused, {} unanswered; {} of those accepted have ended",
+            self.accepted, self.refused, self.unknown, self.ended
         )?;
         writeln!(f, "  ends:{}", list(&self.ends))?;
         writeln!(f, "faults: {}{}", self.faults.values().sum::<u64>(), list(&self.faults))?;
@@ -92,9 +119,11 @@ impl fmt::Display for Report {
         writeln!(f, "duplicates suppressed: {}", self.duplicates)?;
         writeln!(f, "dead letters: {}", self.letters)?;
         writeln!(f, "events read by followers: {} over {} connections", self.read.0, self.read.1)?;
+        let (taken, again) = self.taken;
+        writeln!(f, "jobs that power cuts took something of: {taken}, sent again for it: {again}")?;
         for life in &self.lives {
             writeln!(f, "memory of {life}")?;
         }
-        write!(f, "losses: {}", self.losses)
+        write!(f, "lost {}, doubled {}, false ends {}", self.lost, self.doubled, self.false_ends)
     }
 }

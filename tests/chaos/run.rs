@@ -9,12 +9,13 @@ use futures::{StreamExt, stream};
 use tokio::task::JoinSet;
 
 use super::{
-    evidence::{Evidence, Left, View},
-    faults::{Plan, Target},
+    evidence::{Answer, Evidence, Left, View},
+    faults::{self, Plan, Target},
     journal::{Journal, Standing},
     load::{self, Front, Ledger},
     memory::{GROWTH_KIB, Memory},
     objects::objects,
+    random::Random,
     report::Report,
     settings::{QUEENS, Settings},
     strike::Strikes,
@@ -39,16 +40,16 @@ const JUDGED: usize = 60;
 
 /// A run with faults. It panics, with all that is known, when something does not hold.
 pub async fn storm(settings: &Settings) {
-    println!("{}", settings.line());
+    let plan = || Plan::new(settings.seed, settings.workers, settings.faults_per_second);
+    println!("{}\nthe first 1000 faults that are drawn: {}", settings.line(), faults::mark(plan(), 1000));
     let begun = Instant::now();
     let world = Arc::new(World::start(Shape::storm(settings.seed, QUEENS, settings.workers)).await);
     let (front, ledger) = (world.front(), Arc::new(Ledger::default()));
     let (mut readers, mut memory) = (JoinSet::new(), Memory::default());
     let mut strikes = Strikes::new(world.clone());
-    let plan = Plan::new(settings.seed, settings.workers, settings.faults_per_second);
     tokio::select! {
         () = load::send_all(settings, &front, &ledger, &mut readers) => {}
-        () = strikes.go_on(plan, &settings.without) => unreachable!("there are always more faults"),
+        () = strikes.go_on(plan(), &settings.without) => unreachable!("there are always more faults"),
         () = memory.watch(&world) => unreachable!("there is always one more sample"),
     }
     strikes.lift().await;
@@ -57,8 +58,14 @@ pub async fn storm(settings: &Settings) {
 
     let lives = memory.lives(JUDGED);
     let grown: Vec<_> = lives.iter().filter(|life| life.growth() > GROWTH_KIB).cloned().collect();
-    let report =
-        Report::new(&evidence, strikes.counts.clone(), &world.s3().struck(), &world.worker_logs(), lives);
+    let report = Report::new(
+        &evidence,
+        strikes.counts.clone(),
+        &world.s3().struck(),
+        &world.worker_logs(),
+        lives,
+        &violations,
+    );
     println!("{report}\ntime: {} s", begun.elapsed().as_secs());
     if violations.is_empty() && grown.is_empty() {
         return;
@@ -84,6 +91,9 @@ pub async fn settled(
 ) -> (Evidence, Vec<Violation>) {
     let journal = world.journal().await;
     still(&journal).await;
+    while restore(world, &journal, front, ledger).await {
+        still(&journal).await;
+    }
     let finish = async { while readers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_LINES, finish).await;
     // Who still reads has not been told of the end, and that is in the ledger when he is dropped.
@@ -98,6 +108,29 @@ pub async fn settled(
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+}
+
+/// Does what is asked of a client after a power cut: a job that was accepted, of which something was taken and which has
+/// no end is sent again, once; whether there was one.
+async fn restore(world: &World, journal: &Journal, front: &Front, ledger: &Ledger) -> bool {
+    let (events, tickets, _) = journal.events().await;
+    let (sent, taken) = (ledger.sent(), world.taken().into_iter().collect());
+    let evidence = Evidence { sent, events, tickets, taken, ..Evidence::default() };
+    let gone = evidence.sent.iter().filter(|(job, sent)| {
+        let is_gone = evidence.is_taken(job) && evidence.end(job).is_none();
+        is_gone && sent.answer == Answer::Accepted && !sent.restored
+    });
+    let gone: Vec<_> = gone.map(|(job, sent)| (job.clone(), sent.wish.clone())).collect();
+    for (job, wish) in &gone {
+        let (answer, posts) = front.submit(wish, &mut Random::of(world.shape.seed, job)).await;
+        if answer != Answer::Accepted {
+            ledger.complain(format!("a job that a power cut took was sent again: {job}: {answer:?}"));
+        }
+        if let Some(sent) = ledger.sent.lock().expect("no panic").get_mut(job) {
+            (sent.posts, sent.restored) = (sent.posts + posts, true);
+        }
+    }
+    !gone.is_empty()
 }
 
 /// Waits until no job is left, or nothing moves any more.
@@ -140,6 +173,7 @@ async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger
         jobs_left: journal.jobs_left().await,
         ack_pending: standing.ack_pending,
         nats_was_killed: !world.process(Target::Nats).exits().is_empty(),
+        taken: world.taken().into_iter().collect(),
         objects: objects(&world.store_folder()),
         views: vec![],
         read: ledger.read.lock().expect("no panic").clone(),

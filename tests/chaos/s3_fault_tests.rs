@@ -1,6 +1,9 @@
 //! The faulty S3 server by itself, in front of a real one, with the client that workers use.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use sd_worker_rbee::{
@@ -10,12 +13,12 @@ use sd_worker_rbee::{
 
 use super::{
     random::Random,
-    s3_faults::{S3Fault, S3Faults},
+    s3_faults::{BYTES_PER_SECOND, LATE, S3Fault, S3Faults},
     support::s3::{S3Server, SECRET, environment},
 };
 
 async fn faulty(server: &S3Server) -> S3Faults {
-    S3Faults::start(server.endpoint(), Random::new(1)).await
+    S3Faults::start(Ipv4Addr::LOCALHOST, server.endpoint(), Random::new(1)).await
 }
 
 fn store(faults: &S3Faults, timeout: Duration) -> Store {
@@ -107,4 +110,21 @@ async fn a_write_that_hangs_is_made_when_the_fault_is_lifted() {
     let (put, ()) = tokio::join!(put, lift);
     put.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_late_takes_its_time_and_does_all() {
+    let server = S3Server::rclone();
+    server.bucket("pool");
+    let faults = faulty(&server).await;
+    let store = store(&faults, Duration::from_secs(30));
+    faults.set(Some((S3Fault::Slow, 100)));
+    let least = LATE.as_secs_f64() + picture().len() as f64 / BYTES_PER_SECOND as f64;
+    let begun = Instant::now();
+    store.put(&key("slow"), picture(), "image/png").await.unwrap();
+    assert!(begun.elapsed().as_secs_f64() >= least, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert_eq!(store.get(&key("slow"), 1 << 20).await.unwrap(), picture());
+    assert!(begun.elapsed().as_secs_f64() >= least, "{:?}", begun.elapsed());
+    assert_eq!(faults.struck()[&S3Fault::Slow], 2);
 }

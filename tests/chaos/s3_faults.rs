@@ -2,7 +2,14 @@
 //!
 //! What it lets through is forwarded as it came, with the client's own `Host`, so that signatures stay good.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    sync::Mutex,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -36,11 +43,28 @@ pub enum S3Fault {
     ServeAndDrop,
     /// The connection is cut, and nothing was done.
     Drop,
+    /// It is served, late ([`LATE`]) and a few bytes at a time ([`BYTES_PER_SECOND`]): longer than the time after which a
+    /// silent worker's job is another's, and shorter than the store has.
+    Slow,
 }
 
+/// How late a slow server begins with a request.
+pub const LATE: Duration = Duration::from_millis(2500);
+/// How fast it takes a body.
+pub const BYTES_PER_SECOND: usize = 64 << 10;
+/// Bytes that a slow server takes at one time.
+const LOT: usize = 8 << 10;
+
 impl S3Fault {
-    pub const ALL: [Self; 6] =
-        [Self::InternalError, Self::SlowDown, Self::Hang, Self::CutBody, Self::ServeAndDrop, Self::Drop];
+    pub const ALL: [Self; 7] = [
+        Self::InternalError,
+        Self::SlowDown,
+        Self::Hang,
+        Self::CutBody,
+        Self::ServeAndDrop,
+        Self::Drop,
+        Self::Slow,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -50,13 +74,14 @@ impl S3Fault {
             Self::CutBody => "S3 cuts a body",
             Self::ServeAndDrop => "S3 serves and drops",
             Self::Drop => "S3 drops",
+            Self::Slow => "S3 slow",
         }
     }
 }
 
 /// The server. It ends when it is dropped.
 pub struct S3Faults {
-    pub port: u16,
+    address: SocketAddr,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -70,10 +95,10 @@ struct Shared {
 }
 
 impl S3Faults {
-    /// Listens on a free port, in front of a server at `upstream` (`http://127.0.0.1:9000`).
-    pub async fn start(upstream: String, random: Random) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
+    /// Listens on a free port of this address, in front of a server at `upstream` (`http://127.0.0.1:9000`).
+    pub async fn start(at: Ipv4Addr, upstream: String, random: Random) -> Self {
+        let listener = TcpListener::bind((at, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             server: Forward::to(upstream),
             fault: watch::channel(None).0,
@@ -85,11 +110,11 @@ impl S3Faults {
         let task = tokio::spawn(async move {
             axum::serve(CuttableListener(listener), service).await.expect("a server");
         });
-        Self { port, shared, task }
+        Self { address, shared, task }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// From now on this fault strikes `percent` requests in a hundred; `None`: all is well.
@@ -150,7 +175,31 @@ async fn serve(
             cut.now();
             StatusCode::OK.into_response()
         }
+        Some(S3Fault::Slow) => {
+            tokio::time::sleep(LATE).await;
+            let (parts, body) = request.into_parts();
+            let (status, headers, body) =
+                shared.server.send(Request::from_parts(parts, slow(body.into_data_stream()))).await;
+            let lots = stream::iter(
+                (0..body.len())
+                    .step_by(LOT)
+                    .map(move |at| Ok::<_, Infallible>(body.slice(at..body.len().min(at + LOT)))),
+            );
+            (status, headers, slow(lots)).into_response()
+        }
     }
+}
+
+/// The body, at the pace of a slow server.
+fn slow<E: Into<axum::BoxError> + Send + 'static>(
+    body: impl futures::Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Body {
+    Body::from_stream(body.then(|bytes| async move {
+        let bytes = bytes?;
+        let seconds = bytes.len() as f64 / BYTES_PER_SECOND as f64;
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        Ok::<_, E>(bytes)
+    }))
 }
 
 fn refusal(status: StatusCode, code: &str) -> Response {

@@ -110,6 +110,7 @@ async fn without_faults_everything_holds() {
         violations.push(super::verify::Violation {
             job: event.value["job_id"].as_str().map(str::to_owned),
             what: format!("was tried again for no reason: {}", event.value),
+            harm: super::verify::Harm::Other,
         });
     }
     if !violations.is_empty() {

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 
 use super::{
     faults::{Action, Fault, Plan, Target},
+    nets::Wire,
     proxy::Mode,
     supervised::send,
     world::World,
@@ -29,7 +30,7 @@ impl Strikes {
     pub async fn go_on(&mut self, plan: Plan, without: &[String]) {
         for fault in plan {
             tokio::time::sleep(fault.after).await;
-            if !without.contains(&fault.action.kind()) {
+            if !without.contains(&fault.kind()) {
                 self.strike(fault);
             }
             while self.lasting.try_join_next().is_some() {}
@@ -38,55 +39,78 @@ impl Strikes {
 
     /// Applies one fault; it ends by itself.
     fn strike(&mut self, fault: Fault) {
-        let world = self.world.clone();
-        let process = |target| world.process(target);
-        let hit = match fault.action {
-            Action::Kill(target) => process(target).signal("-KILL").is_some(),
-            Action::Stop(target) => match process(target).signal("-STOP") {
-                None => false,
-                // The process may be another by the time it ends.
-                Some(pid) => self.after(fault, move |_| {
-                    send("-CONT", pid);
-                }),
-            },
-            Action::Line(target, mode) => {
-                world.line(target).set(mode);
-                self.after(fault, move |world| world.line(target).set(Mode::Pass))
-            }
-            Action::Cut(target) => {
-                world.line(target).set(Mode::Refuse);
-                world.line(target).cut();
-                self.after(fault, move |world| world.line(target).set(Mode::Pass))
-            }
-            Action::S3(kind, percent) => {
-                world.s3().set(Some((kind, percent)));
-                self.after(fault, move |world| world.s3().set(None))
-            }
-        };
-        if hit {
-            *self.counts.entry(fault.action.kind()).or_default() += 1;
+        if !begin(&self.world, fault.action) {
+            return;
         }
-    }
-
-    fn after(&mut self, fault: Fault, end: impl FnOnce(&World) + Send + 'static) -> bool {
+        *self.counts.entry(fault.kind()).or_default() += 1;
         let world = self.world.clone();
+        // The process may be another by the time it ends.
+        let stopped = match fault.action {
+            Action::Stop(target) => world.process(target).pid(),
+            _ => None,
+        };
         self.lasting.spawn(async move {
             tokio::time::sleep(fault.lasts).await;
-            end(&world);
+            if let Some(pid) = stopped {
+                send("-CONT", pid);
+            }
+            end(&world, fault.action).await;
         });
-        true
     }
 
     /// Ends every fault now.
     pub async fn lift(&mut self) {
         self.lasting.shutdown().await;
-        for target in self.world.targets() {
+        let world = &self.world;
+        for target in world.targets() {
             // A process that is not stopped does not mind.
-            self.world.process(target).signal("-CONT");
-            if target != Target::Nats {
-                self.world.line(target).set(Mode::Pass);
+            world.process(target).signal("-CONT");
+            if target == Target::Nats {
+                continue;
+            }
+            let wires = [Wire::Nats, Wire::Store].map(|wire| Action::Unplug(target, wire));
+            for action in [Action::Cut(target), Action::Clock(target, 0)].into_iter().chain(wires) {
+                end(world, action).await;
             }
         }
-        self.world.s3().set(None);
+        world.s3().set(None);
+        end(world, Action::FullDisk).await;
+    }
+}
+
+/// Begins with a fault; false where there is nobody to be struck, or what it needs is not there.
+fn begin(world: &World, action: Action) -> bool {
+    match action {
+        Action::Kill(target) => world.process(target).signal("-KILL").is_some(),
+        Action::Stop(target) => world.process(target).signal("-STOP").is_some(),
+        Action::Line(target, mode) => {
+            world.line(target).set(mode);
+            true
+        }
+        Action::Cut(target) => {
+            world.line(target).set(Mode::Refuse);
+            world.line(target).cut();
+            true
+        }
+        Action::Unplug(target, wire) => world.seat(target).map(|seat| seat.unplug(wire)).is_some(),
+        Action::Clock(target, seconds) => world.clock(target).map(|clock| clock.set(seconds)).is_some(),
+        Action::FullDisk => world.fill_disk(),
+        Action::PowerCut(cut, bytes) => world.power_cut(cut, bytes),
+        Action::S3(kind, percent) => {
+            world.s3().set(Some((kind, percent)));
+            true
+        }
+    }
+}
+
+/// Ends a fault, which another of its kind may have ended before.
+async fn end(world: &World, action: Action) {
+    match action {
+        Action::Kill(_) | Action::Stop(_) | Action::PowerCut(..) => {}
+        Action::Line(target, _) | Action::Cut(target) => world.line(target).set(Mode::Pass),
+        Action::Unplug(target, wire) => drop(world.seat(target).map(|seat| seat.plug(wire))),
+        Action::Clock(target, _) => drop(world.clock(target).map(|clock| clock.set(0))),
+        Action::FullDisk => world.empty_disk().await,
+        Action::S3(..) => world.s3().set(None),
     }
 }

@@ -45,8 +45,12 @@ pub struct Supervised {
     pid: watch::Receiver<u32>,
     exits: watch::Receiver<Vec<i32>>,
     again: Arc<AtomicBool>,
+    between: Between,
     task: JoinHandle<()>,
 }
+
+/// What is done once between an end and the next start.
+type Between = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 impl Supervised {
     /// Starts it, and starts it again until [`leave`](Self::leave).
@@ -55,10 +59,10 @@ impl Supervised {
         let (pid_tx, pid) = watch::channel(0);
         let (exits_tx, exits) = watch::channel(vec![]);
         let again = Arc::new(AtomicBool::new(true));
-        let name = spec.name.clone();
-        let task =
-            tokio::spawn(supervise(spec, log.clone(), pid_tx, exits_tx, again.clone(), Mutex::new(random)));
-        Self { name, log, pid, exits, again, task }
+        let (name, between) = (spec.name.clone(), Between::default());
+        let told = Told { pid: pid_tx, exits: exits_tx, again: again.clone(), between: between.clone() };
+        let task = tokio::spawn(supervise(spec, log.clone(), told, random));
+        Self { name, log, pid, exits, again, between, task }
     }
 
     /// From now on an end is the end.
@@ -74,6 +78,17 @@ impl Supervised {
     pub fn signal(&self, signal: &str) -> Option<u32> {
         let pid = self.pid()?;
         send(signal, pid).then_some(pid)
+    }
+
+    /// Kills the process that runs now, and does something before it is started again; whether one ran.
+    pub fn kill_and(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        // Before it is killed: the end may be seen at once.
+        *self.between.lock().expect("no panic") = Some(Box::new(work));
+        let killed = self.signal("-KILL").is_some();
+        if !killed {
+            self.between.lock().expect("no panic").take();
+        }
+        killed
     }
 
     /// The exit codes so far; 137 is a SIGKILL.
@@ -122,14 +137,16 @@ pub fn send(signal: &str, pid: u32) -> bool {
     sent.expect("kill").success()
 }
 
-async fn supervise(
-    spec: Spec,
-    log: PathBuf,
+/// What a supervisor tells, and is told.
+struct Told {
     pid: watch::Sender<u32>,
     exits: watch::Sender<Vec<i32>>,
     again: Arc<AtomicBool>,
-    random: Mutex<Random>,
-) {
+    between: Between,
+}
+
+async fn supervise(spec: Spec, log: PathBuf, told: Told, mut random: Random) {
+    let Told { pid, exits, again, between } = told;
     let pid_file = log.with_extension("pid");
     loop {
         let _ = fs::remove_file(&pid_file);
@@ -139,12 +156,15 @@ async fn supervise(
         pid.send_replace(written(&pid_file).await);
         let status = child.wait().await.expect("a child");
         pid.send_replace(0);
+        let work = between.lock().expect("no panic").take();
+        if let Some(work) = work {
+            work();
+        }
         exits.send_modify(|exits| exits.push(status.code().unwrap_or(-1)));
         if !again.load(Ordering::Relaxed) {
             return;
         }
-        let pause = random.lock().expect("no panic").millis(RESTART_MS.0, RESTART_MS.1);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(random.millis(RESTART_MS.0, RESTART_MS.1)).await;
     }
 }
 
@@ -198,10 +218,17 @@ async fn what_is_killed_is_started_again_and_ends_with_its_owner() {
     assert_eq!(sleeper.exit_after(0).await, 137);
     let second = sleeper.runs().await;
     assert_ne!(first, second);
+    let (noted, seen) = (folder.path().join("noted"), sleeper.pid.clone());
+    let note = noted.clone();
+    assert!(sleeper.kill_and(move || fs::write(note, seen.borrow().to_string()).unwrap()));
+    assert_eq!(sleeper.exit_after(1).await, 137);
+    sleeper.runs().await;
+    assert_eq!(fs::read_to_string(noted).unwrap(), "0", "nothing runs while it is done");
     sleeper.leave();
     sleeper.signal("-TERM").unwrap();
-    assert_eq!(sleeper.exit_after(1).await, 143);
-    assert_eq!((sleeper.exits(), sleeper.pid()), (vec![137, 143], None));
+    assert_eq!(sleeper.exit_after(2).await, 143);
+    assert_eq!((sleeper.exits(), sleeper.pid()), (vec![137, 137, 143], None));
+    assert!(!sleeper.kill_and(|| panic!("nobody runs")));
 }
 
 #[tokio::test]

@@ -21,6 +21,20 @@ pub const FAILURES: u64 = 3;
 pub struct Violation {
     pub job: Option<String>,
     pub what: String,
+    pub harm: Harm,
+}
+
+/// What a violation means to whoever sent the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// It was accepted and has no end.
+    Lost,
+    /// It was done twice, with two results.
+    Doubled,
+    /// It is said to have ended as it has not.
+    FalseEnd,
+    /// Anything else that must not be.
+    Other,
 }
 
 impl std::fmt::Display for Violation {
@@ -37,18 +51,24 @@ pub struct Violations(pub Vec<Violation>);
 
 impl Violations {
     pub fn of(&mut self, job: &str, what: impl Into<String>) {
-        self.0.push(Violation { job: Some(job.to_owned()), what: what.into() });
+        self.harm(Harm::Other, job, what);
+    }
+
+    pub fn harm(&mut self, harm: Harm, job: &str, what: impl Into<String>) {
+        self.0.push(Violation { job: Some(job.to_owned()), what: what.into(), harm });
     }
 
     pub fn all(&mut self, what: impl Into<String>) {
-        self.0.push(Violation { job: None, what: what.into() });
+        self.0.push(Violation { job: None, what: what.into(), harm: Harm::Other });
     }
 }
 
 /// Everything that is wrong.
 pub fn verify(evidence: &Evidence) -> Vec<Violation> {
     let mut violations = Violations::default();
-    for complaint in &evidence.complaints {
+    let of_taken =
+        |complaint: &&String| complaint.split_once(": ").is_some_and(|(job, _)| evidence.is_taken(job));
+    for complaint in evidence.complaints.iter().filter(|complaint| !of_taken(complaint)) {
         violations.all(complaint.clone());
     }
     for (job, sent) in &evidence.sent {
@@ -86,11 +106,14 @@ fn check_job(evidence: &Evidence, job: &str, sent: &Sent, violations: &mut Viola
         Answer::Unknown if !there => return,
         Answer::Unknown | Answer::Accepted => {}
     }
-    verify_events::check_events(evidence, job, sent, violations);
+    match evidence.is_taken(job) {
+        true => verify_events::check_taken(evidence, job, violations),
+        false => verify_events::check_events(evidence, job, sent, violations),
+    }
     let Some(end) = evidence.end(job) else { return };
     if !is_allowed(sent, end) {
         let kind = sent.wish.kind;
-        violations.of(job, format!("{kind:?} ended in {} {}", end.name, end.value));
+        violations.harm(Harm::FalseEnd, job, format!("{kind:?} ended in {} {}", end.name, end.value));
     }
     if end.name == "complete" {
         check_complete(evidence, job, sent, end, violations);
@@ -114,7 +137,8 @@ fn is_allowed(sent: &Sent, end: &Stored) -> bool {
 fn check_complete(evidence: &Evidence, job: &str, sent: &Sent, end: &Stored, violations: &mut Violations) {
     let images = end.value["images"].as_array().map_or(&[][..], Vec::as_slice);
     if images.len() != sent.wish.images as usize {
-        violations.of(job, format!("has {} pictures, {} were asked for", images.len(), sent.wish.images));
+        let what = format!("has {} pictures, {} were asked for", images.len(), sent.wish.images);
+        violations.harm(Harm::FalseEnd, job, what);
     }
     for image in images {
         let key = image["key"].as_str().unwrap_or_default();
@@ -122,27 +146,23 @@ fn check_complete(evidence: &Evidence, job: &str, sent: &Sent, end: &Stored, vio
             violations.of(job, format!("`{key}` is not a picture of its own"));
         }
         match evidence.objects.get(key) {
-            None => violations.of(job, format!("`{key}` is said to be stored and is not")),
+            None => {
+                violations.harm(Harm::FalseEnd, job, format!("`{key}` is said to be stored and is not"));
+            }
             Some(object) if image["sha256"] != object.sha256 || image["bytes"] != object.bytes => {
                 let (bytes, sha256) = (object.bytes, &object.sha256);
-                violations.of(
-                    job,
-                    format!("`{key}` has {bytes} bytes of sha256 {sha256}, and not as said: {image}"),
-                );
+                let what = format!("`{key}` has {bytes} bytes of sha256 {sha256}, and not as said: {image}");
+                violations.harm(Harm::FalseEnd, job, what);
             }
             Some(_) => {}
         }
     }
     let result =
         evidence.objects.get(&format!("jobs/{job}/result.json")).and_then(|object| object.json.as_ref());
-    let sums = |event: &serde_json::Value| -> Vec<String> {
-        let images = event["images"].as_array().map_or(&[][..], Vec::as_slice);
-        images.iter().map(|image| image["sha256"].to_string()).collect()
-    };
     match result {
         None => violations.of(job, "is complete and has no result.json"),
-        Some(result) if sums(&result["event"]) != sums(&end.value) => {
-            violations.of(job, "result.json is of other pictures than the event");
+        Some(result) if Evidence::sums(&result["event"]) != Evidence::sums(&end.value) => {
+            violations.harm(Harm::Doubled, job, "result.json is of other pictures than the event");
         }
         Some(_) => {}
     }
@@ -158,14 +178,17 @@ fn check_strangers(evidence: &Evidence, violations: &mut Violations) {
 
 /// The same request gives the same bytes, in one go or in several, on whichever worker.
 fn check_twins(evidence: &Evidence, violations: &mut Violations) {
-    let mut first: BTreeMap<&str, (&str, Vec<&str>)> = BTreeMap::new();
+    let mut first: BTreeMap<&str, (&str, Vec<String>)> = BTreeMap::new();
     for (job, sent) in &evidence.sent {
         let Some(end) = evidence.end(job).filter(|end| end.name == "complete") else { continue };
-        let images = end.value["images"].as_array().map_or(&[][..], Vec::as_slice);
-        let sums: Vec<&str> = images.iter().filter_map(|image| image["sha256"].as_str()).collect();
+        let sums = Evidence::sums(&end.value);
         let (twin, expected) = first.entry(&sent.wish.twin).or_insert_with(|| (job, sums.clone()));
         if *expected != sums {
-            violations.of(job, format!("the same request as {twin} has given other pictures"));
+            violations.harm(
+                Harm::FalseEnd,
+                job,
+                format!("the same request as {twin} has given other pictures"),
+            );
         }
     }
 }
@@ -217,7 +240,8 @@ fn check_letters(evidence: &Evidence, violations: &mut Violations) {
         }
     }
     let jobs: BTreeSet<&str> = letters.keys().chain(failed.keys()).copied().collect();
-    for job in jobs {
+    // The end of a job that a power cut took is another than that of which the letter tells.
+    for job in jobs.into_iter().filter(|job| !evidence.is_taken(job)) {
         let of = |counts: &BTreeMap<&str, u64>| counts.get(job).copied().unwrap_or(0);
         if of(&letters) != of(&failed) {
             violations

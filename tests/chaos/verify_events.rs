@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     evidence::{Evidence, Sent, Stored},
-    verify::Violations,
+    verify::{Harm, Violations},
 };
 
 /// One end, the last; numbers that rise. Previews take numbers and are not kept, nor is a progress that a newer one
@@ -14,21 +14,22 @@ pub fn check_events(evidence: &Evidence, job: &str, sent: &Sent, violations: &mu
     let last_sending = evidence.last_sending(job);
     let terminals = last_sending.iter().filter(|event| event.is_terminal()).count();
     match terminals {
-        0 => violations.of(job, format!("LOST: {} events and no end", last_sending.len())),
+        0 => violations.harm(Harm::Lost, job, format!("LOST: {} events and no end", last_sending.len())),
         1 if !last_sending.last().is_some_and(Stored::is_terminal) => {
             violations.of(job, "goes on after its end");
         }
         1 => {}
-        more => violations.of(job, format!("has ended {more} times")),
+        more => violations.harm(Harm::Doubled, job, format!("has ended {more} times")),
     }
     // Who sends a job again after it failed has it run again; who has a picture has it for good.
     let earlier = &events[..events.len() - last_sending.len()];
     let ends: Vec<_> = earlier.iter().filter(|event| event.is_terminal()).collect();
     if ends.len() as u64 >= u64::from(sent.posts) {
-        violations.of(job, format!("ran {} times and was sent {} times", ends.len() + 1, sent.posts));
+        let what = format!("ran {} times and was sent {} times", ends.len() + 1, sent.posts);
+        violations.harm(Harm::Doubled, job, what);
     }
     if ends.iter().any(|end| end.name == "complete") {
-        violations.of(job, "was complete and ran again");
+        violations.harm(Harm::Doubled, job, "was complete and ran again");
     }
     if events.first().is_some_and(|event| event.seq != 0) && !sent.wish.previews {
         violations.of(job, format!("its first event is number {}", events[0].seq));
@@ -47,9 +48,27 @@ pub fn check_events(evidence: &Evidence, job: &str, sent: &Sent, violations: &mu
     }
 }
 
+/// A job of which a power cut took messages: numbers may have holes and begin again, but once it was sent again it has
+/// ended, and it has one result.
+pub fn check_taken(evidence: &Evidence, job: &str, violations: &mut Violations) {
+    let events = evidence.events.get(job).map_or(&[][..], Vec::as_slice);
+    if evidence.end(job).is_none() {
+        violations.harm(Harm::Lost, job, "LOST: it was sent again after a power cut and has no end");
+    }
+    let results: BTreeSet<_> = events
+        .iter()
+        .filter(|event| event.name == "complete")
+        .map(|event| Evidence::sums(&event.value))
+        .collect();
+    if results.len() > 1 {
+        violations.harm(Harm::Doubled, job, format!("has {} results: {results:?}", results.len()));
+    }
+}
+
 /// A reader has every stored event once, in order, up to the end of the job.
 pub fn check_readers(evidence: &Evidence, violations: &mut Violations) {
-    for read in &evidence.read {
+    // A reader was told of events that a power cut took, and others have their numbers now.
+    for read in evidence.read.iter().filter(|read| !evidence.is_taken(&read.job)) {
         let job = &read.job;
         let Some(stored) = evidence.events.get(job) else {
             violations.of(job, "a reader follows it and no event is stored");

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{
     evidence::{Answer, Evidence, Left, Letter, Object, Read, Sent, Stored, View},
-    verify::verify,
+    verify::{Harm, verify},
     wishes::{Follow, Kind, SIM, Wish},
 };
 
 fn sent(job: &str, kind: Kind, answer: Answer) -> Sent {
     let wish = Wish { kind, follow: Follow::No, ..Wish::plain(job, SIM, 5) };
-    Sent { wish, answer, posts: 1, cancel: None }
+    Sent { wish, answer, posts: 1, cancel: None, restored: false }
 }
 
 fn stored(job: &str, attempt: u64, seq: u64, mut kind: Value) -> Stored {
@@ -96,9 +96,6 @@ fn sound_evidence_has_no_violation() {
 fn a_lost_job_is_found() {
     finds("done: LOST: 2 events and no end", |e| drop(events(e, "done").pop()));
     finds("done: LOST: 0 events and no end", |e| drop(e.events.remove("done")));
-    let mut evidence = sound();
-    events(&mut evidence, "done").pop();
-    assert_eq!(evidence.losses(), ["done"]);
     finds("unheard: LOST", |e| drop(e.tickets.insert("unheard".into(), json!({}))));
 }
 
@@ -230,4 +227,47 @@ fn jobs_that_are_left_and_complaints_are_found() {
     let after_a_kill = found(|e| (e.ack_pending, e.nats_was_killed) = (2, true));
     assert_eq!(after_a_kill, Vec::<String>::new());
     finds("a complaint", |e| e.complaints.push("a complaint".into()));
+}
+
+#[test]
+fn a_power_cut_excuses_holes_and_neither_a_loss_nor_a_second_result() {
+    let taken = |change: fn(&mut Evidence)| {
+        found(|e| {
+            e.taken.insert("done".into());
+            change(e);
+        })
+    };
+    assert_eq!(taken(|_| {}), Vec::<String>::new());
+    let holes = taken(|e| {
+        events(e, "done").remove(0);
+        events(e, "done")[0].seq = 9;
+        e.complaints.push("done: was said to be completed, and then running".into());
+        e.letters.push(Letter { job: "done".into(), code: "storage".into() });
+    });
+    assert_eq!(holes, Vec::<String>::new());
+    let lost = taken(|e| drop(events(e, "done").pop()));
+    assert!(lost.iter().any(|text| text.contains("done: LOST")), "{lost:?}");
+    let twice = taken(|e| {
+        let before = stored("done", 2, 1, complete("done", "bb"));
+        events(e, "done").insert(1, before);
+    });
+    assert!(twice.iter().any(|text| text.contains("done: has 2 results")), "{twice:?}");
+    finds("given-up: failed for good", |e| {
+        e.taken.insert("done".into());
+        e.letters.clear();
+    });
+}
+
+#[test]
+fn a_violation_says_what_it_means() {
+    let harm = |change: fn(&mut Evidence)| {
+        let mut evidence = sound();
+        change(&mut evidence);
+        verify(&evidence).iter().map(|violation| violation.harm).collect::<Vec<_>>()
+    };
+    assert_eq!(harm(|e| drop(events(e, "cancelled").pop())), [Harm::Lost]);
+    assert!(harm(|e| drop(e.objects.remove("jobs/done/0.png"))).contains(&Harm::FalseEnd));
+    let again = |e: &mut Evidence| events(e, "done").push(stored("done", 3, 3, complete("done", "aa")));
+    assert!(harm(again).contains(&Harm::Doubled));
+    assert_eq!(harm(|e| e.ack_pending = 1), [Harm::Other]);
 }

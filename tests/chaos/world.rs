@@ -1,23 +1,28 @@
 //! A pool of real processes: nats-server with a file store, an S3 server, queens and workers, each with a line of its
-//! own to nats-server.
+//! own to nats-server; where it is asked for and allowed, each with a clock and a network of its own, too.
 
 use std::{
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
 use super::{
+    blocks::{self, Cut},
+    disk::SmallDisk,
     faults::Target,
     journal::Journal,
     load::Front,
+    nets::{Nets, Seat, Wire},
     proxy::Proxy,
     random::Random,
     s3_faults::S3Faults,
     supervised::{Spec, Supervised},
     support::{
+        clock::Movable,
         process::{free_port, program},
         s3::{S3Server, SECRET, environment},
     },
@@ -30,6 +35,8 @@ const START_WITHIN: Duration = Duration::from_secs(90);
 const PREFIX: &str = "chaos";
 /// The store's place in the bucket.
 const BUCKET: (&str, &str) = ("pictures", "pool");
+/// What nats-server has between SIGTERM and SIGKILL.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// Shared by workers and queens. A job of a worker that is silent is soon another's.
 const STREAM_FLAGS: [&str; 8] = [
     "--jobs-max-bytes",
@@ -55,6 +62,8 @@ pub struct Shape {
     pub flags: Vec<String>,
     /// A folder in place of the S3 server.
     pub folder: Option<PathBuf>,
+    /// With clocks that can be moved, wires that can be pulled out, and a disk of its own under nats-server.
+    pub rude: bool,
 }
 
 pub struct World {
@@ -62,11 +71,32 @@ pub struct World {
     nats: Supervised,
     nats_port: u16,
     store: StorePlace,
-    queens: Vec<(Supervised, Proxy)>,
+    queens: Vec<Member>,
     queen_urls: Vec<String>,
-    workers: Vec<(Supervised, Proxy)>,
+    workers: Vec<Member>,
+    /// What power cuts have taken so far.
+    taken: Arc<Mutex<Vec<String>>>,
+    nets: Option<Nets>,
+    disk: Option<SmallDisk>,
     folder: TempDir,
 }
+
+/// A queen or a worker.
+struct Member {
+    process: Supervised,
+    line: Proxy,
+    place: Place,
+}
+
+/// What a process has of its own.
+#[derive(Default)]
+struct Place {
+    clock: Option<Movable>,
+    seat: Option<Seat>,
+}
+
+/// Of the disk under nats-server: several times what the streams of a long run take.
+const DISK_MIB: u32 = 512;
 
 enum StorePlace {
     S3 { server: S3Server, faults: S3Faults },
@@ -78,13 +108,14 @@ impl Shape {
     pub fn storm(seed: u64, queens: usize, workers: usize) -> Self {
         let sim = format!("{SIM}=sim://?step_ms=5&size=64");
         let poison = format!("{POISON}=sim://?step_ms=5&size=64&fail=panic");
-        Self { models: vec![sim, CHECKPOINT.into(), poison], ..Self::of_model(seed, queens, workers, "") }
+        let models = vec![sim, CHECKPOINT.into(), poison];
+        Self { models, rude: true, ..Self::of_model(seed, queens, workers, "") }
     }
 
     /// A pool of one model, with a folder as its store when it is asked for.
     pub fn of_model(seed: u64, queens: usize, workers: usize, model: &str) -> Self {
         let model = if model == SHAPES { CHECKPOINT.into() } else { model.to_owned() };
-        Self { seed, queens, workers, models: vec![model], flags: vec![], folder: None }
+        Self { seed, queens, workers, models: vec![model], flags: vec![], folder: None, rude: false }
     }
 
     #[must_use]
@@ -98,15 +129,19 @@ impl World {
     /// Starts everything and waits until every queen knows every worker.
     pub async fn start(shape: Shape) -> Self {
         let folder = TempDir::new().expect("a folder");
+        let disk = shape.rude.then(|| SmallDisk::mount(DISK_MIB)).flatten();
+        let nets = shape.rude.then(Nets::make).flatten();
         let nats_port = free_port();
-        let nats = start_nats(nats_port, folder.path(), Random::of(shape.seed, "nats"));
+        let data = disk.as_ref().map_or(folder.path(), SmallDisk::path);
+        let nats = start_nats(nats_port, folder.path(), data, Random::of(shape.seed, "nats"));
         wait(|| TcpStream::connect(("127.0.0.1", nats_port)).is_ok(), || nats.log()).await;
         let store = match &shape.folder {
             Some(folder) => StorePlace::Folder(folder.clone()),
             None => {
                 let server = S3Server::rclone();
                 server.bucket(BUCKET.0);
-                let faults = S3Faults::start(server.endpoint(), Random::of(shape.seed, "s3")).await;
+                let at = nets.as_ref().map_or(Ipv4Addr::LOCALHOST, |nets| nets.address(Wire::Store));
+                let faults = S3Faults::start(at, server.endpoint(), Random::of(shape.seed, "s3")).await;
                 StorePlace::S3 { server, faults }
             }
         };
@@ -119,6 +154,9 @@ impl World {
             queens: vec![],
             queen_urls: vec![],
             workers: vec![],
+            taken: Arc::default(),
+            nets,
+            disk,
             folder,
         };
         for number in 0..queens {
@@ -133,20 +171,24 @@ impl World {
     }
 
     async fn add_queen(&mut self, number: usize) {
-        let line = Proxy::start(self.nats_port).await;
-        let listen = format!("127.0.0.1:{}", free_port());
+        let line = self.line_to_nats().await;
+        let name = format!("queen{number}");
+        let place = self.place(&name);
+        let address = place.seat.as_ref().map_or(Ipv4Addr::LOCALHOST, |seat| seat.address(Wire::Store));
+        let listen = format!("{address}:{}", free_port());
         let mut arguments = self.common(&line);
         arguments.extend(["--listen".into(), listen.clone(), "--max-jobs".into(), "256".into()]);
         arguments.extend(["--models".into(), [SIM, SHAPES, POISON].join(",")]);
-        let queen = self.spec(format!("queen{number}"), env!("CARGO_BIN_EXE_queen-rbee"), arguments);
-        self.queens.push((queen, line));
+        let process = self.spec(name, env!("CARGO_BIN_EXE_queen-rbee"), arguments, &place);
+        self.queens.push(Member { process, line, place });
         self.queen_urls.push(format!("http://{listen}"));
     }
 
     /// One more worker, called `w<number>`.
     pub async fn add_worker(&mut self, flags: &[&str]) -> usize {
-        let line = Proxy::start(self.nats_port).await;
+        let line = self.line_to_nats().await;
         let name = format!("w{}", self.workers.len());
+        let place = self.place(&name);
         let mut arguments = self.common(&line);
         arguments.extend(["--worker-id".into(), name.clone(), "--threads".into(), "1".into()]);
         for model in &self.shape.models {
@@ -162,9 +204,19 @@ impl World {
         let shaped = self.shape.flags.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
         arguments.extend(shaped.flatten().cloned());
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let worker = self.spec(name, env!("CARGO_BIN_EXE_sd-worker-cpu"), arguments);
-        self.workers.push((worker, line));
+        let process = self.spec(name, env!("CARGO_BIN_EXE_sd-worker-cpu"), arguments, &place);
+        self.workers.push(Member { process, line, place });
         self.workers.len() - 1
+    }
+
+    async fn line_to_nats(&self) -> Proxy {
+        let at = self.nets.as_ref().map_or(Ipv4Addr::LOCALHOST, |nets| nets.address(Wire::Nats));
+        Proxy::at(at, self.nats_port).await
+    }
+
+    fn place(&mut self, name: &str) -> Place {
+        let clock = self.shape.rude.then(|| Movable::new(self.folder.path().join(format!("{name}.clock"))));
+        Place { clock, seat: self.nets.as_mut().map(Nets::seat) }
     }
 
     fn common(&self, line: &Proxy) -> Vec<String> {
@@ -172,7 +224,7 @@ impl World {
             StorePlace::S3 { .. } => format!("s3://{}/{}", BUCKET.0, BUCKET.1),
             StorePlace::Folder(folder) => folder.to_str().expect("UTF-8").to_owned(),
         };
-        let nats = format!("nats://127.0.0.1:{}", line.port);
+        let nats = format!("nats://{}", line.address);
         let flags = [
             "--nats-url",
             &nats,
@@ -188,18 +240,19 @@ impl World {
         flags.iter().chain(&STREAM_FLAGS).map(|flag| (*flag).to_owned()).collect()
     }
 
-    fn spec(&self, name: String, program: &str, arguments: Vec<String>) -> Supervised {
+    fn spec(&self, name: String, program: &str, arguments: Vec<String>, place: &Place) -> Supervised {
         let mut environment = match &self.store {
             StorePlace::S3 { faults, .. } => environment(&faults.endpoint(), SECRET),
             StorePlace::Folder(_) => vec![],
         };
         environment.push(("RUST_LOG".into(), "warn,sd_worker_rbee=debug".into()));
+        environment.extend(place.clock.iter().flat_map(Movable::environment));
         let random = Random::of(self.shape.seed, &name);
-        Supervised::start(
-            Spec { name, program: program.into(), arguments, environment },
-            self.folder.path(),
-            random,
-        )
+        let (program, arguments) = match &place.seat {
+            Some(seat) => seat.command(program, arguments),
+            None => (program.to_owned(), arguments),
+        };
+        Supervised::start(Spec { name, program, arguments, environment }, self.folder.path(), random)
     }
 
     /// Waits until every queen has a durable path and hears of so many workers.
@@ -228,19 +281,72 @@ impl World {
 
     pub fn process(&self, target: Target) -> &Supervised {
         match target {
-            Target::Worker(number) => &self.workers[number].0,
-            Target::Queen(number) => &self.queens[number].0,
+            Target::Worker(number) => &self.workers[number].process,
+            Target::Queen(number) => &self.queens[number].process,
             Target::Nats => &self.nats,
         }
     }
 
-    /// A process' line to nats-server, which has none itself.
-    pub fn line(&self, target: Target) -> &Proxy {
+    fn member(&self, target: Target) -> &Member {
         match target {
-            Target::Worker(number) => &self.workers[number].1,
-            Target::Queen(number) => &self.queens[number].1,
-            Target::Nats => panic!("nats-server has no line to itself"),
+            Target::Worker(number) => &self.workers[number],
+            Target::Queen(number) => &self.queens[number],
+            Target::Nats => panic!("nats-server has neither a line nor a place"),
         }
+    }
+
+    /// A process' line to nats-server.
+    pub fn line(&self, target: Target) -> &Proxy {
+        &self.member(target).line
+    }
+
+    /// A process' place in the network, if it has one of its own.
+    pub fn seat(&self, target: Target) -> Option<&Seat> {
+        self.member(target).place.seat.as_ref()
+    }
+
+    /// A process' clock, if it can be moved.
+    pub fn clock(&self, target: Target) -> Option<&Movable> {
+        self.member(target).place.clock.as_ref()
+    }
+
+    /// Fills the disk under nats-server; false if it has none of its own, or one that is full.
+    pub fn fill_disk(&self) -> bool {
+        let room = self.disk.as_ref().filter(|disk| !disk.is_full());
+        room.map(SmallDisk::fill).is_some()
+    }
+
+    /// Gives room back, and does what whoever looks after a nats-server must: one that found its disk full has turned
+    /// JetStream off until it is started again, or stands still for good and hears no SIGTERM (both were seen with 2.9.10).
+    pub async fn empty_disk(&self) {
+        let Some(disk) = self.disk.as_ref().filter(|disk| disk.is_full()) else { return };
+        disk.empty();
+        let known = self.nats.exits().len();
+        if self.nats.signal("-TERM").is_none() {
+            return;
+        }
+        self.nats.signal("-CONT");
+        if tokio::time::timeout(ENDS_WITHIN, self.nats.exit_after(known)).await.is_err() {
+            self.nats.signal("-KILL");
+            self.nats.exit_after(known).await;
+        }
+    }
+
+    /// Kills nats-server and takes the last bytes of a stream before it starts again; false if it does not run.
+    pub fn power_cut(&self, cut: Cut, bytes: u64) -> bool {
+        let data = self.disk.as_ref().map_or(self.folder.path(), SmallDisk::path);
+        let folder = blocks::folder_of(&server_folder(data), &format!("{PREFIX}-{}", cut.name()));
+        let taken = self.taken.clone();
+        self.nats.kill_and(move || {
+            let records = blocks::cut(&folder, bytes);
+            let jobs = records.iter().filter_map(|record| record.subject.rsplit('.').next());
+            taken.lock().expect("no panic").extend(jobs.map(str::to_owned));
+        })
+    }
+
+    /// Jobs of which power cuts have taken something: of these alone may something be missing.
+    pub fn taken(&self) -> Vec<String> {
+        self.taken.lock().expect("no panic").clone()
     }
 
     pub fn worker(&self, number: usize) -> &Supervised {
@@ -278,13 +384,13 @@ impl World {
     }
 
     pub fn worker_logs(&self) -> Vec<String> {
-        self.workers.iter().map(|(worker, _)| worker.log()).collect()
+        self.workers.iter().map(|worker| worker.process.log()).collect()
     }
 }
 
-/// nats-server on this port, with what it knows in this folder.
-fn start_nats(port: u16, folder: &Path, random: Random) -> Supervised {
-    let store = folder.join("jetstream").to_str().expect("UTF-8").to_owned();
+/// nats-server on this port, with its log in `folder` and what it knows below `data`.
+pub fn start_nats(port: u16, folder: &Path, data: &Path, random: Random) -> Supervised {
+    let store = server_folder(data).to_str().expect("UTF-8").to_owned();
     let arguments =
         ["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd", &store].map(str::to_owned).to_vec();
     let spec = Spec {
@@ -294,6 +400,10 @@ fn start_nats(port: u16, folder: &Path, random: Random) -> Supervised {
         environment: vec![],
     };
     Supervised::start(spec, folder, random)
+}
+
+fn server_folder(data: &Path) -> PathBuf {
+    data.join("jetstream")
 }
 
 async fn wait(done: impl Fn() -> bool, log: impl Fn() -> String) {

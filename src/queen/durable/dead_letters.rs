@@ -70,6 +70,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         // Its events are forgotten, or say that it is dead.
         (None, _) if log.ticket.is_none() => {}
         (_, Some(JobStatus::Failed)) => {}
+        // It has died, and NATS has lost the event that says so.
+        (_, None) if durable.is_lost(&log).await? => {}
         (_, Some(status)) => return Err(ApiError::has_ended(&id, ended_how(status))),
         (_, None) => {
             let message = format!("job `{id}` waits or runs: it was sent again, or is not dead yet");
@@ -86,11 +88,13 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     operation.settle()?;
     let fingerprint = operation.fingerprint();
     let after = log.last.as_ref().map(|last| last.event.seq);
+    let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
     let sending = Sending {
         job: id.clone(),
         subject: durable.streams.subject_of_job(capability, model, &id),
         body: operation.to_json().into(),
         after,
+        lost,
         traceparent: letter.traceparent,
     };
     queen.unmark(&id).await?;

@@ -33,8 +33,9 @@ pub(in crate::queen) struct Submission {
 enum Decision {
     /// It is known, and runs or has run.
     Known,
-    /// It is sent. Of a job that ended in an error which another run may avoid: behind the event of that number.
-    Send { after: Option<u64> },
+    /// It is sent. Of a job that ended in an error which another run may avoid, or that was lost: behind the event of that
+    /// number, and of a lost one in place of its message of that number.
+    Send { after: Option<u64>, lost: Option<u64> },
 }
 
 impl Queen {
@@ -60,9 +61,9 @@ impl Queen {
             return Err(busy("JetStream does not answer at present"));
         }
         let log = if named { durable.look(&id).await? } else { Log::nothing(&id) };
-        let after = match self.decide(durable, &log, &operation, named).await? {
+        let (after, lost) = match self.decide(durable, &log, &operation, named).await? {
             Decision::Known => return Ok(id),
-            Decision::Send { after } => after,
+            Decision::Send { after, lost } => (after, lost),
         };
         let model = chosen?;
         operation.set_model(&model);
@@ -80,6 +81,7 @@ impl Queen {
             ),
             body: Bytes::from(operation.to_json()),
             after,
+            lost,
             traceparent: None,
         };
         self.ensure_consumer(operation.capability(), model);
@@ -89,7 +91,7 @@ impl Queen {
             self.is_the_same(durable, &ticket).await?;
         }
         durable.put_ticket(&log, &ticket).await?;
-        if after.is_some()
+        if (after.is_some() || lost.is_some())
             && let Err(error) = durable.streams.drop_dead_letters(&id).await
         {
             tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
@@ -117,10 +119,16 @@ impl Queen {
             false => Err(other_request(id)),
         };
         if let Some(ticket) = log.ticket() {
-            return match log.may_run_again() {
-                Some(seq) if is_same(&ticket.fingerprint) => Ok(Decision::Send { after: Some(seq) }),
-                _ => known(&ticket.fingerprint),
-            };
+            if let (Some(seq), true) = (log.may_run_again(), is_same(&ticket.fingerprint)) {
+                return Ok(Decision::Send { after: Some(seq), lost: None });
+            }
+            let known = known(&ticket.fingerprint)?;
+            if !durable.is_lost(log).await? {
+                return Ok(known);
+            }
+            tracing::warn!(job = %id, sequence = ticket.sequence, "a job that NATS has lost is sent again");
+            let after = log.last.as_ref().map(|last| last.event.seq).or(ticket.after);
+            return Ok(Decision::Send { after, lost: Some(ticket.sequence) });
         }
         if let Some(record) = self.shared.table.get(id)
             && record.may_run_again().is_none()
@@ -132,7 +140,7 @@ impl Queen {
         }
         match (log.may_run_again(), log.ended()) {
             (None, Some(_)) => Ok(Decision::Known),
-            (after, _) => Ok(Decision::Send { after }),
+            (after, _) => Ok(Decision::Send { after, lost: None }),
         }
     }
 
@@ -186,6 +194,17 @@ impl Durable {
             }
             Err(error) => tracing::warn!(%error, "the consumer of a job could not be made"),
         }
+    }
+
+    /// Whether a job with a ticket has neither an end nor a message in the queue. A server that comes back after a power
+    /// cut has forgotten the last messages that it had acknowledged.
+    pub(super) async fn is_lost(&self, log: &Log) -> Result<bool, ApiError> {
+        if log.ended().is_some() {
+            return Ok(false);
+        }
+        let queued = self.streams.job_in_queue(&log.id).await.map_err(|error| away(&error))?;
+        // The message goes after the end was written: that may have been in between.
+        Ok(queued.is_none() && self.look(&log.id).await?.ended().is_none())
     }
 
     /// Sends a job. Streams that were removed meanwhile are made again.

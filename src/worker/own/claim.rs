@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
 pub const AWAY_FOR: Duration = Duration::from_secs(5);
+/// How long a slot rests after that: a worker that can do nothing would else take every job in the queue and give it back.
+const REST: Duration = Duration::from_secs(1);
 /// How often a claim is tried that another's event got in the way of.
 pub const CLAIM_TRIES: u32 = 8;
 /// The shortest time after which a job that another worker has is looked at again.
@@ -358,7 +360,9 @@ impl Claiming<'_> {
     ) -> Claimed {
         tracing::warn!(%error, "a job's log or result is out of reach; the job waits");
         self.held.events.leave(EventKind::error(code, error.to_string()));
-        self.over(delivery, Settle::Again(AWAY_FOR), false).await
+        let over = self.over(delivery, Settle::Again(AWAY_FOR), false).await;
+        tokio::time::sleep(REST).await;
+        over
     }
 
     /// Publishes what is left for those who read here, and settles the message.

@@ -54,13 +54,16 @@ pub fn found(last: Option<Logged>, asking: Asking) -> Found {
     if last.request.as_deref().is_some_and(|request| request != asking.request) {
         return Found::OtherRequest;
     }
+    // What was before it was sent again neither ends nor holds it now. Its end may be lost, and not what came before that.
+    let is_sent_again = asking.after.is_some_and(|after| last.event.seq <= after);
+    if is_sent_again {
+        return free(0);
+    }
     if last.event.kind.is_terminal() {
-        // What ended it before it was sent again does not end it now.
-        let is_sent_again = asking.after.is_some_and(|after| last.event.seq <= after);
         // A message of the queue is sent again by whoever may; a request is one.
         let may_run_again =
             asking.queued.is_none() && matches!(last.event.kind, EventKind::Error { retryable: true, .. });
-        return match is_sent_again || may_run_again {
+        return match may_run_again {
             true => free(0),
             false => Found::Ended(Box::new(last)),
         };
@@ -146,6 +149,7 @@ mod tests {
             ("it has ended", Some(end()), queue, ended()),
             ("it has ended, a request", Some(end()), core, ended()),
             ("sent again after its end", Some(end()), Asking { after: Some(7), ..queue }, free(0)),
+            ("sent again, its end lost", Some(worn_out()), Asking { after: Some(7), ..queue }, free(0)),
             ("ended again since", Some(end()), Asking { after: Some(6), ..queue }, ended()),
             ("failed, in the queue", Some(failed()), queue, Found::Ended(Box::new(failed()))),
             ("failed, asked for again", Some(failed()), core, free(0)),

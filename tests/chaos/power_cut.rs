@@ -1,0 +1,114 @@
+//! A power cut: nats-server comes back without the last messages that it had acknowledged. What it took may have to be sent
+//! again, and then is as any other job; what it did not take is not touched.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{
+    blocks::Cut,
+    evidence::Answer,
+    faults::Target,
+    log_lines,
+    random::Random,
+    wishes::{SIM, Wish},
+    world::{Shape, World},
+};
+
+/// More than any block has here.
+const EVERYTHING: u64 = 1 << 30;
+/// The last record alone.
+const THE_LAST: u64 = 1;
+/// The longest that a job may stand still whose place in the queue was taken by another.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+async fn send(world: &World, wish: &Wish) {
+    let (answer, _) = world.front().submit(wish, &mut Random::new(1)).await;
+    assert_eq!(answer, Answer::Accepted, "{}", world.last_lines());
+}
+
+/// How a job is, by queen.
+async fn view(world: &World, job: &str) -> Value {
+    world.front().get(0, &format!("/v1/jobs/{job}")).await.1
+}
+
+async fn wait_for(world: &World, job: &str, status: &str) -> Value {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let view = view(world, job).await;
+        if view["status"] == status {
+            return view;
+        }
+        assert!(Instant::now() < until, "{job} is not {status}: {view}\n{}", world.log_lines(job));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Cuts the power, and waits until everything is there again; which jobs lost a message.
+async fn cut(world: &World, stream: Cut, bytes: u64) -> Vec<String> {
+    let known = world.process(Target::Nats).exits().len();
+    assert!(world.power_cut(stream, bytes));
+    world.process(Target::Nats).exit_after(known).await;
+    world.process(Target::Nats).runs().await;
+    // Until queens have noticed.
+    world.journal().await.standing().await;
+    world.taken()
+}
+
+async fn world(workers: usize) -> World {
+    World::start(Shape::of_model(1, 1, workers, "sim=sim://?step_ms=40&size=64").flags(&["--slots", "1"]))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_taken_from_the_queue_is_drawn_when_it_is_sent_again() {
+    let mut world = world(0).await;
+    let wish = Wish::plain("gone", SIM, 3);
+    send(&world, &wish).await;
+    assert_eq!(cut(&world, Cut::Jobs, EVERYTHING).await, ["gone"]);
+    world.add_worker(&[]).await;
+    world.ready(1).await;
+    // It has a ticket, and nothing that a worker could be given.
+    assert_eq!(view(&world, "gone").await["status"], "queued");
+    send(&world, &wish).await;
+    wait_for(&world, "gone", "completed").await;
+    // As often as one likes: it is the same job.
+    send(&world, &wish).await;
+    assert_eq!(world.journal().await.standing().await.jobs_left, 0);
+    let (events, ..) = world.journal().await.events().await;
+    assert_eq!(events["gone"].iter().filter(|event| event.name == "accepted").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_was_taken_is_told_again_when_the_job_is_sent_again() {
+    let world = world(1).await;
+    let wish = Wish::plain("ended", SIM, 3);
+    send(&world, &wish).await;
+    let before = wait_for(&world, "ended", "completed").await;
+    // Its message goes after its end.
+    while world.journal().await.standing().await.jobs_left > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cut(&world, Cut::Events, THE_LAST).await, ["ended"]);
+    world.ready(1).await;
+    send(&world, &wish).await;
+    let after = wait_for(&world, "ended", "completed").await;
+    assert_eq!(after["event"]["images"][0]["sha256"], before["event"]["images"][0]["sha256"]);
+    let computed = log_lines::count(&world.worker(0).log(), "the job has a result already");
+    assert_eq!(computed, 1, "nothing is computed again:\n{}", world.log_lines("ended"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_a_job_whose_number_is_anothers_by_now_takes_nothing_from_that_one() {
+    let world = world(1).await;
+    send(&world, &Wish::plain("first", SIM, 3)).await;
+    wait_for(&world, "first", "completed").await;
+    send(&world, &Wish::plain("held", SIM, 150)).await;
+    wait_for(&world, "held", "running").await;
+    assert_eq!(cut(&world, Cut::Jobs, THE_LAST).await, ["held"]);
+    world.ready(1).await;
+    // Numbers are given out once more: this one has the number of the job that the worker is at.
+    send(&world, &Wish::plain("other", SIM, 3)).await;
+    wait_for(&world, "other", "completed").await;
+    wait_for(&world, "held", "completed").await;
+}
