@@ -18,6 +18,9 @@ const TICKET_TRIES: u32 = 5;
 /// The pause between.
 const TICKET_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the message of a job may be out of the queue while the job is ended or sent again.
+const AWAY_FOR_A_MOMENT: Duration = Duration::from_secs(1);
+
 /// A job that came in.
 pub(in crate::queen) struct Submission {
     pub id: JobId,
@@ -197,14 +200,18 @@ impl Durable {
     }
 
     /// Whether a job with a ticket has neither an end nor a message in the queue. A server that comes back after a power
-    /// cut has forgotten the last messages that it had acknowledged.
+    /// cut has forgotten the last messages that it had acknowledged. It is looked for twice: while a job ends or is sent
+    /// again its message is away for a moment.
     pub(super) async fn is_lost(&self, log: &Log) -> Result<bool, ApiError> {
         if log.ended().is_some() {
             return Ok(false);
         }
-        let queued = self.streams.job_in_queue(&log.id).await.map_err(|error| away(&error))?;
-        // The message goes after the end was written: that may have been in between.
-        Ok(queued.is_none() && self.look(&log.id).await?.ended().is_none())
+        let in_queue = async || self.streams.job_in_queue(&log.id).await.map_err(|error| away(&error));
+        if in_queue().await?.is_some() {
+            return Ok(false);
+        }
+        tokio::time::sleep(AWAY_FOR_A_MOMENT).await;
+        Ok(in_queue().await?.is_none() && self.look(&log.id).await?.ended().is_none())
     }
 
     /// Sends a job. Streams that were removed meanwhile are made again.
