@@ -1,7 +1,11 @@
 //! What can go wrong while a checkpoint is read and a picture is computed.
 
-use std::path::PathBuf;
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
+use super::{checkpoint::FileKind, lora::LoraFileError};
 use crate::contract::ErrorCode;
 
 /// An error of this module. Errors of a checkpoint name the file and the key, what was expected and what was found.
@@ -17,7 +21,7 @@ pub enum DiffusionError {
         source: std::io::Error,
     },
     /// A configuration file is no JSON object.
-    #[error("{}: not a JSON object: {reason}", file.display())]
+    #[error("{}: not a JSON object: {}", file.display(), shown(reason))]
     Json {
         /// The file.
         file: PathBuf,
@@ -25,7 +29,7 @@ pub enum DiffusionError {
         reason: String,
     },
     /// A value in a configuration file that we cannot use.
-    #[error("{}: `{key}`: expected {expected}, found {found}", file.display())]
+    #[error("{}: `{}`: expected {expected}, found {}", file.display(), shown(key), shown(found))]
     Config {
         /// The file.
         file: PathBuf,
@@ -36,8 +40,16 @@ pub enum DiffusionError {
         /// What is there.
         found: String,
     },
+    /// A folder that is no pipeline's.
+    #[error("{}: no model_index.json: expected a folder in the diffusers layout, found {}", folder.display(), shown(found))]
+    NoIndex {
+        /// The folder.
+        folder: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
     /// A component has no weights in a format that is read.
-    #[error("{}: no safetensors weights: expected {expected}, found {found}", folder.display())]
+    #[error("{}: no safetensors weights: expected {expected}, found {}", folder.display(), shown(found))]
     NoWeights {
         /// The component's folder.
         folder: PathBuf,
@@ -47,13 +59,21 @@ pub enum DiffusionError {
         found: String,
     },
     /// A safetensors file that is damaged or hostile.
-    #[error("{}: not a valid safetensors file: {source}", file.display())]
+    #[error("{}: not a valid safetensors file: {}", file.display(), shown(&source.to_string()))]
     Safetensors {
         /// The file.
         file: PathBuf,
         /// Why.
         #[source]
         source: safetensors::SafeTensorError,
+    },
+    /// Something else in the place of a safetensors file, or not all of it.
+    #[error("{}: not a valid safetensors file: {kind}", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        kind: FileKind,
     },
     /// A tensor that the configuration calls for is not in the file.
     #[error("{}: `{key}`: expected a tensor of shape {expected:?}, found none", file.display())]
@@ -66,7 +86,7 @@ pub enum DiffusionError {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the configuration calls for.
-    #[error("{}: `{key}`: expected shape {expected:?}, found {found:?}", file.display())]
+    #[error("{}: `{key}`: expected shape {expected:?}, found {}", file.display(), shown(&format!("{found:?}")))]
     TensorShape {
         /// The file.
         file: PathBuf,
@@ -88,7 +108,7 @@ pub enum DiffusionError {
         found: String,
     },
     /// A tokenizer that cannot be built or used.
-    #[error("{}: {reason}", file.display())]
+    #[error("{}: {}", file.display(), shown(reason))]
     Tokenizer {
         /// The file.
         file: PathBuf,
@@ -96,7 +116,7 @@ pub enum DiffusionError {
         reason: String,
     },
     /// A key of a LoRA that cannot be used with this model.
-    #[error("`loras[{index}].path`: {file}: `{key}`: expected {expected}, found {found}")]
+    #[error("`loras[{index}].path`: {file}: `{}`: expected {expected}, found {}", shown(key), shown(found))]
     Lora {
         /// Which of the job's LoRAs.
         index: usize,
@@ -108,6 +128,17 @@ pub enum DiffusionError {
         expected: String,
         /// What is there.
         found: String,
+    },
+    /// A file of a LoRA that cannot be used whatever the model is.
+    #[error("`loras[{index}].path`: {file}: {source}")]
+    LoraFile {
+        /// Which of the job's LoRAs.
+        index: usize,
+        /// Its name.
+        file: String,
+        /// Why.
+        #[source]
+        source: LoraFileError,
     },
     /// A request that this model cannot serve; the field is named as on the wire.
     #[error("`{field}`: {reason}")]
@@ -151,14 +182,44 @@ impl DiffusionError {
         Self::Request { field, reason: reason.into() }
     }
 
-    /// The code on the wire.
+    /// As whoever sent a job is told it: a file of a checkpoint by its name, with that of its component before it, without
+    /// the folders of this machine.
+    #[must_use]
+    pub fn without_folders(mut self) -> Self {
+        match &mut self {
+            Self::Read { file, .. }
+            | Self::Json { file, .. }
+            | Self::Config { file, .. }
+            | Self::NoIndex { folder: file, .. }
+            | Self::NoWeights { folder: file, .. }
+            | Self::Safetensors { file, .. }
+            | Self::Foreign { file, .. }
+            | Self::MissingTensor { file, .. }
+            | Self::TensorShape { file, .. }
+            | Self::TensorType { file, .. }
+            | Self::Tokenizer { file, .. } => *file = in_checkpoint(file),
+            Self::Lora { .. }
+            | Self::LoraFile { .. }
+            | Self::Request { .. }
+            | Self::Operation(_)
+            | Self::NonFinite { .. }
+            | Self::Compute(_) => {}
+        }
+        self
+    }
+
+    /// The code on the wire. A checkpoint that cannot be used is its worker's failure, and not the request's: another
+    /// worker may have a sound copy, and nothing in the request could be mended. A LoRA is named by the request.
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::LoraFile { source, .. } => source.code(),
             Self::Read { .. }
             | Self::Json { .. }
             | Self::Config { .. }
+            | Self::NoIndex { .. }
             | Self::NoWeights { .. }
             | Self::Safetensors { .. }
+            | Self::Foreign { .. }
             | Self::MissingTensor { .. }
             | Self::TensorShape { .. }
             | Self::TensorType { .. }
@@ -174,6 +235,34 @@ impl DiffusionError {
     /// Whether the device failed, and not what was computed on it: nothing can be computed on it any more.
     pub fn is_of_device(&self) -> bool {
         matches!(self, Self::Compute(error) if says_device_failed(&error.to_string()))
+    }
+}
+
+/// The longest part of an error that a file has written, bytes: names in a header may have megabytes, and errors go to
+/// logs and over the bus.
+const MAX_SHOWN: usize = 400;
+
+/// What a file says, as it is shown: short, and on one line.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    let short = &text[..text.floor_char_boundary(MAX_SHOWN)];
+    if short.len() == text.len() && !text.contains(char::is_control) {
+        return text.into();
+    }
+    let end = if short.len() < text.len() { "..." } else { "" };
+    format!("{}{end}", short.replace(char::is_control, " ")).into()
+}
+
+/// What the folders of a checkpoint's components begin with.
+const COMPONENTS: [&str; 7] =
+    ["unet", "transformer", "vae", "taesd", "text_encoder", "tokenizer", "scheduler"];
+
+/// The last part of a path, and the one before it where that is a component.
+fn in_checkpoint(file: &Path) -> PathBuf {
+    let name = file.file_name().map(PathBuf::from).unwrap_or_default();
+    let folder = file.parent().and_then(Path::file_name);
+    match folder.filter(|folder| COMPONENTS.iter().any(|known| folder.to_string_lossy().starts_with(known))) {
+        Some(folder) => Path::new(folder).join(name),
+        None => name,
     }
 }
 
@@ -249,6 +338,31 @@ mod tests {
         }
         let full = candle_core::Error::Cuda("CublasError(CUBLAS_STATUS_ALLOC_FAILED)".to_owned().into());
         assert_eq!(DiffusionError::from(full).code(), ErrorCode::OutOfMemory);
+    }
+
+    #[test]
+    fn what_a_file_says_is_shown_short_and_on_one_line() {
+        let hostile = format!("\u{1b}[2J\n{}", "\u{e9}".repeat(1 << 20));
+        let (file, key, found) = (PathBuf::from("config.json"), hostile.clone(), hostile);
+        let error = DiffusionError::Config { file, key, expected: "a number".into(), found };
+        let text = error.to_string();
+        assert!(text.len() < 1000 && !text.contains(char::is_control), "{}", text.len());
+        assert!(text.contains("expected a number") && text.ends_with("..."), "{text}");
+    }
+
+    #[test]
+    fn who_sent_a_job_is_told_of_files_by_their_names() {
+        for (file, told) in [
+            ("/srv/models/sd15/unet/config.json", "unet/config.json: "),
+            ("/srv/models/sd15/text_encoder_2/model.safetensors", "text_encoder_2/model.safetensors: "),
+            ("/srv/models/sd15/model_index.json", "model_index.json: "),
+            ("/srv/models/sd15.safetensors", "sd15.safetensors: "),
+            ("/srv/a.safetensors (configuration of unet)", "a.safetensors (configuration of unet): "),
+        ] {
+            let error = DiffusionError::Json { file: file.into(), reason: "it is empty".into() };
+            let text = error.without_folders().to_string();
+            assert!(text.starts_with(told), "{text}");
+        }
     }
 
     #[test]

@@ -51,8 +51,10 @@ pub fn inspect(path: &Path, device: &Device, precision: Precision) -> Result<Ins
         return Ok(Inspection { native_size, defaults, weight_bytes, activations });
     }
     Family::of(&checkpoint)?;
-    let unet = UNetConfig::read(&checkpoint.config("unet")?)?;
+    let unet_file = checkpoint.config("unet")?;
+    let unet = UNetConfig::read(&unet_file)?;
     let vae = AutoencoderConfig::read(&checkpoint.config("vae")?)?;
+    unet.check_sizes(&unet_file, vae.factor())?;
     let (height, width) = unet.sample_size;
     let pixels = |latents: usize| u32::try_from(latents * vae.factor()).unwrap_or(u32::MAX);
     Ok(Inspection {

@@ -35,13 +35,13 @@ mod vae;
 mod warnings;
 
 pub use candle_core::{DType, Device};
-pub use checkpoint::{Checkpoint, Part, sha256};
+pub use checkpoint::{BEGINNING, Checkpoint, FileKind, Part, sha256, what_is};
 pub use conditioning::{Added, Conditioning};
 pub use denoising::Denoising;
 pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
 pub use error::{DiffusionError, says_device_failed};
 pub use inspect::{Defaults, Inspection, inspect};
-pub use lora::Loras;
+pub use lora::{LoraFileError, Loras, Stamp};
 pub use memory::{Activations, Arithmetic};
 pub use noise::TorchRng;
 pub(crate) use passes::{Fit, passes};

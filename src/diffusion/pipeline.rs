@@ -76,8 +76,18 @@ impl StableDiffusion {
             return Err(vae_file.unusable("latent_channels", &expected, latent_channels));
         }
         let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
+        unet_config.check_sizes(&unet_file, vae.factor())?;
         let (taesd, taesd_bytes) = match checkpoint.has(TAESD) {
             true => {
+                let file = checkpoint.config(TAESD)?;
+                let channels = AutoencoderConfig::read(&file)?.latent_channels();
+                if channels != latent_channels {
+                    return Err(file.unusable(
+                        "latent_channels",
+                        &format!("{latent_channels} as the VAE's"),
+                        channels,
+                    ));
+                }
                 let (taesd, bytes) = Autoencoder::load(checkpoint, TAESD, device, precision.vae)?;
                 (Some(taesd), bytes)
             }

@@ -18,7 +18,10 @@ use tokenizers::{
     processors::roberta::RobertaProcessing,
 };
 
-use super::{DiffusionError, config::ConfigFile};
+use super::{
+    DiffusionError,
+    config::{ConfigFile, limits::MAX_TOKENIZER_BYTES, read_limited},
+};
 
 /// Start and end of a prompt in every CLIP vocabulary.
 const START: &str = "<|startoftext|>";
@@ -182,19 +185,39 @@ fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
 /// `tokenizer.json`. The library panics on a text that is no JSON and on a damaged `Precompiled` normalizer, which no
 /// CLIP tokenizer has: both are refused first.
 fn from_whole(file: &Path) -> Result<Tokenizer, DiffusionError> {
-    let config = ConfigFile::read(file)?;
+    let bytes = read_limited(file, MAX_TOKENIZER_BYTES)?;
+    let config = ConfigFile::parse(file, &bytes)?;
     if config.value("normalizer").is_some_and(|value| value.to_string().contains("Precompiled")) {
         return Err(config.unusable("normalizer", "one of CLIP's", "Precompiled"));
     }
-    Tokenizer::from_file(file).map_err(|error| unusable(file, error))
+    Tokenizer::from_bytes(&bytes).map_err(|error| unusable(file, error))
 }
 
 /// CLIP's tokenizer as transformers builds it.
 fn from_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Tokenizer, DiffusionError> {
-    for file in [vocabulary, merges] {
-        std::fs::metadata(file).map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
-    }
-    from_model(vocabulary, BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy()))
+    let words = ConfigFile::parse(vocabulary, &read_limited(vocabulary, MAX_TOKENIZER_BYTES)?)?;
+    let id = |(word, id): (&String, &Value)| {
+        let found = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let found =
+            found.ok_or_else(|| unusable(vocabulary, format!("`{word}`: expected an id, found {id}")));
+        Ok((word.clone(), found?))
+    };
+    let words = words.entries().map(id).collect::<Result<Vocab, DiffusionError>>()?;
+    let bytes = read_limited(merges, MAX_TOKENIZER_BYTES)?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| unusable(merges, error))?;
+    from_model(vocabulary, BPE::builder().vocab_and_merges(words, pairs(merges, text)?))
+}
+
+/// The pairs of `merges.txt`, one on a line. Lines for people begin so.
+fn pairs(merges: &Path, text: &str) -> Result<Vec<(String, String)>, DiffusionError> {
+    let lines =
+        text.lines().enumerate().filter(|(_, line)| !line.starts_with("#version") && !line.is_empty());
+    lines
+        .map(|(number, line)| match line.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
+            _ => Err(unusable(merges, format!("line {}: expected two parts of a word", number + 1))),
+        })
+        .collect()
 }
 
 fn from_model(vocabulary: &Path, model: BpeBuilder) -> Result<Tokenizer, DiffusionError> {

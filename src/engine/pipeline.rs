@@ -32,7 +32,19 @@ pub struct InferencePipeline {
 pub enum PipelineError {
     /// The model is unknown, has no room, refused or failed.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Model(ModelError),
+}
+
+/// What a job is told names no folder of this machine; the log does.
+impl From<ModelError> for PipelineError {
+    fn from(error: ModelError) -> Self {
+        let whole = error.to_string();
+        let told = error.without_folders();
+        if told.to_string() != whole {
+            tracing::warn!(error = whole, "a file of a model cannot be used");
+        }
+        Self::Model(told)
+    }
 }
 
 impl PipelineError {

@@ -1,7 +1,6 @@
 //! A job on the engine: its pictures, a few at a time, and what follows from each of their steps.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use super::{
 use crate::{
     contract::ErrorCode,
     diffusion::ImageSpec,
-    models::{Denoising, Held},
+    models::{Denoising, Held, panic_message},
 };
 
 /// Pictures of one job that are drawn together at most, where the model shares passes among them. What each keeps
@@ -345,12 +344,4 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, PipelineError>) -> Res
         Ok(result) => Ok(result?),
         Err(panic) => Err(EngineError::Panicked(panic_message(panic.as_ref()))),
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".into())
 }

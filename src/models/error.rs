@@ -1,7 +1,10 @@
 //! Why a model could not be loaded or could not draw.
 
 use super::{HubRepo, SimError, memory::human};
-use crate::{contract::ErrorCode, diffusion::DiffusionError};
+use crate::{
+    contract::ErrorCode,
+    diffusion::{DiffusionError, says_device_failed},
+};
 
 /// Why a model could not be loaded or could not draw.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,14 @@ pub enum ModelError {
         /// Models that stay because jobs run with them.
         busy: Vec<String>,
     },
+    /// The code that reads a model panicked over its files.
+    #[error("`{model}`: reading it panicked: {reason}")]
+    Panicked {
+        /// The model.
+        model: String,
+        /// What the panic says.
+        reason: String,
+    },
     /// A picture was given to a model that did not begin it: a defect of the caller.
     #[error("a picture was handed to a model that did not begin it")]
     Foreign,
@@ -113,6 +124,15 @@ fn smaller_pictures(possible: Option<u64>) -> String {
 }
 
 impl ModelError {
+    /// As whoever sent a job is told it: files by their names, without the folders of this machine.
+    #[must_use]
+    pub fn without_folders(self) -> Self {
+        match self {
+            Self::Diffusion(error) => Self::Diffusion(error.without_folders()),
+            other => other,
+        }
+    }
+
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -123,9 +143,10 @@ impl ModelError {
             | Self::NoRoom { .. } => ErrorCode::OutOfMemory,
             Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
             Self::Unknown(_) => ErrorCode::UnsupportedModel,
-            Self::Sim(SimError::Option { .. } | SimError::Device) | Self::NotFetched(_) | Self::Foreign => {
-                ErrorCode::Internal
-            }
+            Self::Sim(SimError::Option { .. } | SimError::Device)
+            | Self::NotFetched(_)
+            | Self::Panicked { .. }
+            | Self::Foreign => ErrorCode::Internal,
         }
     }
 
@@ -134,6 +155,7 @@ impl ModelError {
         match self {
             Self::Diffusion(error) => error.is_of_device(),
             Self::Sim(error) => matches!(error, SimError::Device),
+            Self::Panicked { reason, .. } => says_device_failed(reason),
             Self::NotFetched(_)
             | Self::Unknown(_)
             | Self::TooLarge { .. }

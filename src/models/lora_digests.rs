@@ -2,46 +2,19 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, Metadata},
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
 };
 
-use crate::diffusion::sha256;
+use crate::diffusion::{Stamp, sha256};
 
 /// Digests that are kept; when there are more, all are forgotten.
 const MAX_KEPT: usize = 1024;
-/// A file that was changed so recently may change again without another time of change: some file systems count seconds.
-const SETTLED: Duration = Duration::from_secs(3);
-
 /// The digests that are known.
 #[derive(Debug, Default)]
 pub struct LoraDigests(Mutex<HashMap<PathBuf, (Stamp, [u8; 32])>>);
-
-/// What shows that a file has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    bytes: u64,
-    modified: Option<SystemTime>,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Self { bytes: metadata.len(), modified: metadata.modified().ok(), inode }
-    }
-
-    /// Whether a later change would show.
-    fn is_settled(&self) -> bool {
-        self.modified.and_then(|modified| modified.elapsed().ok()).is_some_and(|age| age >= SETTLED)
-    }
-}
 
 impl LoraDigests {
     /// SHA-256 of a file. It reads the file, and takes its time.
@@ -73,6 +46,8 @@ impl LoraDigests {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use sha2::{Digest, Sha256};
 
     use super::*;

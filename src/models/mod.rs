@@ -27,6 +27,7 @@ pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
 pub use model::{Denoising, Model, ModelInfo, Needs};
 pub use progress::{Progress, ProgressError};
+pub(crate) use set::panic_message;
 pub use set::{Held, ModelOptions, ModelSet, Reserved};
 pub use sim::{Sim, SimError};
 pub use source::{ModelSource, Origin, SourceError};

@@ -2,6 +2,8 @@
 //! first; one that is held stays.
 
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -304,7 +306,13 @@ impl ModelSet {
     fn read(&self, index: usize) -> Result<Arc<Model>, ModelError> {
         let entry = &self.models[index];
         let begun = Instant::now();
-        let model = Arc::new(Model::load(&entry.source, &self.options.device, self.options.precision)?);
+        let load = || Model::load(&entry.source, &self.options.device, self.options.precision);
+        // The library of tokenizers panics on some that are damaged, at the start as at a job.
+        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
+            let (model, reason) = (entry.info.name.clone(), panic_message(panic.as_ref()));
+            Err(ModelError::Panicked { model, reason })
+        });
+        let model = Arc::new(loaded?);
         entry.info.identity.note_loaded()?;
         tracing::info!(
             model = entry.info.name,
@@ -314,6 +322,15 @@ impl ModelSet {
         );
         Ok(model)
     }
+}
+
+/// What a panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into())
 }
 
 /// Takes a model off the list of those that are loading, however loading ends.

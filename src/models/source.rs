@@ -1,11 +1,14 @@
 //! `--model [NAME=]SOURCE`: where a model comes from, and the name that jobs use for it.
 
 use std::{
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use super::{HubRepo, Sim, SimError};
+use crate::diffusion::{BEGINNING, what_is};
 
 /// What a source may be, for messages.
 const EXPECTED: &str = "a folder in the diffusers layout (with model_index.json), a .safetensors file, a repository \
@@ -43,8 +46,13 @@ pub enum SourceError {
     #[error("`{0}` is not there: {EXPECTED}")]
     Missing(String),
     /// A file of another kind.
-    #[error("`{0}` is no .safetensors file: {EXPECTED}")]
-    NotAModel(String),
+    #[error("`{given}` is no .safetensors file{}: {EXPECTED}", in_brackets(what.as_deref()))]
+    NotAModel {
+        /// As it was given.
+        given: String,
+        /// What its first bytes tell.
+        what: Option<String>,
+    },
     /// A simulation with options that it does not have.
     #[error(transparent)]
     Sim(#[from] SimError),
@@ -83,7 +91,7 @@ impl Origin {
             return if safetensors {
                 Ok(Self::File(path))
             } else {
-                Err(SourceError::NotAModel(source.into()))
+                Err(SourceError::NotAModel { given: source.into(), what: what_file_is(&path) })
             };
         }
         HubRepo::parse(source).map(Self::Hub).ok_or_else(|| SourceError::Missing(source.into()))
@@ -102,6 +110,21 @@ impl Origin {
             Self::File(path) => of_path(path, Path::file_stem).unwrap_or_default(),
         }
     }
+}
+
+fn in_brackets(what: Option<&str>) -> String {
+    what.map(|what| format!(" ({what})")).unwrap_or_default()
+}
+
+/// What the first bytes of a file tell; nothing where it cannot be read.
+fn what_file_is(path: &Path) -> Option<String> {
+    // A pipe or a device may never give any.
+    if !path.is_file() {
+        return None;
+    }
+    let mut beginning = Vec::new();
+    File::open(path).ok()?.take(BEGINNING as u64).read_to_end(&mut beginning).ok()?;
+    Some(what_is(&beginning)?.to_string())
 }
 
 fn is_name(text: &str) -> bool {
@@ -170,6 +193,10 @@ mod tests {
             assert!(error(text).contains("is not there"), "{text}");
         }
         assert!(error("Cargo.toml").contains("is no .safetensors file"));
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+        std::fs::write(file.path(), b"GGUF\x03\0\0\0").unwrap();
+        let text = error(file.path().to_str().unwrap());
+        assert!(text.contains("is no .safetensors file (it is a GGUF file"), "{text}");
         assert!(error("a b=sim://").contains("is no name"));
         assert!(error("sim://?pace=5").contains("pace"));
     }

@@ -1,12 +1,19 @@
 //! LoRA files that cannot be used: the error names the request's field, the file, the key, what was expected and found.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use crate::support::{data, model};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
     contract::ErrorCode,
-    diffusion::{DiffusionError, ImageSpec, LoraSpec, Source},
+    diffusion::{DiffusionError, ImageSpec, LoraFileError, LoraSpec, Source, StableDiffusion},
 };
 use tempfile::TempDir;
 
@@ -17,17 +24,21 @@ fn zeros(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// The error of a file for the checkpoint `text`, as the second LoRA of a job.
-fn error_of_file(file: &Path) -> DiffusionError {
-    let good = LoraSpec { name: "old".into(), file: data("loras/text/old.safetensors"), strength: 1.0 };
-    let spec = ImageSpec {
+fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
+    ImageSpec {
         steps: 1,
         guidance_scale: 1.0,
         seed: 1,
-        loras: vec![good, LoraSpec { name: "bad".into(), file: file.into(), strength: 1.0 }],
+        loras,
         ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
-    };
-    model("text").begin(&spec).err().expect("an error")
+    }
+}
+
+/// The error of a file for the checkpoint `text`, as the second LoRA of a job.
+fn error_of_file(file: &Path) -> DiffusionError {
+    let good = LoraSpec { name: "old".into(), file: data("loras/text/old.safetensors"), strength: 1.0 };
+    let bad = LoraSpec { name: "bad".into(), file: file.into(), strength: 1.0 };
+    model("text").begin(&spec(vec![good, bad])).err().expect("an error")
 }
 
 /// The error of a good pair of matrices for [`QUERY`] with these tensors besides, or in place of them.
@@ -55,6 +66,7 @@ fn a_lora_for_another_family_is_refused_by_its_first_layer_that_there_is_not() {
     assert_eq!(error.code(), ErrorCode::InvalidRequest, "{error}");
     assert!(text.contains("lora_te2_text_model") || text.contains("lora_unet_input_blocks"), "{text}");
     assert!(text.contains("expected a layer of this model"), "{text}");
+    assert!(text.contains("the file is a LoRA for SDXL"), "{text}");
 }
 
 #[test]
@@ -67,9 +79,39 @@ fn matrices_of_another_shape_are_refused_with_both_shapes() {
 }
 
 #[test]
-fn an_alpha_that_is_no_number_is_refused() {
+fn a_value_that_is_not_finite_is_refused_by_its_key() {
     let nan = Tensor::new(f32::NAN, &Device::Cpu).unwrap();
-    refused(&[("QUERY.alpha", nan)], &["alpha`", "a finite number", "NaN"]);
+    refused(&[("QUERY.alpha", nan)], &["alpha`", "finite numbers", "NaN"]);
+    for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+        let mut values = vec![0.5_f32; 32];
+        values[17] = f32::NEG_INFINITY;
+        let down = Tensor::from_vec(values, (2, 16), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        refused(&[("QUERY.lora_down.weight", down)], &["lora_down.weight`", "finite numbers", "-inf"]);
+    }
+}
+
+#[test]
+fn values_that_are_finite_and_too_large_end_in_a_picture_that_is_not_finite() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("bad.safetensors");
+    let large = |shape: &[usize]| (Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap() * 1e38).unwrap();
+    let tensors = HashMap::from([
+        (format!("{QUERY}.lora_down.weight"), large(&[2, 16])),
+        (format!("{QUERY}.lora_up.weight"), large(&[16, 2])),
+    ]);
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let model = model("text");
+    let mut job = model.begin(&spec(vec![LoraSpec { name: "bad".into(), file, strength: 1.0 }])).unwrap();
+    model.advance(&mut [&mut job]).unwrap();
+    assert_eq!(model.finish(&job).unwrap_err().code(), ErrorCode::NonFinite);
+}
+
+#[test]
+fn tensors_of_types_that_are_not_read_are_refused_by_their_type() {
+    let alpha = Tensor::new(4_i64, &Device::Cpu).unwrap();
+    refused(&[("QUERY.alpha", alpha)], &["alpha`", "F16, BF16, F32 or F64", "I64"]);
+    let fp8 = zeros(&[2, 16]).to_dtype(DType::F8E4M3).unwrap();
+    refused(&[("QUERY.lora_down.weight", fp8)], &["lora_down.weight`", "F16, BF16, F32 or F64", "F8_E4M3"]);
 }
 
 #[test]
@@ -100,21 +142,122 @@ fn half_a_pair_and_a_layer_by_two_names_are_refused() {
 }
 
 #[test]
-fn files_that_are_no_lora_are_refused() {
+fn files_that_are_no_lora_are_refused_as_what_they_are() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("bad.safetensors");
     candle_core::safetensors::save(&HashMap::<String, Tensor>::new(), &file).unwrap();
     assert!(error_of_file(&file).to_string().contains("expected at least one layer"), "empty");
-    let checkpoint = data("single_file.sd1.safetensors");
-    assert!(error_of_file(&checkpoint).to_string().contains("expected a key of a LoRA"), "a checkpoint");
+    let text = error_of_file(&data("single_file.sd1.safetensors")).to_string();
+    assert!(text.contains("expected a key of a LoRA") && text.contains("a whole checkpoint"), "{text}");
+    let text = error_of_file(&data("text/vae/diffusion_pytorch_model.safetensors")).to_string();
+    assert!(text.contains("expected a key of a LoRA") && text.contains("an autoencoder"), "{text}");
 
-    let whole = std::fs::read(data("loras/text/old.safetensors")).unwrap();
+    let whole = fs::read(data("loras/text/old.safetensors")).unwrap();
     let hostile = [&(1_u64 << 60).to_le_bytes()[..], b"{}"].concat();
-    for bytes in [&whole[..whole.len() / 2], &hostile, b"", b"nonsense, but long enough"] {
-        std::fs::write(&file, bytes).unwrap();
-        let text = error_of_file(&file).to_string();
-        assert!(text.contains("bad.safetensors"), "{text}");
+    for (bytes, expected) in [
+        (&whole[..whole.len() / 2], "it was cut short: its header tells of"),
+        (&whole[..100], "it was cut short: its header tells of"),
+        (&hostile, "header too large"),
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 33688\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html><title>Sign in</title></html>", "a web page"),
+        (b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0", "a GGUF file"),
+        (b"PK\x03\x04\x00\x00lora/data.pkl", "pickled by PyTorch"),
+        (b"\x80\x02}q\x00X\x04", "pickled by PyTorch"),
+        (b"Entry not found", "it is text"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let error = error_of_file(&file);
+        let text = error.to_string();
+        assert_eq!(error.code(), ErrorCode::InvalidRequest, "{text}");
+        assert!(text.starts_with("`loras[1].path`: bad: ") && text.contains(expected), "{text}");
+        assert!(!text.contains(folder.path().to_str().unwrap()), "{text}");
     }
-    std::fs::remove_file(&file).unwrap();
-    assert!(matches!(error_of_file(&file), DiffusionError::Read { .. }));
+}
+
+#[test]
+fn a_file_that_is_gone_may_be_back_and_its_place_is_not_told() {
+    let folder = TempDir::new().unwrap();
+    let error = error_of_file(&folder.path().join("bad.safetensors"));
+    assert!(
+        matches!(&error, DiffusionError::LoraFile { source: LoraFileError::Unreadable(_), .. }),
+        "{error}"
+    );
+    assert!(error.code().retryable() && !error.to_string().contains("/"), "{error}");
+}
+
+/// Writes over a file in place, as `cp` does: it is empty, then grows.
+fn copy_over(file: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    let mut file = File::create(file).unwrap();
+    for chunk in bytes.chunks(4096) {
+        file.write_all(chunk).unwrap();
+    }
+}
+
+fn picture_with(model: &StableDiffusion, file: &Path) -> Result<image::RgbImage, DiffusionError> {
+    let lora = LoraSpec { name: "style".into(), file: file.into(), strength: 1.0 };
+    let mut job = model.begin(&spec(vec![lora]))?;
+    model.advance(&mut [&mut job])?;
+    model.finish(&job)
+}
+
+#[test]
+fn a_lora_that_is_replaced_in_place_while_jobs_read_it_ends_none_but_those_with_an_error_to_try_again() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("style.safetensors");
+    let versions =
+        ["kohya", "peft"].map(|name| fs::read(data(&format!("loras/text/{name}.safetensors"))).unwrap());
+    let model = model("text");
+    let right = versions.clone().map(|bytes| {
+        copy_over(&file, &bytes);
+        picture_with(&model, &file).unwrap()
+    });
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in versions.iter().cycle() {
+                if ends.load(Ordering::Relaxed) {
+                    break;
+                }
+                copy_over(&file, version);
+            }
+        });
+        let mut failed = 0;
+        for _ in 0..60 {
+            match picture_with(&model, &file) {
+                Ok(picture) => assert!(right.contains(&picture), "a picture of neither"),
+                Err(error) => {
+                    assert_eq!(error.code(), ErrorCode::Storage, "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        ends.store(true, Ordering::Relaxed);
+        assert!(failed > 0, "the file was never met half written");
+    });
+    assert!(right.contains(&picture_with(&model, &file).unwrap()));
+}
+
+#[test]
+fn another_file_of_the_same_size_and_time_is_read_again() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("style.safetensors");
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    let put = |bytes: &[u8]| {
+        let new = folder.path().join("new");
+        fs::write(&new, bytes).unwrap();
+        File::options().write(true).open(&new).unwrap().set_modified(old).unwrap();
+        fs::rename(new, &file).unwrap();
+    };
+    let model = model("text");
+    let mut bytes = fs::read(data("loras/text/kohya.safetensors")).unwrap();
+    put(&bytes);
+    let first = picture_with(&model, &file).unwrap();
+    // The last bytes are values of a matrix.
+    let last = bytes.len() - 64;
+    bytes[last..].fill(0x3c);
+    put(&bytes);
+    assert_ne!(picture_with(&model, &file).unwrap(), first);
+    assert_eq!(model.loras().reads(), 2);
 }

@@ -48,6 +48,57 @@ fn a_lora_in_any_format_draws_diffusers_picture() {
     }
 }
 
+/// A copy of a file with other names for its tensors.
+fn renamed(from: &str, to: &Path, rename: impl Fn(&str) -> String) -> LoraSpec {
+    let bytes = std::fs::read(data(&format!("loras/{from}.safetensors"))).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let name = |name: String| if name.starts_with("__") { name } else { rename(&name) };
+    let header: serde_json::Map<_, _> = header.into_iter().map(|(key, value)| (name(key), value)).collect();
+    let header = serde_json::Value::from(header).to_string();
+    let new = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+    let file = to.join("renamed.safetensors");
+    std::fs::write(&file, new).unwrap();
+    LoraSpec { name: "renamed".into(), file, strength: 1.0 }
+}
+
+#[test]
+fn the_names_that_trainers_leave_in_peft_s_files_draw_the_same_picture() {
+    let model = model("text");
+    let plain = draw(&model, vec![lora("text/peft", 1.0)]);
+    assert_ne!(plain, draw(&model, vec![]));
+    let folder = TempDir::new().unwrap();
+    let with_adapter =
+        |key: &str| key.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.");
+    let bare = |key: &str| key.strip_prefix("unet.").unwrap_or(key).to_owned();
+    let cases: [(&str, &dyn Fn(&str) -> String); 7] = [
+        ("adapter", &with_adapter),
+        ("wrapper", &|key| format!("base_model.model.{key}")),
+        ("wrapper inside", &|key| {
+            let (component, layer) = key.split_once('.').unwrap();
+            format!("{component}.base_model.model.{layer}")
+        }),
+        ("wrapper of the network alone", &|key| format!("base_model.model.{}", bare(key))),
+        ("the network's other name", &|key| match key.strip_prefix("unet.") {
+            Some(layer) => format!("transformer.{layer}"),
+            None => key.to_owned(),
+        }),
+        ("both, and the adapter", &|key| match key.strip_prefix("unet.") {
+            Some(layer) => with_adapter(&format!("transformer.base_model.model.{layer}")),
+            None => with_adapter(&format!("base_model.model.{key}")),
+        }),
+        ("no component", &|key| {
+            let (_, layer) = key.split_once('.').unwrap();
+            layer.to_owned()
+        }),
+    ];
+    for (what, rename) in cases {
+        let picture = draw(&model, vec![renamed("text/peft", folder.path(), rename)]);
+        assert_eq!(picture, plain, "{what}");
+    }
+}
+
 #[test]
 fn loras_for_sdxl_by_its_original_names_and_by_diffusers_draw_diffusers_picture() {
     for run in ["lora_xl_original", "lora_xl_peft"] {

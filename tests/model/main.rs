@@ -8,7 +8,9 @@ mod support;
 
 mod bad_loras;
 mod batching;
+mod checkpoint_copy;
 mod checkpoints;
+mod configurations;
 mod flux;
 mod generation;
 mod half_precision;

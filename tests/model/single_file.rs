@@ -225,6 +225,55 @@ fn a_file_of_another_kind_is_refused_with_what_it_holds() {
 }
 
 #[test]
+fn a_file_without_one_of_its_components_is_refused_with_what_to_do() {
+    let without = |prefix: &str| {
+        Edited::new("sd1", |header| {
+            let tensors = std::mem::take(header.as_object_mut().unwrap());
+            let kept = |name: String| if name.starts_with(prefix) { format!("other.{name}") } else { name };
+            *header = tensors.into_iter().map(|(name, tensor)| (kept(name), tensor)).collect();
+        })
+    };
+    without("first_stage_model.").is_refused_naming(&[
+        "`first_stage_model`",
+        "the model's VAE",
+        "saved without its VAE",
+        "a folder in the diffusers layout",
+    ]);
+    without("cond_stage_model.").is_refused_naming(&[
+        "`cond_stage_model`",
+        "the model's text encoder",
+        "the file of the whole checkpoint",
+    ]);
+}
+
+#[test]
+fn a_lora_or_one_component_given_as_a_model_is_called_what_it_is() {
+    for file in ["loras/text/kohya.safetensors", "loras/text/peft.safetensors", "loras/text/old.safetensors"]
+    {
+        is_refused(&data(file), &["a LoRA, which is no model", "--lora-dir"]);
+    }
+    is_refused(&data("text/vae/diffusion_pytorch_model.safetensors"), &["an autoencoder alone"]);
+    is_refused(&data("text/text_encoder/model.safetensors"), &["a text encoder alone"]);
+}
+
+#[test]
+fn files_that_are_no_safetensors_are_called_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for (bytes, expected) in [
+        (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"[..], "a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"GGUF\x03\0\0\0\0\0\0\0", "a GGUF file"),
+        (b"\x80\x02}q\0.", "pickled weights can run code"),
+        (b"PK\x03\x04 archive/data.pkl", "pickled weights can run code"),
+        (b"", "it is empty"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        is_refused(&path, &["model.safetensors: not a valid safetensors file", expected]);
+    }
+}
+
+#[test]
 fn a_vocabulary_that_the_text_encoder_does_not_know_is_refused() {
     is_refused(&data("single_file.sd1_inpainting.safetensors"), &["single_file.sd1_inpainting", "below 90"]);
 }

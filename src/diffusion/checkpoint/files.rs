@@ -2,20 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
-    io::Read,
     path::{Component, Path},
     sync::Arc,
 };
 
 use candle_core::DType;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::mapped::MappedFile;
-use crate::diffusion::DiffusionError;
-
-/// The largest index that is read, bytes; the longest published ones have 200 KB.
-const MAX_INDEX: u64 = 16 << 20;
+use crate::diffusion::{DiffusionError, config::ConfigFile};
 
 /// The files of one component, and which of them holds which tensor.
 pub struct ComponentFiles {
@@ -83,8 +78,8 @@ impl ComponentFiles {
             expected,
             found,
         };
-        let mut values = read_index(index)?;
-        let map = match values.remove("weight_map") {
+        let file = ConfigFile::read(index)?;
+        let map = match file.value("weight_map") {
             Some(Value::Object(map)) if !map.is_empty() => map,
             other => {
                 let found = match other {
@@ -112,7 +107,7 @@ impl ComponentFiles {
                     files.len() - 1
                 }
             };
-            if !files[position].has(&key) {
+            if !files[position].has(key) {
                 let expected = format!("a tensor that {file} holds");
                 return Err(unusable(
                     format!("weight_map.{key}"),
@@ -120,22 +115,10 @@ impl ComponentFiles {
                     "none of that name in it".into(),
                 ));
             }
-            holder.insert(key, position);
+            holder.insert(key.clone(), position);
         }
         Ok(Self { files, holder })
     }
-}
-
-fn read_index(index: &Path) -> Result<Map<String, Value>, DiffusionError> {
-    let read = |source| DiffusionError::Read { file: index.to_owned(), source };
-    let json = |reason: String| DiffusionError::Json { file: index.to_owned(), reason };
-    let file = File::open(index).map_err(read)?;
-    let mut text = Vec::new();
-    file.take(MAX_INDEX + 1).read_to_end(&mut text).map_err(read)?;
-    if text.len() as u64 > MAX_INDEX {
-        return Err(json(format!("it is longer than {MAX_INDEX} bytes")));
-    }
-    serde_json::from_slice(&text).map_err(|error| json(error.to_string()))
 }
 
 /// A bare file name: no folder, no way out of this one.
@@ -145,8 +128,12 @@ fn is_file_of_the_folder(name: &str) -> bool {
     bare && name.ends_with(".safetensors") && !name.contains('\\')
 }
 
-/// Why a folder without safetensors is not used: it is missing, or holds pickled weights, which can run code.
-fn what_else_is_there(folder: &Path) -> String {
+/// Names of a folder's files that an error lists.
+const LISTED: usize = 8;
+
+/// Why a folder without safetensors, or without an index of a pipeline, is not used: it is missing, or holds something
+/// else, such as pickled weights, which can run code.
+pub fn what_else_is_there(folder: &Path) -> String {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return "no such folder".into();
     };
@@ -161,7 +148,13 @@ fn what_else_is_there(folder: &Path) -> String {
     if !pickled.is_empty() {
         return format!("{} (pickled weights can run code when read; convert them)", pickled.join(", "));
     }
-    if names.is_empty() { "an empty folder".into() } else { names.join(", ") }
+    let more = names.len().saturating_sub(LISTED);
+    names.truncate(LISTED);
+    match (names.is_empty(), more) {
+        (true, _) => "an empty folder".into(),
+        (false, 0) => names.join(", "),
+        (false, more) => format!("{} and {more} more", names.join(", ")),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use safetensors::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{convert, identity};
+use super::{FileKind, convert, identity, why_no_safetensors};
 use crate::{
     allocator::{self, Plain},
     diffusion::DiffusionError,
@@ -44,14 +44,23 @@ impl MappedFile {
     pub fn open(path: &Path) -> Result<Self, DiffusionError> {
         let read = |source| DiffusionError::Read { file: path.to_owned(), source };
         let opened = File::open(path).map_err(read)?;
+        if opened.metadata().map_err(read)?.len() == 0 {
+            // Nothing can be mapped of it.
+            return Err(DiffusionError::Foreign { file: path.to_owned(), kind: FileKind::Empty });
+        }
         // Private, so that nothing here can change the file, and without swap set aside for pages that could be written.
         let mut options = MmapOptions::new();
         // SAFETY: what is mapped is only read here. A checkpoint that another process writes into or cuts short while
         // it is used would change weights or end this process, as with every reader that maps its files: files are
         // replaced by renaming.
         let map = Arc::new(unsafe { options.no_reserve_swap().map_copy(&opened) }.map_err(read)?);
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|source| DiffusionError::Safetensors { file: path.to_owned(), source })?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|source| {
+            let file = path.to_owned();
+            match why_no_safetensors(&map, map.len() as u64) {
+                Some(kind) => DiffusionError::Foreign { file, kind },
+                None => DiffusionError::Safetensors { file, source },
+            }
+        })?;
         Ok(Self { path: path.to_owned(), map, data_start: HEADER_LENGTH + header, metadata })
     }
 
@@ -102,19 +111,11 @@ impl MappedFile {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// A tensor as it is in the file, copied to the device.
+    /// A tensor in the type `kept`, on the device: on the CPU the mapped memory itself where the file has that type.
     ///
     /// # Errors
-    /// When it is missing (`expected` is the shape to name then), or of a type that is no floating point number.
-    pub fn tensor(&self, key: &str, expected: &[usize], device: &Device) -> Result<Tensor, DiffusionError> {
-        let (info, dtype, place) = self.find(key, expected)?;
-        Ok(convert::tensor(&self.map[place], dtype, dtype, &info.shape, device)?)
-    }
-
-    /// As [`Self::tensor`], in the type `kept`: on the CPU the mapped memory itself where the file has that type.
-    ///
-    /// # Errors
-    /// As [`Self::tensor`], and when the file cannot be read.
+    /// When it is missing (`expected` is the shape to name then), or of a type that is no floating point number; when the
+    /// file cannot be read.
     pub fn weight(
         &self,
         key: &str,

@@ -1,9 +1,10 @@
 //! Where the parts of a checkpoint are read from: configuration files, weights, tokenizers. What is read from them is
 //! for the networks to say.
 
-mod convert;
+pub(super) mod convert;
 mod files;
 mod identity;
+mod kind;
 mod mapped;
 mod single_file;
 mod size;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 
 pub use identity::{Part, sha256};
+pub use kind::{BEGINNING, FileKind, what_is, why_no_safetensors};
 pub use mapped::MappedFile;
 pub use single_file::original_unet_name;
 pub use weights::{Scope, Weights};
@@ -51,7 +53,11 @@ impl Checkpoint {
             let file = SingleFile::open(path)?;
             return Ok(Self { index: file.index()?, layout: Layout::SingleFile(Box::new(file)) });
         }
-        let index = ConfigFile::read(&path.join("model_index.json"))?;
+        let index = path.join("model_index.json");
+        if !index.exists() {
+            return Err(no_index(path));
+        }
+        let index = ConfigFile::read(&index)?;
         Ok(Self { layout: Layout::Folder(path.to_owned()), index })
     }
 
@@ -112,6 +118,19 @@ impl Checkpoint {
             Layout::SingleFile(file) => file.tokenizer(component, encoder),
         }
     }
+}
+
+/// The error of a folder that is no pipeline's, with what to name in its place.
+fn no_index(folder: &Path) -> DiffusionError {
+    let found = files::what_else_is_there(folder);
+    let advice = if folder.join("config.json").exists() {
+        ": one component; name the folder of its pipeline"
+    } else if found.contains(".safetensors") {
+        ": a checkpoint in one file is named by its file"
+    } else {
+        ""
+    };
+    DiffusionError::NoIndex { folder: folder.to_owned(), found: format!("{found}{advice}") }
 }
 
 /// The weights of a component in its folder, of several precisions the one that `kept` chooses.

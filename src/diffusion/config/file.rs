@@ -2,16 +2,27 @@
 
 use std::{
     borrow::Cow,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value};
 
-use super::Activation;
-use crate::diffusion::DiffusionError;
+use super::{
+    Activation,
+    limits::{MAX_CONFIG_BYTES, MAX_SCALING},
+};
+use crate::diffusion::{
+    DiffusionError,
+    checkpoint::{BEGINNING, FileKind, what_is},
+};
 
 /// The largest integer that a configuration may hold: more is damage, not a model.
 const MAX_INTEGER: u64 = 1 << 20;
+
+/// What some editors write before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A JSON object and where it is from.
 #[derive(Debug, Clone)]
@@ -22,14 +33,34 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// Reads a file that holds one JSON object.
+    ///
+    /// # Errors
+    /// It cannot be read, is too long, or is something else.
     pub fn read(path: &Path) -> Result<Self, DiffusionError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| DiffusionError::Read { file: path.to_owned(), source })?;
+        Self::parse(path, &read_limited(path, MAX_CONFIG_BYTES)?)
+    }
+
+    /// The one JSON object that a file of this name holds.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, DiffusionError> {
         let json = |reason: String| DiffusionError::Json { file: path.to_owned(), reason };
-        match serde_json::from_str(&finite_json(&text)) {
+        let other = |reason: String| match what_is(&bytes[..bytes.len().min(BEGINNING)]) {
+            // What begins as JSON, or is any text, is told better by where it is wrong.
+            None | Some(FileKind::Json | FileKind::Text) => json(reason),
+            Some(kind) => json(kind.to_string()),
+        };
+        let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        let text = std::str::from_utf8(text).map_err(|error| other(error.to_string()))?;
+        // Only what is no JSON is changed: words of a tokenizer may be called as Python's numbers are.
+        match serde_json::from_str(text).or_else(|error| match finite_json(text) {
+            Cow::Owned(text) => serde_json::from_str(&text),
+            Cow::Borrowed(_) => Err(error),
+        }) {
             Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values }),
             Ok(_) => Err(json("it holds another JSON value".into())),
-            Err(error) => Err(json(error.to_string())),
+            Err(error) => Err(other(error.to_string())),
         }
     }
 
@@ -45,6 +76,11 @@ impl ConfigFile {
     /// The value of a key; none when it is missing or null.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Every key with its value.
+    pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.values.iter()
     }
 
     /// The error that a key's value cannot be used.
@@ -81,6 +117,21 @@ impl ConfigFile {
         if self.value(key).is_none() { Ok(default) } else { self.integer(key) }
     }
 
+    /// As [`Self::integer_or`], refused above `most`.
+    pub fn integer_up_to(&self, key: &str, default: usize, most: usize) -> Result<usize, DiffusionError> {
+        let found = self.integer_or(key, default)?;
+        self.up_to(key, &[found], most)?;
+        Ok(found)
+    }
+
+    /// Refuses values of a key above `most`.
+    pub fn up_to(&self, key: &str, found: &[usize], most: usize) -> Result<(), DiffusionError> {
+        match found.iter().find(|found| **found > most) {
+            Some(found) => Err(self.unusable(key, &format!("at most {most}"), found)),
+            None => Ok(()),
+        }
+    }
+
     /// An integer from 0, or what is meant when it is missing.
     pub fn natural_or(&self, key: &str, default: usize) -> Result<usize, DiffusionError> {
         match self.value(key) {
@@ -98,6 +149,29 @@ impl ConfigFile {
                 value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| self.wrong(key, "a number"))
             }
         }
+    }
+
+    /// The epsilon of a norm: above 0, and 1 at most.
+    pub fn epsilon_or(&self, key: &str, default: f64) -> Result<f64, DiffusionError> {
+        let found = self.number_or(key, default)?;
+        match (f64::from(f32::MIN_POSITIVE)..=1.0).contains(&found) {
+            true => Ok(found),
+            false => Err(self.wrong(key, "a number above 0 and up to 1")),
+        }
+    }
+
+    /// `scaling_factor` and `shift_factor` of latents.
+    pub fn latent_scaling(&self, default: f64) -> Result<(f64, f64), DiffusionError> {
+        let scale = self.number_or("scaling_factor", default)?;
+        if !(1.0 / MAX_SCALING..=MAX_SCALING).contains(&scale) {
+            let expected = format!("a positive number, {} to {MAX_SCALING}", 1.0 / MAX_SCALING);
+            return Err(self.unusable("scaling_factor", &expected, scale));
+        }
+        let shift = self.number_or("shift_factor", 0.0)?;
+        if shift.abs() > MAX_SCALING {
+            return Err(self.unusable("shift_factor", &format!("at most {MAX_SCALING}"), shift));
+        }
+        Ok((scale, shift))
     }
 
     /// A truth value, or what is meant when it is missing.
@@ -180,6 +254,21 @@ impl ConfigFile {
     }
 }
 
+/// A file of at most `most` bytes.
+///
+/// # Errors
+/// It cannot be read, or is longer.
+pub fn read_limited(path: &Path, most: u64) -> Result<Vec<u8>, DiffusionError> {
+    let read = |source| DiffusionError::Read { file: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(read)?.take(most + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > most {
+        let reason = format!("it is longer than {most} bytes");
+        return Err(DiffusionError::Json { file: path.to_owned(), reason });
+    }
+    Ok(bytes)
+}
+
 /// Python writes infinite numbers where JSON has none, as diffusers does for `lambda_min_clipped`: they are read as
 /// texts, so that only who reads the key has to know.
 fn finite_json(text: &str) -> Cow<'_, str> {
@@ -209,13 +298,41 @@ mod tests {
 
     #[test]
     fn an_infinite_number_of_python_s_is_read_as_its_text() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scheduler_config.json");
-        std::fs::write(&path, r#"{"a": -Infinity, "b": "Infinity, not NaN", "c": [Infinity, 1]}"#).unwrap();
-        let file = ConfigFile::read(&path).unwrap();
+        let text = r#"{"a": -Infinity, "b": "Infinity, not NaN", "c": [Infinity, 1]}"#;
+        let file = ConfigFile::parse(Path::new("scheduler_config.json"), text.as_bytes()).unwrap();
         assert_eq!(file.value("a"), Some(&"-Infinity".into()));
         assert_eq!(file.value("b"), Some(&"Infinity, not NaN".into()));
         assert_eq!(file.value("c"), Some(&serde_json::json!(["Infinity", 1])));
         assert!(file.number_or("a", 0.0).unwrap_err().to_string().contains("`a`: expected a number"));
+    }
+
+    #[test]
+    fn a_configuration_of_another_kind_is_called_what_it_is() {
+        let error =
+            |bytes: &[u8]| ConfigFile::parse(Path::new("config.json"), bytes).unwrap_err().to_string();
+        for (bytes, expected) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"[..], "Git LFS pointer"),
+            (b"<!DOCTYPE html><html></html>", "web page"),
+            (b"", "it is empty"),
+            (b"{", "EOF"),
+            (b"[]", "another JSON value"),
+            (b"\xff\xfe{\0", "invalid utf-8"),
+        ] {
+            let text = error(bytes);
+            assert!(text.starts_with("config.json: not a JSON object") && text.contains(expected), "{text}");
+        }
+        assert!(ConfigFile::parse(Path::new("config.json"), b"\xef\xbb\xbf{}").is_ok());
+        let words =
+            ConfigFile::parse(Path::new("vocab.json"), br#"{"\"": 1, "NaN": 2, "\"Infinity": 3}"#).unwrap();
+        assert_eq!(words.value("\"Infinity"), Some(&3.into()));
+    }
+
+    #[test]
+    fn a_longer_configuration_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        File::create(&path).unwrap().set_len(MAX_CONFIG_BYTES + 1).unwrap();
+        let text = ConfigFile::read(&path).unwrap_err().to_string();
+        assert!(text.contains("longer than 16777216 bytes"), "{text}");
     }
 }

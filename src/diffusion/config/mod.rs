@@ -2,12 +2,13 @@
 
 mod family;
 mod file;
+pub mod limits;
 mod text;
 mod unet;
 mod vae;
 
 pub use family::Family;
-pub use file::ConfigFile;
+pub use file::{ConfigFile, read_limited};
 pub use text::TextConfig;
 pub use unet::UNetConfig;
 pub use vae::{AutoencoderConfig, TinyVaeConfig, VaeConfig};

@@ -1,6 +1,9 @@
 //! `text_encoder/config.json` of a CLIPTextModel.
 
-use super::{Activation, ConfigFile};
+use super::{
+    Activation, ConfigFile,
+    limits::{MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH},
+};
 use crate::diffusion::DiffusionError;
 
 /// What the text encoder is made of.
@@ -33,8 +36,8 @@ impl TextConfig {
     ///
     /// `projects`: the class is CLIPTextModelWithProjection.
     pub fn read(file: &ConfigFile, projects: bool) -> Result<Self, DiffusionError> {
-        let hidden_size = file.integer_or("hidden_size", 512)?;
-        let heads = file.integer_or("num_attention_heads", 8)?;
+        let hidden_size = file.integer_up_to("hidden_size", 512, MAX_WIDTH)?;
+        let heads = file.integer_up_to("num_attention_heads", 8, MAX_HEADS)?;
         if hidden_size % heads != 0 {
             let expected = format!("a divisor of hidden_size {hidden_size}");
             return Err(file.unusable("num_attention_heads", &expected, heads));
@@ -43,14 +46,17 @@ impl TextConfig {
         Ok(Self {
             vocab_size: file.integer_or("vocab_size", 49408)?,
             hidden_size,
-            intermediate_size: file.integer_or("intermediate_size", 2048)?,
+            intermediate_size: file.integer_up_to("intermediate_size", 2048, MAX_WIDTH)?,
             heads,
-            layers: file.integer_or("num_hidden_layers", 12)?,
-            max_position_embeddings: file.integer_or("max_position_embeddings", 77)?,
+            layers: file.integer_up_to("num_hidden_layers", 12, MAX_LAYERS)?,
+            max_position_embeddings: file.integer_up_to("max_position_embeddings", 77, MAX_POSITIONS)?,
             activation: file.activation_or("hidden_act", "quick_gelu")?,
-            layer_norm_eps: file.number_or("layer_norm_eps", 1e-5)?,
+            layer_norm_eps: file.epsilon_or("layer_norm_eps", 1e-5)?,
             eos_token_id: file.natural_or("eos_token_id", 49407)? as u32,
-            projection_dim: if projects { Some(file.integer_or("projection_dim", 512)?) } else { None },
+            projection_dim: match projects {
+                true => Some(file.integer_up_to("projection_dim", 512, MAX_WIDTH)?),
+                false => None,
+            },
         })
     }
 }

@@ -2,8 +2,17 @@
 
 use serde_json::json;
 
-use super::{Activation, ConfigFile};
-use crate::diffusion::DiffusionError;
+use super::{
+    Activation, ConfigFile,
+    limits::{
+        MAX_BLOCKS, MAX_CHANNELS, MAX_HEADS, MAX_KERNEL, MAX_LATENT_CHANNELS, MAX_LAYERS, MAX_SAMPLE,
+        MAX_WIDTH,
+    },
+};
+use crate::{
+    contract::limits::{MAX_SIDE, MIN_SIDE},
+    diffusion::DiffusionError,
+};
 
 /// What the UNet is made of. Lists have one entry per down block, from the picture inwards.
 #[derive(Debug, Clone)]
@@ -71,6 +80,10 @@ impl UNetConfig {
         refuse_variants(file)?;
         let block_out_channels = file.integers("block_out_channels")?;
         let blocks = block_out_channels.len();
+        if blocks > MAX_BLOCKS {
+            return Err(file.unusable("block_out_channels", &format!("at most {MAX_BLOCKS} blocks"), blocks));
+        }
+        file.up_to("block_out_channels", &block_out_channels, MAX_CHANNELS)?;
         let down = file.names("down_block_types", &["DownBlock2D", "CrossAttnDownBlock2D"])?;
         let up = file.names("up_block_types", &["UpBlock2D", "CrossAttnUpBlock2D"])?;
         for (key, list) in [("down_block_types", &down), ("up_block_types", &up)] {
@@ -80,7 +93,12 @@ impl UNetConfig {
             }
         }
         let norm_num_groups = file.integer_or("norm_num_groups", 32)?;
-        let heads = file.per_block("attention_head_dim", 8, blocks)?;
+        let per_block = |key: &str, default: usize, most: usize| {
+            let found = file.per_block(key, default, blocks)?;
+            file.up_to(key, &found, most)?;
+            Ok::<_, DiffusionError>(found)
+        };
+        let heads = per_block("attention_head_dim", 8, MAX_HEADS)?;
         for (channels, heads) in block_out_channels.iter().zip(&heads) {
             if channels % norm_num_groups != 0 {
                 let expected = format!("a divisor of block_out_channels {channels}");
@@ -92,7 +110,7 @@ impl UNetConfig {
             }
         }
         let in_channels = file.integer_or("in_channels", 4)?;
-        let out_channels = file.integer_or("out_channels", 4)?;
+        let out_channels = file.integer_up_to("out_channels", 4, MAX_LATENT_CHANNELS)?;
         if in_channels != out_channels && in_channels != 2 * out_channels + 1 {
             let expected = format!(
                 "{out_channels} (latents) or {} (with mask and masked picture)",
@@ -110,20 +128,35 @@ impl UNetConfig {
                 (side, side)
             }
         };
+        file.up_to("sample_size", &[sample_size.0, sample_size.1], MAX_SAMPLE)?;
         let addition = match file.value("addition_embed_type") {
             None => None,
             Some(_) => {
                 file.only("addition_embed_type", &[json!("text_time")])?;
+                let up_to_width = |key: &str| {
+                    let found = file.integer(key)?;
+                    file.up_to(key, &[found], MAX_WIDTH)?;
+                    Ok::<_, DiffusionError>(found)
+                };
                 Some(AdditionConfig {
-                    time_embed_dim: file.integer("addition_time_embed_dim")?,
-                    inputs: file.integer("projection_class_embeddings_input_dim")?,
+                    time_embed_dim: up_to_width("addition_time_embed_dim")?,
+                    inputs: up_to_width("projection_class_embeddings_input_dim")?,
                 })
             }
         };
         let time_cond_proj_dim = match file.value("time_cond_proj_dim") {
             None => None,
-            Some(_) => Some(file.integer("time_cond_proj_dim")?),
+            Some(_) => Some(file.integer_up_to("time_cond_proj_dim", 1, MAX_WIDTH)?),
         };
+        // Published models have 0 or 1: the waves of another may all be of no length.
+        let freq_shift = file.number_or("freq_shift", 0.0)?;
+        if freq_shift != 0.0 && freq_shift != 1.0 {
+            return Err(file.unusable("freq_shift", "0 or 1", freq_shift));
+        }
+        let downsample_padding = file.natural_or("downsample_padding", 1)?;
+        if downsample_padding > 1 {
+            return Err(file.unusable("downsample_padding", "0 or 1", downsample_padding));
+        }
         Ok(Self {
             addition,
             time_cond_proj_dim,
@@ -131,24 +164,54 @@ impl UNetConfig {
             in_channels,
             out_channels,
             flip_sin_to_cos: file.flag_or("flip_sin_to_cos", true)?,
-            freq_shift: file.number_or("freq_shift", 0.0)?,
+            freq_shift,
             down_cross_attention: down.iter().map(|kind| *kind == 1).collect(),
             up_cross_attention: up.iter().map(|kind| *kind == 1).collect(),
-            layers_per_block: file.per_block("layers_per_block", 2, blocks)?,
-            transformer_layers: file.per_block("transformer_layers_per_block", 1, blocks)?,
+            layers_per_block: per_block("layers_per_block", 2, MAX_LAYERS)?,
+            transformer_layers: per_block("transformer_layers_per_block", 1, MAX_LAYERS)?,
             heads,
-            cross_attention_dim: file.per_block("cross_attention_dim", 1280, blocks)?,
-            downsample_padding: file.natural_or("downsample_padding", 1)?,
+            cross_attention_dim: per_block("cross_attention_dim", 1280, MAX_WIDTH)?,
+            downsample_padding,
             activation: file.activation_or("act_fn", "silu")?,
             norm_num_groups,
-            norm_eps: file.number_or("norm_eps", 1e-5)?,
+            norm_eps: file.epsilon_or("norm_eps", 1e-5)?,
             use_linear_projection: file.flag_or("use_linear_projection", false)?,
             upcast_attention: file.flag_or("upcast_attention", false)?,
-            conv_in_kernel: file.integer_or("conv_in_kernel", 3)?,
-            conv_out_kernel: file.integer_or("conv_out_kernel", 3)?,
-            time_embed_dim: file.integer_or("time_embedding_dim", 4 * block_out_channels[0])?,
+            conv_in_kernel: kernel(file, "conv_in_kernel")?,
+            conv_out_kernel: kernel(file, "conv_out_kernel")?,
+            time_embed_dim: file.integer_up_to("time_embedding_dim", 4 * block_out_channels[0], MAX_WIDTH)?,
             block_out_channels,
         })
+    }
+}
+
+impl UNetConfig {
+    /// Refuses a network that cannot draw what jobs may ask of it with an autoencoder of so many pixels per latent: a
+    /// picture of the size that it was trained on, and the smallest there is.
+    pub fn check_sizes(&self, file: &ConfigFile, factor: usize) -> Result<(), DiffusionError> {
+        let (smallest, largest) = (MIN_SIDE as usize, MAX_SIDE as usize);
+        for side in [self.sample_size.0, self.sample_size.1] {
+            if !(smallest..=largest).contains(&(side * factor)) {
+                let expected = format!("a size of {smallest} to {largest} pixels, {factor} for each latent");
+                return Err(file.unusable("sample_size", &expected, side));
+            }
+        }
+        // Without padding each block halves downwards, and the last must have something to look at.
+        let blocks = self.block_out_channels.len();
+        if self.downsample_padding == 0 && smallest.div_ceil(factor) >> (blocks - 1) == 0 {
+            let expected = format!("1 for {blocks} blocks and {factor} pixels for each latent");
+            return Err(file.unusable("downsample_padding", &expected, 0));
+        }
+        Ok(())
+    }
+}
+
+/// An odd side, which keeps the size of a map.
+fn kernel(file: &ConfigFile, key: &str) -> Result<usize, DiffusionError> {
+    let found = file.integer_or(key, 3)?;
+    match found % 2 == 1 && found <= MAX_KERNEL {
+        true => Ok(found),
+        false => Err(file.unusable(key, &format!("an odd number up to {MAX_KERNEL}"), found)),
     }
 }
 

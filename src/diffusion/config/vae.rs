@@ -1,6 +1,9 @@
 //! `vae/config.json` of an AutoencoderKL or an AutoencoderTiny.
 
-use super::{Activation, ConfigFile};
+use super::{
+    Activation, ConfigFile,
+    limits::{MAX_BLOCKS, MAX_LATENT_CHANNELS, MAX_LAYERS, MAX_VAE_CHANNELS},
+};
 use crate::diffusion::DiffusionError;
 
 /// What the autoencoder is made of. Lists have one entry per encoder block, from the picture inwards.
@@ -35,6 +38,8 @@ impl VaeConfig {
     pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
         let block_out_channels = file.integers("block_out_channels")?;
         let blocks = block_out_channels.len();
+        at_most_blocks(file, "block_out_channels", blocks)?;
+        file.up_to("block_out_channels", &block_out_channels, MAX_VAE_CHANNELS)?;
         for (key, known) in
             [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")]
         {
@@ -53,18 +58,15 @@ impl VaeConfig {
             let expected = format!("a divisor of block_out_channels {channels}");
             return Err(file.unusable("norm_num_groups", &expected, norm_num_groups));
         }
-        let scaling_factor = file.number_or("scaling_factor", 0.18215)?;
-        if scaling_factor <= 0.0 {
-            return Err(file.unusable("scaling_factor", "a positive number", scaling_factor));
-        }
+        let (scaling_factor, shift_factor) = file.latent_scaling(0.18215)?;
         Ok(Self {
-            latent_channels: file.integer_or("latent_channels", 4)?,
+            latent_channels: file.integer_up_to("latent_channels", 4, MAX_LATENT_CHANNELS)?,
             block_out_channels,
-            layers_per_block: file.integer_or("layers_per_block", 1)?,
+            layers_per_block: file.integer_up_to("layers_per_block", 1, MAX_LAYERS)?,
             norm_num_groups,
             activation: file.activation_or("act_fn", "silu")?,
             scaling_factor,
-            shift_factor: file.number_or("shift_factor", 0.0)?,
+            shift_factor,
             use_quant_conv: file.flag_or("use_quant_conv", true)?,
             use_post_quant_conv: file.flag_or("use_post_quant_conv", true)?,
             force_upcast: file.flag_or("force_upcast", false)?,
@@ -143,22 +145,22 @@ impl TinyVaeConfig {
         file.only("upsampling_scaling_factor", &[2.into()])?;
         let encoder_blocks = file.integers("num_encoder_blocks")?;
         let decoder_blocks = file.integers("num_decoder_blocks")?;
+        at_most_blocks(file, "num_encoder_blocks", encoder_blocks.len())?;
+        file.up_to("num_encoder_blocks", &encoder_blocks, MAX_LAYERS)?;
+        file.up_to("num_decoder_blocks", &decoder_blocks, MAX_LAYERS)?;
         if encoder_blocks.len() != decoder_blocks.len() {
             let expected = format!("{} levels, as many as in num_encoder_blocks", encoder_blocks.len());
             return Err(file.unusable("num_decoder_blocks", &expected, decoder_blocks.len()));
         }
-        let scaling_factor = file.number_or("scaling_factor", 1.0)?;
-        if scaling_factor <= 0.0 {
-            return Err(file.unusable("scaling_factor", "a positive number", scaling_factor));
-        }
+        let (scaling_factor, shift_factor) = file.latent_scaling(1.0)?;
         Ok(Self {
-            latent_channels: file.integer_or("latent_channels", 4)?,
+            latent_channels: file.integer_up_to("latent_channels", 4, MAX_LATENT_CHANNELS)?,
             encoder_channels: one_width(file, "encoder_block_out_channels", encoder_blocks.len())?,
             decoder_channels: one_width(file, "decoder_block_out_channels", decoder_blocks.len())?,
             encoder_blocks,
             decoder_blocks,
             scaling_factor,
-            shift_factor: file.number_or("shift_factor", 0.0)?,
+            shift_factor,
         })
     }
 
@@ -168,9 +170,18 @@ impl TinyVaeConfig {
     }
 }
 
+/// Each block but one halves a picture's sides.
+fn at_most_blocks(file: &ConfigFile, key: &str, blocks: usize) -> Result<(), DiffusionError> {
+    match blocks > MAX_BLOCKS {
+        true => Err(file.unusable(key, &format!("at most {MAX_BLOCKS} blocks"), blocks)),
+        false => Ok(()),
+    }
+}
+
 /// All levels have the same channels: nothing between them changes their number.
 fn one_width(file: &ConfigFile, key: &str, levels: usize) -> Result<usize, DiffusionError> {
     let channels = file.integers(key)?;
+    file.up_to(key, &channels, MAX_VAE_CHANNELS)?;
     if channels.len() != levels || channels.iter().any(|width| *width != channels[0]) {
         let found = serde_json::json!(channels);
         return Err(file.unusable(key, &format!("{levels} times the same number"), found));

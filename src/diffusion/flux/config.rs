@@ -1,6 +1,12 @@
 //! `transformer/config.json` of a FluxTransformer2DModel and `text_encoder_2/config.json` of a T5EncoderModel.
 
-use crate::diffusion::{Checkpoint, DiffusionError, config::ConfigFile};
+use crate::diffusion::{
+    Checkpoint, DiffusionError,
+    config::{
+        ConfigFile,
+        limits::{MAX_BUCKETS, MAX_HEADS, MAX_LATENT_CHANNELS, MAX_LAYERS, MAX_WIDTH},
+    },
+};
 
 /// What the transformer is made of.
 #[derive(Debug, Clone)]
@@ -29,16 +35,19 @@ impl TransformerConfig {
     /// Reads and checks the configuration.
     pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
         file.only("patch_size", &[1.into()])?;
-        let in_channels = file.integer_or("in_channels", 64)?;
+        let in_channels = file.integer_up_to("in_channels", 64, 4 * MAX_LATENT_CHANNELS)?;
         if in_channels % 4 != 0 {
             return Err(file.unusable("in_channels", "a multiple of 4 (2 x 2 latents)", in_channels));
         }
         file.only("out_channels", &[in_channels.into()])?;
-        let head_width = file.integer_or("attention_head_dim", 128)?;
+        let head_width = file.integer_up_to("attention_head_dim", 128, MAX_WIDTH)?;
         let axes = match file.value("axes_dims_rope") {
             None => vec![16, 56, 56],
             Some(_) => file.integers("axes_dims_rope")?,
         };
+        file.up_to("axes_dims_rope", &axes, MAX_WIDTH)?;
+        let heads = file.integer_up_to("num_attention_heads", 24, MAX_HEADS)?;
+        file.up_to("num_attention_heads", &[heads * head_width], MAX_WIDTH)?;
         if axes.len() != 3
             || axes.iter().any(|axis| axis % 2 != 0)
             || axes.iter().sum::<usize>() != head_width
@@ -48,12 +57,12 @@ impl TransformerConfig {
         }
         Ok(Self {
             in_channels,
-            layers: file.integer_or("num_layers", 19)?,
-            single_layers: file.integer_or("num_single_layers", 38)?,
-            heads: file.integer_or("num_attention_heads", 24)?,
+            layers: file.integer_up_to("num_layers", 19, MAX_LAYERS)?,
+            single_layers: file.integer_up_to("num_single_layers", 38, MAX_LAYERS)?,
+            heads,
             head_width,
-            text_width: file.integer_or("joint_attention_dim", 4096)?,
-            pooled_width: file.integer_or("pooled_projection_dim", 768)?,
+            text_width: file.integer_up_to("joint_attention_dim", 4096, MAX_WIDTH)?,
+            pooled_width: file.integer_up_to("pooled_projection_dim", 768, MAX_WIDTH)?,
             guidance: file.flag_or("guidance_embeds", false)?,
             axes,
         })
@@ -95,7 +104,7 @@ impl T5Config {
         if file.value("feed_forward_proj").is_none() {
             return Err(file.unusable("feed_forward_proj", "gated-gelu", "none (which means relu)"));
         }
-        let buckets = file.integer_or("relative_attention_num_buckets", 32)?;
+        let buckets = file.integer_up_to("relative_attention_num_buckets", 32, MAX_BUCKETS)?;
         let max_distance = file.integer_or("relative_attention_max_distance", 128)?;
         if buckets % 4 != 0 {
             return Err(file.unusable("relative_attention_num_buckets", "a multiple of 4", buckets));
@@ -106,14 +115,14 @@ impl T5Config {
         }
         Ok(Self {
             vocab_size: file.integer_or("vocab_size", 32128)?,
-            width: file.integer_or("d_model", 512)?,
-            head_width: file.integer_or("d_kv", 64)?,
-            inner_width: file.integer_or("d_ff", 2048)?,
-            layers: file.integer_or("num_layers", 6)?,
-            heads: file.integer_or("num_heads", 8)?,
+            width: file.integer_up_to("d_model", 512, MAX_WIDTH)?,
+            head_width: file.integer_up_to("d_kv", 64, MAX_WIDTH)?,
+            inner_width: file.integer_up_to("d_ff", 2048, MAX_WIDTH)?,
+            layers: file.integer_up_to("num_layers", 6, MAX_LAYERS)?,
+            heads: file.integer_up_to("num_heads", 8, MAX_HEADS)?,
             buckets,
             max_distance,
-            eps: file.number_or("layer_norm_epsilon", 1e-6)?,
+            eps: file.epsilon_or("layer_norm_epsilon", 1e-6)?,
         })
     }
 }

@@ -13,12 +13,12 @@ use super::{
     transformer::{FluxTransformer, TransformerInput},
 };
 use crate::{
-    contract::PromptSyntax,
+    contract::{PromptSyntax, limits::MAX_SIDE},
     diffusion::{
         Activations, Arithmetic, Autoencoder, Checkpoint, ClipTokenizer, Defaults, DiffusionError,
         EmbeddingCache, EmbeddingKey, ImageSpec, Precision, TextEncoder,
         checkpoint::Weights,
-        config::{TextConfig, VaeConfig},
+        config::{ConfigFile, TextConfig, VaeConfig},
         passes::{Fit, in_passes, passes},
         picture,
         precision::computed_in,
@@ -71,12 +71,25 @@ pub fn inspect(
 ) -> Result<((u32, u32), Defaults, Activations), DiffusionError> {
     config::check_pipeline(checkpoint)?;
     let transformer = TransformerConfig::read(&checkpoint.config("transformer")?)?;
-    let vae = VaeConfig::read(&checkpoint.config("vae")?)?;
+    let vae_file = checkpoint.config("vae")?;
+    let vae = VaeConfig::read(&vae_file)?;
+    check_size(&vae_file, vae.factor())?;
     let side = (NATIVE_LATENTS * vae.factor()) as u32;
     let (defaults, words) = if transformer.guidance { (DEV, WORDS.0) } else { (SCHNELL, WORDS.1) };
     let activations =
         Activations::of_transformer(transformer.width(), words, PATCH * vae.factor(), &vae, with);
     Ok(((side, side), defaults, activations))
+}
+
+/// A picture of the native size can be asked for.
+fn check_size(vae: &ConfigFile, factor: usize) -> Result<(), DiffusionError> {
+    let most = MAX_SIDE as usize / NATIVE_LATENTS;
+    match factor > most {
+        true => {
+            Err(vae.unusable("block_out_channels", &format!("at most {most} pixels for each latent"), factor))
+        }
+        false => Ok(()),
+    }
 }
 
 impl Flux {
@@ -100,6 +113,7 @@ impl Flux {
         let transformer_file = checkpoint.config("transformer")?;
         let transformer = TransformerConfig::read(&transformer_file)?;
         let (vae, vae_bytes) = Autoencoder::load(checkpoint, "vae", device, precision.vae)?;
+        check_size(&checkpoint.config("vae")?, vae.factor())?;
         let text_file = checkpoint.config("text_encoder")?;
         let text = TextConfig::read(&text_file, false)?;
         let t5 = T5Config::read(&checkpoint.config("text_encoder_2")?)?;

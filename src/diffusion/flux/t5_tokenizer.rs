@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use crate::diffusion::{DiffusionError, Tokens, config::ConfigFile};
+use crate::diffusion::{
+    DiffusionError, Tokens,
+    config::{ConfigFile, limits::MAX_TOKENIZER_BYTES, read_limited},
+};
 
 /// The end of a prompt in T5's vocabularies.
 const END: &str = "</s>";
@@ -37,8 +40,9 @@ impl T5Tokenizer {
             return Err(unusable(&file, format!("expected this file, found {found}")));
         }
         // The library panics on a text that is no JSON.
-        ConfigFile::read(&file)?;
-        let mut tokenizer = Tokenizer::from_file(&file).map_err(|error| unusable(&file, error))?;
+        let bytes = read_limited(&file, MAX_TOKENIZER_BYTES)?;
+        ConfigFile::parse(&file, &bytes)?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unusable(&file, error))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
         if let Some((token, id)) =

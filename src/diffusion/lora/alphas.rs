@@ -15,12 +15,10 @@ impl Alphas {
         Self(note.and_then(|note| serde_json::from_str(note).ok()).unwrap_or_default())
     }
 
-    /// The scale of a layer that has no alpha of its own: alpha by rank, or by the rank's root where the adapter was
-    /// trained so (rsLoRA, arXiv 2312.03732).
-    pub fn scale(&self, layer: &str, rank: usize) -> f64 {
-        let Some((component, layer)) = layer.split_once('.') else {
-            return 1.0;
-        };
+    /// The scale of a layer of a component that has no alpha of its own: alpha by rank, or by the rank's root where the
+    /// adapter was trained so (rsLoRA, arXiv 2312.03732). `layer` is its name in the file, with the component or without.
+    pub fn scale(&self, component: &str, layer: &str, rank: usize) -> f64 {
+        let layer = layer.strip_prefix(component).and_then(|rest| rest.strip_prefix('.')).unwrap_or(layer);
         let setting = |name: &str| self.0.get(&format!("{component}.{name}"));
         let of_layer = setting("alpha_pattern").and_then(Value::as_object).and_then(|alphas| {
             let fits = |name: &str| layer == name || layer.ends_with(&format!(".{name}"));
@@ -45,10 +43,11 @@ mod tests {
             r#"{"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn1.to_q": 2}, "text_encoder.lora_alpha": 4,
                 "text_encoder.use_rslora": true}"#,
         ));
-        assert_eq!(alphas.scale("unet.mid_block.attn1.to_k", 4), 2.0);
-        assert_eq!(alphas.scale("unet.mid_block.attn1.to_q", 4), 0.5);
-        assert_eq!(alphas.scale("text_encoder.encoder.fc1", 4), 2.0);
-        assert_eq!(alphas.scale("text_encoder_2.encoder.fc1", 4), 1.0);
-        assert_eq!(Alphas::read(Some("[1]")).scale("unet.conv_in", 4), 1.0);
+        assert_eq!(alphas.scale("unet", "unet.mid_block.attn1.to_k", 4), 2.0);
+        assert_eq!(alphas.scale("unet", "unet.mid_block.attn1.to_q", 4), 0.5);
+        assert_eq!(alphas.scale("unet", "mid_block.attn1.to_q", 4), 0.5);
+        assert_eq!(alphas.scale("text_encoder", "text_encoder.encoder.fc1", 4), 2.0);
+        assert_eq!(alphas.scale("text_encoder_2", "text_encoder_2.encoder.fc1", 4), 1.0);
+        assert_eq!(Alphas::read(Some("[1]")).scale("unet", "unet.conv_in", 4), 1.0);
     }
 }

@@ -1,11 +1,15 @@
 //! A LoRA file: its keys, sorted by the layer that they name.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::alphas::Alphas;
-use crate::diffusion::{DiffusionError, checkpoint::MappedFile};
+use super::{
+    alphas::Alphas,
+    content::{Content, Values},
+    family,
+};
+use crate::diffusion::DiffusionError;
 
 /// The ends of keys by which the formats tell the two matrices apart: kohya's, peft's, diffusers' before peft (twice),
 /// and diffusers' for text encoders.
@@ -24,6 +28,13 @@ const UP: [&str; 5] = [
     ".lora_linear_layer.up.weight",
 ];
 const ALPHA: &str = ".alpha";
+/// What peft adds to the names of a network's layers as long as they are in its hands.
+const WRAPPER: &str = "base_model.model.";
+/// What trainers of many families call the network that denoises.
+const NETWORK: &str = "transformer.";
+/// Between the layer and the name of the adapter, which peft leaves in a state that is saved as it is:
+/// `lora_A.default.weight`.
+const MATRICES_OF_PEFT: [&str; 2] = [".lora_A.", ".lora_B."];
 
 /// Parts of keys of other methods, which are not done here.
 const OTHERS: [(&str, &str); 9] = [
@@ -40,7 +51,7 @@ const OTHERS: [(&str, &str); 9] = [
 
 /// A file whose every key is of a LoRA.
 pub struct LoraFile {
-    file: MappedFile,
+    file: Content,
     name: String,
     /// Which of the job's LoRAs it is, for errors.
     index: usize,
@@ -71,7 +82,7 @@ impl LoraFile {
     ///
     /// # Errors
     /// A key that is of no LoRA, or of another method; a file without any.
-    pub fn new(file: MappedFile, name: &str, index: usize) -> Result<Self, DiffusionError> {
+    pub fn new(file: Content, name: &str, index: usize) -> Result<Self, DiffusionError> {
         let alphas = Alphas::read(file.note(Alphas::NOTE));
         let mut lora = Self { file, name: name.to_owned(), index, pairs: BTreeMap::new(), alphas };
         let mut keys = lora.file.names();
@@ -85,8 +96,22 @@ impl LoraFile {
         }
     }
 
+    /// What the file is, if its names tell: of no LoRA, or for a family.
+    pub fn kind(&self) -> Option<&'static str> {
+        let names = self.file.names();
+        family::told_by(names.iter().map(String::as_str), |name| self.file.shape(name))
+    }
+
+    fn with_kind(&self, found: &str) -> String {
+        match self.kind() {
+            Some(kind) => format!("{found}: the file is {kind}"),
+            None => found.to_owned(),
+        }
+    }
+
     fn sort_in(&mut self, key: String) -> Result<(), DiffusionError> {
-        let stem = |ends: &[&str]| ends.iter().find_map(|end| key.strip_suffix(end));
+        let known = without_adapter(&key);
+        let stem = |ends: &[&str]| ends.iter().find_map(|end| known.strip_suffix(end));
         type Part = fn(&mut Pair) -> &mut Option<String>;
         let (stem, part): (&str, Part) = if let Some(stem) = stem(&DOWN) {
             (stem, |pair| &mut pair.down)
@@ -96,14 +121,14 @@ impl LoraFile {
             (stem, |pair| &mut pair.alpha)
         } else {
             let other = OTHERS.iter().find(|(part, _)| key.contains(part));
-            let found = other.map_or("another key", |(_, method)| method);
+            let found = other.map_or_else(|| self.with_kind("another key"), |(_, method)| (*method).into());
             return Err(self.wrong(
                 &key,
                 "a key of a LoRA (lora_down, lora_up, lora_A, lora_B, alpha)",
-                found,
+                &found,
             ));
         };
-        let stem = stem.replace(".processor.", ".");
+        let stem = plain_stem(stem);
         let pair = self.pairs.entry(stem).or_default();
         if let Some(first) = part(pair).replace(key.clone()) {
             return Err(self.wrong(&key, "one matrix of its kind for its layer", &format!("`{first}` too")));
@@ -116,12 +141,17 @@ impl LoraFile {
         self.pairs.iter().map(|(stem, pair)| (stem.as_str(), pair))
     }
 
-    /// The two matrices of a layer, in the type and on the device of its `weight`. Kernels of one pixel may be missing
-    /// or there, whatever the layer has.
+    /// The two matrices of a layer of a component, in the type and on the device of its `weight`. Kernels of one pixel may
+    /// be missing or there, whatever the layer has.
     ///
     /// # Errors
     /// When one of the two is not there, or of a shape that does not fit the layer.
-    pub fn matrices(&self, stem: &str, pair: &Pair, weight: &Tensor) -> Result<Matrices, DiffusionError> {
+    pub fn matrices(
+        &self,
+        (stem, pair): (&str, &Pair),
+        component: &str,
+        weight: &Tensor,
+    ) -> Result<Matrices, DiffusionError> {
         let missing = |what: &str| self.wrong(self.a_key(stem, pair), what, "none");
         let down = pair.down.as_ref().ok_or_else(|| missing("a matrix down to the rank"))?;
         let up = pair.up.as_ref().ok_or_else(|| missing("a matrix up from the rank"))?;
@@ -136,33 +166,45 @@ impl LoraFile {
             if trimmed(found) != trimmed(&expected) {
                 return Err(self.wrong(key, &format!("shape {expected:?}"), &format!("{found:?}")));
             }
-            Ok(self
-                .file
-                .tensor(key, &expected, weight.device())?
-                .to_dtype(weight.dtype())?
-                .reshape(expected)?)
+            Ok(self.tensor(key, weight.device())?.to_dtype(weight.dtype())?.reshape(expected)?)
         };
         Ok(Matrices {
             down: take(down, [&[rank], &shape[1..]].concat())?,
             up: take(up, [&[shape[0], rank], &ones[..]].concat())?,
-            scale: self.scale(stem, pair, rank)?,
+            scale: self.scale((stem, pair), component, rank)?,
         })
     }
 
     /// Alpha by rank; 1 where no alpha is said.
-    fn scale(&self, stem: &str, pair: &Pair, rank: usize) -> Result<f64, DiffusionError> {
+    fn scale(
+        &self,
+        (stem, pair): (&str, &Pair),
+        component: &str,
+        rank: usize,
+    ) -> Result<f64, DiffusionError> {
         let Some(key) = &pair.alpha else {
-            return Ok(self.alphas.scale(stem, rank));
+            return Ok(self.alphas.scale(component, stem, rank));
         };
         let shape = self.file.shape(key).unwrap_or_default();
         if shape.iter().product::<usize>() != 1 {
             return Err(self.wrong(key, "one number", &format!("{shape:?}")));
         }
-        let alpha = self.file.tensor(key, shape, &Device::Cpu)?.to_dtype(DType::F64)?;
-        let alpha = alpha.flatten_all()?.to_vec1::<f64>()?[0];
-        match alpha.is_finite() {
-            true => Ok(alpha / rank as f64),
-            false => Err(self.wrong(key, "a finite number", &alpha.to_string())),
+        let alpha = self.tensor(key, &Device::Cpu)?.to_dtype(DType::F64)?;
+        Ok(alpha.flatten_all()?.to_vec1::<f64>()?[0] / rank as f64)
+    }
+
+    /// A tensor as it is in the file. It is there: its key is of this file.
+    ///
+    /// # Errors
+    /// When it is of no floating point type that is read, or has a value that is not finite.
+    fn tensor(&self, key: &str, device: &Device) -> Result<Tensor, DiffusionError> {
+        let values: Values<'_> = self.file.values(key).ok_or_else(|| self.wrong(key, "a tensor", "none"))?;
+        let dtype = values
+            .dtype()
+            .map_err(|found| self.wrong(key, "F16, BF16, F32 or F64", &format!("{found:?}")))?;
+        match values.not_finite() {
+            Some(value) => Err(self.wrong(key, "finite numbers", &format!("{value}"))),
+            None => Ok(values.tensor(dtype, device)?),
         }
     }
 
@@ -183,10 +225,54 @@ impl LoraFile {
     }
 }
 
+/// peft's key without the name of the adapter.
+fn without_adapter(key: &str) -> Cow<'_, str> {
+    let bare = MATRICES_OF_PEFT.iter().find_map(|matrix| {
+        let (layer, rest) = key.split_once(matrix)?;
+        let adapter = rest.strip_suffix(".weight")?;
+        (!adapter.contains('.')).then(|| format!("{layer}{matrix}weight"))
+    });
+    bare.map_or(Cow::Borrowed(key), Cow::Owned)
+}
+
+/// A layer's name without what trainers wrap it in.
+fn plain_stem(stem: &str) -> String {
+    let stem = stem.replace(".processor.", ".").replace(WRAPPER, "");
+    stem.strip_prefix(NETWORK).map(str::to_owned).unwrap_or(stem)
+}
+
 /// Two dimensions, and more only if a kernel is larger than a pixel.
 fn trimmed(shape: &[usize]) -> &[usize] {
     match shape {
         [_, _, 1, 1] => &shape[..2],
         _ => shape,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_peft_may_have_the_adapter_s_name_and_its_wrapper() {
+        for key in [
+            "unet.mid_block.attentions.0.proj_in.lora_A.default.weight",
+            "unet.mid_block.attentions.0.proj_in.lora_A.my-style_2.weight",
+            "unet.mid_block.attentions.0.proj_in.lora_A.weight",
+        ] {
+            let stem = "unet.mid_block.attentions.0.proj_in";
+            assert_eq!(without_adapter(key), format!("{stem}.lora_A.weight"), "{key}");
+        }
+        assert_eq!(without_adapter("a.lora_A.b.c.weight"), "a.lora_A.b.c.weight");
+        for stem in [
+            "mid_block.attentions.0.proj_in",
+            "base_model.model.mid_block.attentions.0.proj_in",
+            "transformer.mid_block.attentions.0.proj_in",
+            "transformer.base_model.model.mid_block.attentions.0.proj_in",
+            "base_model.model.transformer.mid_block.attentions.0.proj_in",
+        ] {
+            assert_eq!(plain_stem(stem), "mid_block.attentions.0.proj_in", "{stem}");
+        }
+        assert_eq!(plain_stem("unet.base_model.model.conv_in"), "unet.conv_in");
     }
 }

@@ -1,13 +1,16 @@
 //! The LoRAs that a model has read: kept warm by file, and read again when the file has changed.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::SystemTime,
 };
 
-use super::adapted::{Lora, Networks};
-use crate::diffusion::{DiffusionError, checkpoint::MappedFile, spec::LoraSpec};
+use super::{
+    adapted::{Lora, Networks},
+    content::{Content, LoraFileError},
+    stamp::Stamp,
+};
+use crate::diffusion::{DiffusionError, spec::LoraSpec};
 
 /// LoRAs kept per model.
 const MAX_KEPT: usize = 16;
@@ -33,22 +36,6 @@ struct Kept {
     file: PathBuf,
     stamp: Stamp,
     lora: Arc<Lora>,
-}
-
-/// What shows that a file has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamp {
-    fn of(file: &Path) -> Result<Self, DiffusionError> {
-        let metadata =
-            file.metadata().map_err(|source| DiffusionError::Read { file: file.to_owned(), source })?;
-        // A file system without times of change leaves the size to tell.
-        Ok(Self { bytes: metadata.len(), modified: metadata.modified().ok() })
-    }
 }
 
 impl Loras {
@@ -114,7 +101,9 @@ impl State {
         spec: &LoraSpec,
         index: usize,
     ) -> Result<(Arc<Lora>, Stamp), DiffusionError> {
-        let stamp = Stamp::of(&spec.file)?;
+        let unusable = |source| DiffusionError::LoraFile { index, file: spec.name.clone(), source };
+        let metadata = spec.file.metadata().map_err(LoraFileError::Unreadable).map_err(unusable)?;
+        let stamp = Stamp::of(&metadata);
         if let Some(at) = self.kept.iter().position(|kept| kept.file == spec.file) {
             let kept = self.kept.remove(at);
             if kept.stamp == stamp {
@@ -124,7 +113,9 @@ impl State {
             }
         }
         self.reads += 1;
-        let lora = Arc::new(networks.read_lora(MappedFile::open(&spec.file)?, &spec.name, index)?);
+        let content = Content::read(&spec.file).map_err(unusable)?;
+        let stamp = content.stamp();
+        let lora = Arc::new(networks.read_lora(content, &spec.name, index)?);
         self.keep(Kept { file: spec.file.clone(), stamp, lora: lora.clone() });
         Ok((lora, stamp))
     }

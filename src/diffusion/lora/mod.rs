@@ -5,11 +5,16 @@
 
 mod adapted;
 mod alphas;
+mod content;
 mod delta;
+mod family;
 mod file;
 mod kept;
 mod names;
+mod stamp;
 
 pub use adapted::Networks;
+pub use content::LoraFileError;
 pub use delta::{Delta, LayerMut, Visit};
 pub use kept::Loras;
+pub use stamp::Stamp;

@@ -17,8 +17,8 @@ const OLD_PROJECTIONS: [(&str, &str); 4] =
 
 /// Every name in a file, up to the part that says which matrix it is, for `layer` of `component`. `layers`: residual
 /// layers of a UNet's down blocks, which the names of SDXL's own code count through; none where blocks differ, for which
-/// there are no such names.
-pub fn names_of(component: &str, layer: &str, layers: Option<usize>) -> Vec<String> {
+/// there are no such names. `only_encoder`: the model has one text encoder, which files then need not name.
+pub fn names_of(component: &str, layer: &str, layers: Option<usize>, only_encoder: bool) -> Vec<String> {
     let own = match component {
         "unet" => unet_names(layer),
         _ => text_names(layer),
@@ -30,10 +30,12 @@ pub fn names_of(component: &str, layer: &str, layers: Option<usize>) -> Vec<Stri
         None => Vec::new(),
     };
     let mut names: Vec<String> = own.iter().map(|name| format!("{component}.{name}")).collect();
-    if component == "unet" {
-        // Files of the UNet alone leave the component out.
+    // Files of one component alone leave it out.
+    if component == "unet" || only_encoder {
         names.extend(own.iter().cloned());
     }
+    // As the original code and interfaces built on it have it in their hands.
+    names.extend(original.iter().map(|name| format!("diffusion_model.{name}")));
     for prefix in kohya_prefixes(component) {
         let flat = |name: &String| format!("{prefix}{}", name.replace('.', "_"));
         names.extend(own.iter().chain(&original).map(flat));
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
 
     fn has(component: &str, layer: &str, name: &str) {
-        let names = names_of(component, layer, Some(2));
+        let names = names_of(component, layer, Some(2), true);
         assert!(names.iter().any(|known| known == name), "{name} is not in {names:?}");
     }
 
@@ -72,6 +74,7 @@ mod tests {
         let query = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q";
         has("unet", query, "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q");
         has("unet", query, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q");
+        has("unet", query, "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q");
         has("unet", query, &format!("unet.{query}"));
         has("unet", query, query);
         let out = "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0";
@@ -89,6 +92,9 @@ mod tests {
             has("text_encoder_2", layer, "lora_te2_text_model_encoder_layers_3_self_attn_q_proj");
             has("text_encoder_2", layer, "text_encoder_2.encoder.layers.3.self_attn.q_proj");
             has("text_encoder", layer, "text_encoder.text_model.encoder.layers.3.self_attn.to_q");
+            has("text_encoder", layer, "text_model.encoder.layers.3.self_attn.q_proj");
+            let of_two = names_of("text_encoder", layer, Some(2), false);
+            assert!(!of_two.contains(&"text_model.encoder.layers.3.self_attn.q_proj".to_owned()));
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sd_worker_rbee::contract::ErrorCode;
+use async_nats::{HeaderMap, jetstream};
+use sd_worker_rbee::contract::{Capability, ErrorCode, EventKind, JobId, headers};
 
-use crate::support::worker::{Pool, WorkerProcess};
+use crate::support::worker::{Pool, WorkerProcess, next_event};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity").join(name)
@@ -52,6 +53,82 @@ async fn a_lora_that_cannot_be_used_costs_its_sender_an_error() {
         }
     }
     pool.insist(&body("[]")).await.done();
+}
+
+/// A safetensors file of tensors of zeros: name, type, bytes of a value, shape.
+fn safetensors(tensors: &[(&str, &str, usize, &[usize])]) -> Vec<u8> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, dtype, bytes, shape) in tensors {
+        let start = end;
+        end += bytes * shape.iter().product::<usize>();
+        let info = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        header.insert((*name).to_owned(), info);
+    }
+    let header = serde_json::Value::from(header).to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; end]].concat()
+}
+
+/// A safetensors file in which the last value of the last tensor is NaN.
+fn with_a_nan(file: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(file).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last..].copy_from_slice(&[0xff, 0xff]);
+    bytes
+}
+
+#[tokio::test]
+async fn a_durable_job_with_a_file_that_is_no_lora_fails_once_and_is_told_what_the_file_is() {
+    const DOWN: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight";
+    const UP: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight";
+    const ALPHA: &str = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.alpha";
+    let pool = Pool::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(data("loras/text/old.safetensors")).unwrap();
+    let fp8 = [(DOWN, "F8_E4M3", 1, &[1, 32][..]), (UP, "F8_E4M3", 1, &[32, 1])];
+    let integer = [(DOWN, "F16", 2, &[1, 32][..]), (UP, "F16", 2, &[32, 1]), (ALPHA, "I64", 8, &[])];
+    let cases: [(&str, Vec<u8>, &str); 11] = [
+        ("lfs", b"version https://git-lfs.github.com/spec/v1\nsize 7\n".to_vec(), "Git LFS pointer"),
+        ("html", b"<!DOCTYPE html><html>Sign in</html>".to_vec(), "a web page"),
+        ("empty", vec![], "it is empty"),
+        ("cut", whole[..whole.len() - 1].to_vec(), "it was cut short"),
+        ("gguf", b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "a GGUF file"),
+        ("pickle", b"\x80\x02}q\0.".to_vec(), "pickled"),
+        ("zip", b"PK\x03\x04 lora/data.pkl".to_vec(), "pickled"),
+        ("fp8", safetensors(&fp8), "found F8_E4M3"),
+        ("alpha", safetensors(&integer), "found I64"),
+        ("vae", safetensors(&[("decoder.conv_in.weight", "F32", 4, &[1])]), "an autoencoder"),
+        ("nan", with_a_nan(&data("loras/text/old.safetensors")), "finite numbers, found NaN"),
+    ];
+    for (name, bytes, _) in &cases {
+        std::fs::write(folder.path().join(format!("{name}.safetensors")), bytes).unwrap();
+    }
+    let model = format!("text={}", data("text").to_str().unwrap());
+    let _worker = pool.worker("a", &model, &["--lora-dir", folder.path().to_str().unwrap()]).await;
+    let context = jetstream::new(pool.client.clone());
+    for (name, _, expected) in &cases {
+        let id = JobId::new(*name).unwrap();
+        let mut events = pool.events(name).await;
+        let mut map = HeaderMap::new();
+        map.insert(headers::MESSAGE_ID, *name);
+        map.insert(headers::JOB_ID, *name);
+        let subject = pool.subjects.jobs(Capability::Generate, "text", &id);
+        let body = body(&format!(r#"[{{"path":"{name}"}}]"#)).into();
+        context.publish_with_headers(subject, map, body).await.unwrap().await.unwrap();
+        let accepted = next_event(&mut events).await;
+        assert_eq!(accepted.kind.name(), "accepted", "{name}");
+        let end = next_event(&mut events).await;
+        let EventKind::Error { code, message, retryable } = end.kind else { panic!("{name}: {end:?}") };
+        assert_eq!((code, retryable), (ErrorCode::InvalidRequest, false), "{name}: {message}");
+        assert!(message.starts_with(&format!("`loras[0].path`: {name}: ")), "{message}");
+        assert!(message.contains(expected), "{expected} is not in: {message}");
+        assert!(!message.contains(folder.path().to_str().unwrap()), "{message}");
+    }
+    // Nothing is tried again, and nothing is left for somebody to look at.
+    pool.insist(&body("[]")).await.done();
+    for stream in ["JOBS", "DLQ"] {
+        let stream = context.get_stream(pool.subjects.stream(stream)).await.unwrap();
+        assert_eq!(stream.cached_info().state.messages, 0);
+    }
 }
 
 #[tokio::test]

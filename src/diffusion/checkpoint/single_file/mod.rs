@@ -1,6 +1,7 @@
 //! A checkpoint in one safetensors file, in the original layout of CompVis and Stability: which family it is, its
 //! configurations, and where each component's tensors are.
 
+mod foreign;
 mod names;
 mod presets;
 mod shapes;
@@ -64,12 +65,13 @@ impl SingleFile {
         }
         let file = Arc::new(MappedFile::open(path)?);
         let conv_in = shapes::shape(&file, &format!("{UNET}input_blocks.0.0.weight"), 4)
-            .map_err(|error| unknown_layout(&file, error))?;
+            .map_err(|error| foreign::unknown_layout(&file, error))?;
         let family = family(&file)?;
         let inpainting = conv_in[1] == 9;
         let prediction = prediction(&file, family, inpainting);
         let mut unet = presets::unet(family, inpainting, prediction);
         shapes::unet(&file, family, &mut unet)?;
+        foreign::has_vae(&file)?;
         let vae_prefix = VAE
             .into_iter()
             .find(|prefix| file.has(&format!("{prefix}decoder.conv_in.weight")))
@@ -168,14 +170,8 @@ fn family(file: &MappedFile) -> Result<Family, DiffusionError> {
         ("cond_stage_model.transformer.text_model.embeddings.position_embedding.weight", Family::V1),
         ("cond_stage_model.transformer.embeddings.position_embedding.weight", Family::V1),
     ];
-    SIGNS.into_iter().find(|(key, _)| file.has(key)).map(|(_, family)| family).ok_or_else(|| {
-        DiffusionError::Config {
-            file: file.path().to_owned(),
-            key: "cond_stage_model".into(),
-            expected: format!("a text encoder: one of {}", SIGNS.map(|(key, _)| key).join(", ")),
-            found: "none (a file of the UNet alone cannot draw)".into(),
-        }
-    })
+    let found = SIGNS.into_iter().find(|(key, _)| file.has(key)).map(|(_, family)| family);
+    found.ok_or_else(|| foreign::no_text_encoder(file, &SIGNS.map(|(key, _)| key)))
 }
 
 fn text_encoders(family: Family) -> Vec<(&'static str, Names)> {
@@ -204,34 +200,5 @@ fn prediction(file: &MappedFile, family: Family, inpainting: bool) -> Prediction
         Prediction::Velocity
     } else {
         Prediction::Epsilon
-    }
-}
-
-/// The error of a file without the UNet's first convolution, with what it holds instead.
-fn unknown_layout(file: &MappedFile, error: DiffusionError) -> DiffusionError {
-    let kinds = [
-        ("double_blocks.0.img_attn.norm.key_norm.scale", "a Flux transformer"),
-        ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "a Flux transformer"),
-        ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias", "Stable Diffusion 3"),
-        ("conv_in.weight", "one component in the diffusers layout; name its pipeline's folder"),
-        ("encoder.conv_in.weight", "an autoencoder alone"),
-        ("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "a LoRA, which is no model"),
-    ];
-    let named = kinds.iter().find(|(key, _)| file.has(key)).map(|(_, kind)| (*kind).to_owned());
-    let found = named.or_else(|| {
-        let names = file.names();
-        let first = names.first()?;
-        Some(format!("{} tensors, the first `{first}`", names.len()))
-    });
-    match error {
-        DiffusionError::Config { file, key, found: missing, .. } if missing == "none" => {
-            DiffusionError::Config {
-                file,
-                key,
-                expected: "the UNet of Stable Diffusion 1, 2 or XL in the original layout".into(),
-                found: found.unwrap_or_else(|| "no tensors".into()),
-            }
-        }
-        other => other,
     }
 }
