@@ -1,6 +1,7 @@
 //! Seconds and peak memory of one picture, part by part: loading, prompts, steps, previews, the decoder. By hand, with
 //! any checkpoint; the peaks are those of this process, which Linux tells. Large blocks are those of 1 MiB or more: all
-//! that were allocated, and those that were not used before.
+//! that were allocated, and those that were not used before. The last line sets the estimate that `--memory-limit` goes
+//! by beside the highest peak; `RAYON_NUM_THREADS` says how many threads compute.
 //!
 //! `cargo bench --bench memory -- CHECKPOINT [f32|f16|bf16] [SIDE] [all|load|decode]`
 
@@ -9,7 +10,7 @@ use std::{path::PathBuf, time::Instant};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::{
     allocator,
-    diffusion::{ImageSpec, Source, StableDiffusion},
+    diffusion::{ImageSpec, Precision, Source, StableDiffusion, inspect},
 };
 
 /// MiB of the process: now, and at most until now, or zeros where the system does not tell.
@@ -22,8 +23,8 @@ fn memory() -> (u64, u64) {
     (mib("VmRSS:").unwrap_or(0) / 1024, mib("VmHWM:").unwrap_or(0) / 1024)
 }
 
-/// Runs one part and prints what it took, with the peak of this part alone.
-fn part<T>(name: &str, run: impl FnOnce() -> T) -> T {
+/// Runs one part and prints what it took, with the peak of this part alone, which is returned.
+fn part<T>(name: &str, run: impl FnOnce() -> T) -> (T, u64) {
     // 5 sets the peak back to what there is now; where that cannot be done, peaks are of all parts so far.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let (before, begun) = (allocator::counts(), Instant::now());
@@ -36,7 +37,7 @@ fn part<T>(name: &str, run: impl FnOnce() -> T) -> T {
         "{name:<8} {seconds:8.2} s, {now:6} MiB now, {peak:6} MiB at most; in large blocks {asked:6} MiB, {fresh:6} MiB of \
          them from the system"
     );
-    result
+    (result, peak)
 }
 
 fn main() {
@@ -52,9 +53,10 @@ fn main() {
     let side: u32 = args.get(2).and_then(|side| side.parse().ok()).unwrap_or(512);
     let parts = args.get(3).map_or("all", String::as_str);
     part("start", || ());
-    let model = part("load", || {
+    let (model, _) = part("load", || {
         StableDiffusion::load(&folder, &Device::Cpu, dtype).expect("a checkpoint that can be loaded")
     });
+    let loaded = memory().0;
     println!("weights {} MiB", model.weight_bytes() >> 20);
     if parts == "decode" {
         let side = side as usize / model.vae().factor();
@@ -70,11 +72,22 @@ fn main() {
         seed: 1,
         ..ImageSpec::new("a red circle on the blue", Source::Text { width: side, height: side })
     };
-    let mut job = part("begin", || model.begin(&spec).expect("the checkpoint takes the job"));
-    part("step", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));
-    part("step 2", || model.advance(&mut [&mut job]).expect("the checkpoint draws"));
-    part("preview", || model.preview(&job).expect("the checkpoint shows a preview"));
-    part("again", || model.preview(&job).expect("the checkpoint shows a preview"));
-    part("decode", || model.finish(&job).expect("the checkpoint decodes"));
-    part("decode 2", || model.finish(&job).expect("the checkpoint decodes"));
+    let (mut job, begun) = part("begin", || model.begin(&spec).expect("the checkpoint takes the job"));
+    let peaks = [
+        begun,
+        part("step", || model.advance(&mut [&mut job]).expect("the checkpoint draws")).1,
+        part("step 2", || model.advance(&mut [&mut job]).expect("the checkpoint draws")).1,
+        part("preview", || model.preview(&job).expect("the checkpoint shows a preview")).1,
+        part("again", || model.preview(&job).expect("the checkpoint shows a preview")).1,
+        part("decode", || model.finish(&job).expect("the checkpoint decodes")).1,
+        part("decode 2", || model.finish(&job).expect("the checkpoint decodes")).1,
+    ];
+    part("left", || drop(job));
+    let needs = inspect(&folder, &Device::Cpu, Precision::all(dtype)).expect("a checkpoint that was loaded");
+    let estimate = needs.activations.bytes(u64::from(side).pow(2)) >> 20;
+    let measured = peaks.into_iter().max().unwrap_or(0).saturating_sub(loaded);
+    println!(
+        "beside the weights {measured} MiB at most; the estimate is {estimate} MiB, {:.2} of that",
+        estimate as f64 / measured as f64
+    );
 }

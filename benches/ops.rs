@@ -1,7 +1,8 @@
 //! Operations at the shapes of Stable Diffusion 1.5 at 512x512 and SDXL at 1024x1024 (guidance on: two samples), the
 //! kernels beside candle's own form of the same.
 //!
-//! `cargo bench --bench ops`, or with a part of a name behind it: `cargo bench --bench ops -- "SDXL attention"`
+//! `cargo bench --bench ops`, or with a part of a name behind it: `cargo bench --bench ops -- "SDXL attention"`. What begins
+//! with `threads` is computed by one thread and by two, or by as many as `BENCH_THREADS=1,8,64` says.
 
 use std::{hint::black_box, time::Duration};
 
@@ -185,5 +186,42 @@ fn texts(criterion: &mut Criterion, model: &str, tokens: usize, width: usize) {
     }
 }
 
-criterion_group!(benches, attention, convolution, linear, others);
+/// The operations that a step of Stable Diffusion 1.5 spends its time in, by several counts of threads.
+fn threads(criterion: &mut Criterion) {
+    let counts = std::env::var("BENCH_THREADS").unwrap_or_else(|_| "1,2".into());
+    let counts: Vec<usize> =
+        counts.split(',').map(|count| count.parse().expect("a count of threads")).collect();
+    let convolutions = CONVOLUTIONS.iter().filter(|(_, [.., kernel, stride])| (*kernel, *stride) == (3, 1));
+    for (model, [samples, inputs, outputs, side, ..]) in convolutions {
+        let x = random(&[*samples, *inputs, *side, *side]);
+        let weight = random(&[*outputs, *inputs, 3, 3]);
+        let name =
+            format!("threads: {model} convolution 3x3 {samples} x {inputs} to {outputs}, {side}x{side}");
+        by_threads(criterion, &name, &counts, || ops::conv2d(&x, &weight, None, 1, 1));
+    }
+    let [q, k, v] = [0; 3].map(|_| random(&[2, 4096, 320]));
+    let options = AttentionOptions { heads: 8, causal: false, upcast: false };
+    by_threads(criterion, "threads: SD 1.5 attention", &counts, || ops::attention(&q, &k, &v, options));
+    let weight = random(&[2560, 320]);
+    by_threads(criterion, "threads: SD 1.5 linear", &counts, || ops::linear(&q, &weight, None));
+}
+
+fn by_threads(
+    criterion: &mut Criterion,
+    name: &str,
+    counts: &[usize],
+    operation: impl Fn() -> Result<Tensor> + Sync,
+) {
+    let mut group = criterion.benchmark_group(name);
+    group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+    for count in counts {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(*count).build().expect("threads");
+        group.bench_function(format!("{count} threads"), |bench| {
+            bench.iter(|| black_box(pool.install(|| operation().expect("the kernels compute"))));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attention, convolution, linear, others, threads);
 criterion_main!(benches);

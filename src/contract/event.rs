@@ -42,7 +42,7 @@ pub enum EventKind {
         total: u32,
         /// 0 to 100.
         percent: f32,
-        /// Milliseconds to the last step, at the present pace.
+        /// Milliseconds to the last step, at the present pace. 0 while no step is done: nothing is known then.
         eta_ms: u64,
     },
     /// A small picture of how it looks now.

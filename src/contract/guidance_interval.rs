@@ -25,7 +25,8 @@ impl GuidanceInterval {
         Err(ContractError::field("guidance_interval", reason))
     }
 
-    /// Whether step `step`, counted from 0, of `steps` is guided.
+    /// Whether step `step`, counted from 0, of `steps` is guided. These are the steps that a job asks for, also where a
+    /// scheduler evaluates the network more than once for one: a bound never falls inside a step.
     pub fn contains(self, step: usize, steps: usize) -> bool {
         // A quotient, not a product: 7 of 100 is at 0.07 to the bit, 0.07 of 100 is above 7.
         let at = step as f64 / steps as f64;

@@ -10,6 +10,7 @@ use super::{
     denoising::{Inpaint, Restore},
     lora::Networks,
     noise::TorchRng,
+    ops::ScratchHolder,
     picture,
     prompt::{Encoded, Prompts},
     schedulers::{self, Scheduler, SchedulerKind},
@@ -40,13 +41,8 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         Some(name) => SchedulerKind::from_name(name)?,
         None => model.default_scheduler()?,
     };
-    let scheduler = match (model.family, &spec.source) {
-        (Family::StableDiffusion, Source::Inpaint { .. }) => {
-            schedulers::scheduler(kind, &model.scheduler.for_inpainting(), spec.steps)?
-        }
-        _ => schedulers::scheduler(kind, &model.scheduler, spec.steps)?,
-    };
-    let first = first_step(spec.steps as usize, &spec.source)? * scheduler.order();
+    let (scheduler, first) = schedule(model, kind, spec)?;
+    let scratch = ScratchHolder::begin();
     let adapted = model.loras.adapt(&model.networks, &spec.loras)?;
     let networks = adapted.as_deref().unwrap_or(&model.networks);
     let mut rng = TorchRng::new(spec.seed);
@@ -79,18 +75,42 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         restore: start.restore,
         size: start.size,
         warnings: Warnings::new(warnings),
+        _scratch: scratch,
     })
 }
 
-/// As diffusers' `get_timesteps`: a strength below 1 leaves out the first steps.
-fn first_step(steps: usize, source: &Source) -> Result<usize, DiffusionError> {
-    let strength = match source {
-        Source::Text { .. } => return Ok(0),
-        Source::Image { strength, .. } | Source::Inpaint { strength, .. } => *strength,
-    };
-    if !(strength > 0.0 && strength <= 1.0) {
+/// The scheduler, and the evaluation of it that the picture begins with: a strength below 1 leaves out the first steps,
+/// but for LCM's own pipeline, which takes them all in a part of the schedule.
+fn schedule(
+    model: &StableDiffusion,
+    kind: SchedulerKind,
+    spec: &ImageSpec,
+) -> Result<(Box<dyn Scheduler>, usize), DiffusionError> {
+    let strength = spec.source.strength();
+    if let Some(strength) = strength.filter(|strength| !(*strength > 0.0 && *strength <= 1.0)) {
         return Err(DiffusionError::request("strength", format!("{strength}; it is above 0 and up to 1")));
     }
+    let scheduler = match (model.family, &spec.source, kind) {
+        (
+            Family::StableDiffusion { consistency: true },
+            Source::Image { strength, .. },
+            SchedulerKind::Lcm,
+        ) => {
+            let scheduler = schedulers::consistency_from_picture(&model.scheduler, spec.steps, *strength)?;
+            return Ok((scheduler, 0));
+        }
+        (Family::StableDiffusion { .. }, Source::Inpaint { .. }, _) => {
+            schedulers::scheduler(kind, &model.scheduler.for_inpainting(), spec.steps)?
+        }
+        _ => schedulers::scheduler(kind, &model.scheduler, spec.steps)?,
+    };
+    let first = strength.map_or(Ok(0), |strength| first_step(spec.steps as usize, strength))?;
+    let first = first * scheduler.order();
+    Ok((scheduler, first))
+}
+
+/// As diffusers' `get_timesteps`.
+fn first_step(steps: usize, strength: f64) -> Result<usize, DiffusionError> {
     let run = ((steps as f64 * strength) as usize).min(steps);
     if run == 0 {
         let reason = format!("{strength} of {steps} `steps` leaves no step; raise either");

@@ -8,6 +8,7 @@ use super::{
     DiffusionError,
     lora::Networks,
     noise::TorchRng,
+    ops::ScratchHolder,
     picture,
     progress::{Progress, ProgressError, Trajectory},
     schedulers::{Place, Scheduler, SchedulerKind},
@@ -44,6 +45,8 @@ pub struct Denoising {
     pub(super) size: (u32, u32),
     pub(super) warnings: Warnings,
     pub(super) finite: bool,
+    /// With the last picture goes what operations keep to work in.
+    pub(super) _scratch: ScratchHolder,
 }
 
 /// How what is kept reaches the latents.
@@ -134,7 +137,7 @@ impl Denoising {
 
     /// Samples that the next step puts through the network: 2 where it is guided, the positive one alone elsewhere.
     pub(super) fn samples(&self) -> usize {
-        let (step, steps) = (self.first + self.done, self.scheduler.timesteps().len());
+        let (step, steps) = self.scheduler.asked_step(self.first, self.done);
         match self.guidance_interval {
             Some(interval) if !interval.contains(step, steps) => 1,
             _ => self.prepared.samples(),

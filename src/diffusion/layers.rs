@@ -57,7 +57,7 @@ impl Linear {
 
     fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         for delta in &self.deltas {
-            y = (y + delta.of_linear(x)?)?;
+            y = delta.add_to_linear(&y, x)?;
         }
         Ok(y)
     }
@@ -164,7 +164,7 @@ impl Conv2d {
 
     fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
         for delta in &self.deltas {
-            y = (y + delta.of_conv2d(x, self.stride, self.padding)?)?;
+            y = delta.add_to_conv2d(&y, x, self.stride, self.padding)?;
         }
         Ok(y)
     }

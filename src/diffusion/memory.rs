@@ -5,15 +5,20 @@ use candle_core::{DType, Device};
 
 use super::{
     config::{AutoencoderConfig, UNetConfig, VaeConfig},
-    ops::{BAND_PIXELS, MAX_SCORES, WORKSPACE},
+    ops::{BAND_PIXELS, KEPT_FOR_ALL, KEPT_PER_THREAD, MAX_SCORES, WORKSPACE},
     precision::{Precision, computed_in},
 };
 
 /// Bytes of a value in f32.
 const FLOAT: u64 = 4;
-/// Bytes that do not depend on the picture: what threads lay out for products of matrices, a weight that is widened,
-/// prompts.
+/// Bytes that do not depend on the picture. On a CPU, beside what threads work in: small tensors, and what the system's
+/// allocator has between them. Elsewhere: what products of matrices are laid out in, a weight that is widened.
+const SMALL: u64 = 32 << 20;
 const SCRATCH: u64 = 256 << 20;
+/// Tokens of a prompt. One of several chunks, which weighted prompts can be, takes as many times what it takes.
+const TOKENS: u64 = 77;
+/// Keys and values.
+const OF_TOKEN: u64 = 2;
 /// Samples of a picture with guidance.
 const GUIDED: u64 = 2;
 /// Maps of a transformer in its feed forward layer: 12 of the hidden layer, and what led there.
@@ -41,19 +46,26 @@ pub struct Arithmetic {
     /// Bytes of a value in the denoiser and in the autoencoder.
     denoiser: u64,
     vae: u64,
+    /// That compute on a CPU.
+    threads: u64,
 }
 
 impl Arithmetic {
     /// That of a device, with weights kept in these types.
     pub fn of(device: &Device, precision: Precision) -> Self {
         let bytes = |kept: DType| computed_in(kept, device).size_in_bytes() as u64;
-        Self { on_cpu: device.is_cpu(), denoiser: bytes(precision.denoiser), vae: bytes(precision.vae) }
+        Self {
+            on_cpu: device.is_cpu(),
+            denoiser: bytes(precision.denoiser),
+            vae: bytes(precision.vae),
+            threads: rayon::current_num_threads() as u64,
+        }
     }
 
     /// Bytes that do not depend on the picture.
     fn fixed(self) -> u64 {
         match self.on_cpu {
-            true => SCRATCH,
+            true => SMALL + KEPT_FOR_ALL as u64 + self.threads * KEPT_PER_THREAD as u64,
             false => SCRATCH + SCORES * FLOAT * MAX_SCORES as u64 + WORKSPACE as u64,
         }
     }
@@ -92,7 +104,11 @@ impl Activations {
     pub(super) fn of_unet(unet: &UNetConfig, vae: &AutoencoderConfig, with: Arithmetic) -> Self {
         let area = (vae.factor() * vae.factor()) as u64;
         let per_pixel = (GUIDED * with.denoiser * unet_maps(unet)).div_ceil(area);
-        Self { denoising: Line { fixed: with.fixed(), per_pixel }, decoding: of_autoencoder(vae, with) }
+        // Computed once for a picture, and there until it is decoded.
+        let prompts = attending_width(unet).saturating_mul(GUIDED * with.denoiser * TOKENS * OF_TOKEN);
+        let denoising = Line { fixed: with.fixed().saturating_add(prompts), per_pixel };
+        let decoding = of_autoencoder(vae, with);
+        Self { denoising, decoding: Line { fixed: decoding.fixed.saturating_add(prompts), ..decoding } }
     }
 
     /// Of a transformer of this width, over `words` and a token for each square of `side` pixels.
@@ -117,7 +133,7 @@ fn unet_maps(config: &UNetConfig) -> u64 {
     let mut skips = 0;
     let mut most = 0;
     for (level, own) in channels.iter().enumerate() {
-        let area = 1 << (2 * level);
+        let area = area_of(level);
         skips += (own * (config.layers_per_block[level] as u64 + 1)).div_ceil(area);
         let below = channels.get(level + 1).unwrap_or(own);
         // What comes from below, and that joined with the skip.
@@ -129,6 +145,25 @@ fn unet_maps(config: &UNetConfig) -> u64 {
         most = most.max(skips + (joined + block).div_ceil(area));
     }
     most
+}
+
+/// The widths of all layers that attend to a prompt, added up.
+fn attending_width(config: &UNetConfig) -> u64 {
+    let levels = config.block_out_channels.len();
+    let of_level = |level: usize| {
+        let layers = config.layers_per_block[level];
+        let down = if config.down_cross_attention[level] { layers } else { 0 };
+        let up = if config.up_cross_attention[levels - 1 - level] { layers + 1 } else { 0 };
+        let middle = usize::from(level + 1 == levels);
+        let of_each = [config.transformer_layers[level], config.block_out_channels[level]];
+        of_each.into_iter().fold((down + up + middle) as u64, |all, each| all.saturating_mul(each as u64))
+    };
+    (0..levels).map(of_level).fold(0, u64::saturating_add)
+}
+
+/// Pixels of the first level for one of this.
+fn area_of(level: usize) -> u64 {
+    u32::try_from(2 * level).ok().and_then(|bits| 1_u64.checked_shl(bits)).unwrap_or(u64::MAX)
 }
 
 fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
@@ -150,7 +185,7 @@ fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
     }
     let mut per_pixel = 0;
     for (level, own) in channels.iter().enumerate() {
-        let area = 1 << (2 * level);
+        let area = area_of(level);
         let below = channels.get(level + 1).unwrap_or(own);
         // What comes from below goes while two maps are made of it.
         let mut maps = *below.max(&(2 * own));
@@ -181,12 +216,26 @@ mod tests {
         let unet = UNetConfig::read(&checkpoint.config("unet").unwrap()).unwrap();
         let vae = AutoencoderConfig::Kl(VaeConfig::read(&checkpoint.config("vae").unwrap()).unwrap());
         let of = |on_cpu, bytes| {
-            Activations::of_unet(&unet, &vae, Arithmetic { on_cpu, denoiser: bytes, vae: bytes })
+            Activations::of_unet(&unet, &vae, Arithmetic { on_cpu, denoiser: bytes, vae: bytes, threads: 2 })
         };
         let (cpu, gpu, half) = (of(true, 4), of(false, 4), of(false, 2));
         assert!(gpu.denoising.fixed > cpu.denoising.fixed + (MAX_SCORES as u64) * FLOAT);
         assert!(gpu.decoding.per_pixel > cpu.decoding.per_pixel);
         assert_eq!(gpu.denoising.per_pixel, cpu.denoising.per_pixel);
         assert!(half.denoising.per_pixel.abs_diff(gpu.denoising.per_pixel / 2) <= 1);
+    }
+
+    #[test]
+    fn each_thread_of_a_cpu_counts_at_every_size() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text");
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let inspect = || crate::diffusion::inspect(&folder, &Device::Cpu, Precision::all(DType::F32));
+            pool.install(inspect).unwrap().activations
+        };
+        let (few, many) = (with(2), with(64));
+        for pixels in [64 * 64, 512 * 512, 2048 * 2048] {
+            assert_eq!(many.bytes(pixels) - few.bytes(pixels), 62 * KEPT_PER_THREAD as u64, "{pixels}");
+        }
     }
 }

@@ -64,7 +64,7 @@ impl StableDiffusion {
         let unet_file = checkpoint.config("unet")?;
         let unet_config = UNetConfig::read(&unet_file)?;
         let mut scheduler = SchedulerConfig::read(checkpoint.config("scheduler")?)?.for_latents();
-        if family == Family::StableDiffusion {
+        if matches!(family, Family::StableDiffusion { .. }) {
             scheduler = scheduler.with_offset();
         }
         let (prompts, text_bytes) = PromptEncoder::load(checkpoint, family, device, precision.text_encoder)?;
@@ -272,8 +272,8 @@ fn check_widths(
         return Err(file.unusable("cross_attention_dim", &expected, width));
     }
     match (family, unet.addition) {
-        (Family::StableDiffusion, None) => Ok(()),
-        (Family::StableDiffusion, Some(_)) => {
+        (Family::StableDiffusion { .. }, None) => Ok(()),
+        (Family::StableDiffusion { .. }, Some(_)) => {
             Err(file.unusable("addition_embed_type", "none for this pipeline", "text_time"))
         }
         (Family::Xl { .. }, None) => Err(file.unusable("addition_embed_type", "text_time", "none")),

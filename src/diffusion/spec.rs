@@ -23,7 +23,7 @@ pub struct ImageSpec {
     /// Classifier-free guidance; at 1 or below no unconditional pass is run.
     pub guidance_scale: f64,
     /// The part of the schedule that is guided; none: all of it. The schedule counts as a whole, with the steps that a
-    /// strength below 1 leaves out.
+    /// strength below 1 leaves out, and in the steps that were asked for: all evaluations of one are guided, or none.
     pub guidance_interval: Option<GuidanceInterval>,
     /// Seed of the noise; torch's generator uses its low 32 bits.
     pub seed: u64,

@@ -213,7 +213,7 @@ mod tests {
         let steps: Vec<_> = got
             .iter()
             .filter_map(|r| match r {
-                GenerationResponse::Progress { step, total } => Some((*step, *total)),
+                GenerationResponse::Progress { step, total, .. } => Some((*step, *total)),
                 _ => None,
             })
             .collect();

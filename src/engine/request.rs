@@ -61,6 +61,8 @@ pub enum GenerationResponse {
         step: u32,
         /// Steps in all.
         total: u32,
+        /// Time of the pass that did it, which other pictures may have shared.
+        took: Duration,
     },
     /// How the present picture looks now.
     Preview {

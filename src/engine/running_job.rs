@@ -124,7 +124,7 @@ impl RunningJob {
         took: Duration,
     ) -> Option<Self> {
         self.timings.denoise += took;
-        match step.and_then(|()| self.follow_step(pipeline)) {
+        match step.and_then(|()| self.follow_step(pipeline, took)) {
             Ok(()) => Some(self),
             Err(error) => self.fail(pipeline, error),
         }
@@ -171,10 +171,10 @@ impl RunningJob {
         &mut self.pictures
     }
 
-    fn follow_step(&mut self, pipeline: &InferencePipeline) -> Result<(), EngineError> {
+    fn follow_step(&mut self, pipeline: &InferencePipeline, took: Duration) -> Result<(), EngineError> {
         let begun = Instant::now();
         let (step, total) = (self.step(), self.total());
-        self.send(GenerationResponse::Progress { step, total });
+        self.send(GenerationResponse::Progress { step, total, took });
         let drawn = self.is_drawn();
         let (every, picture) = (self.request.preview_every, &self.pictures[0]);
         // More than are told need not be decoded: they would hold up the jobs of the same turn.

@@ -58,7 +58,7 @@ pub enum ModelError {
         limit: u64,
         /// The most pixels that a job may ask for.
         pixels: u64,
-        /// The most that would fit; none where even the weights do not.
+        /// The most that would fit; none where no picture would.
         possible: Option<u64>,
     },
     /// A model that cannot be loaded now.

@@ -3,10 +3,13 @@
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::{ModelError, Needs};
+use crate::contract::limits::MIN_SIDE;
 
 /// Bytes of a worker without models and pictures: the program, connections, tokenizers, input pictures, and what the
 /// system's allocator keeps.
 const WORKER: u64 = 192 << 20;
+/// Pixels of the smallest picture there is.
+const LEAST_PIXELS: u64 = MIN_SIDE as u64 * MIN_SIDE as u64;
 
 /// A limit of all the memory that a worker takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +33,16 @@ impl MemoryLimit {
         if needs.weights.saturating_add(beside) <= self.bytes {
             return Ok(beside);
         }
-        let left = self.bytes.saturating_sub(WORKER).checked_sub(needs.weights);
+        let left = self.bytes.checked_sub(WORKER).and_then(|left| left.checked_sub(needs.weights));
         Err(ModelError::OverLimit {
             model: model.to_owned(),
             weights: needs.weights,
             beside,
             limit: self.bytes,
             pixels: self.max_pixels,
-            possible: left.and_then(|left| needs.activations.pixels(left / self.pictures.max(1))),
+            possible: left
+                .and_then(|left| needs.activations.pixels(left / self.pictures.max(1)))
+                .filter(|pixels| (LEAST_PIXELS..self.max_pixels).contains(pixels)),
         })
     }
 }

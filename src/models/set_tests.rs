@@ -89,17 +89,26 @@ fn what_the_memory_limit_leaves_beside_a_picture_is_for_weights() {
 
 #[test]
 fn a_checkpoint_over_the_memory_limit_is_refused_with_the_pixels_that_would_fit() {
+    // Memory is counted by threads.
+    let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    two.install(refuses_with_pixels);
+}
+
+fn refuses_with_pixels() {
     let source = concat!("tiny=", env!("CARGO_MANIFEST_DIR"), "/tests/data/parity/text");
-    let text = limited(&[source], 500 * MIB, None).err().unwrap().to_string();
+    let text = limited(&[source], 370 * MIB, None).err().unwrap().to_string();
     let (_, rest) = text.split_once("--max-pixels ").expect(&text);
     let pixels: u64 = rest.split(',').next().unwrap().parse().expect(&text);
     assert!((1 << 10..1 << 20).contains(&pixels), "{text}");
-    let limit = Some(MemoryLimit { bytes: 500 * MIB, max_pixels: pixels, pictures: 1 });
+    let limit = Some(MemoryLimit { bytes: 370 * MIB, max_pixels: pixels, pictures: 1 });
     let options = ModelOptions { limit, ..ModelOptions::new(&Device::Cpu) };
     assert!(ModelSet::open(&[source.parse().unwrap()], options).is_ok());
-    // Where even a small picture is too much, none is offered.
-    let text = limited(&[source], 300 * MIB, None).err().unwrap().to_string();
-    assert!(text.contains("--memory-limit is 300.0 MiB") && !text.contains("--max-pixels 1"), "{text}");
+    // Where even a small picture is too much, none is offered, and none that is larger than what is refused.
+    for (source, limit) in [(source, 220), (source, 100), ("a=sim://", 100)] {
+        let text = limited(&[source], limit * MIB, None).err().unwrap().to_string();
+        let says = text.contains(&format!("--memory-limit is {limit}.0 MiB"));
+        assert!(says && !text.contains("--max-pixels 1"), "{text}");
+    }
 }
 
 #[test]

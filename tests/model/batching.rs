@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::parity::runs::lora;
-use crate::support::model;
+use crate::support::{copy_folder, data, model};
+use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{GuidanceInterval, PromptSyntax},
@@ -221,6 +222,62 @@ fn outside_of_its_guidance_interval_a_picture_is_not_guided() {
     };
     assert_eq!(half(guided_in([0.0, 0.5])), half(ImageSpec { guidance_scale: 1.0, ..plain() }));
     assert_eq!(half(guided_in([0.5, 1.0])), half(plain()));
+}
+
+/// Which evaluations of a picture are guided, told by what a guided picture would do in their place.
+fn guided_evaluations(model: &StableDiffusion, spec: &ImageSpec) -> Vec<usize> {
+    let mut job = model.begin(spec).unwrap();
+    let mut guided = Vec::new();
+    while !job.is_done() {
+        let mut other = model.begin(&ImageSpec { guidance_interval: None, ..spec.clone() }).unwrap();
+        other.resume(job.progress()).unwrap();
+        model.advance(&mut [&mut job]).unwrap();
+        model.advance(&mut [&mut other]).unwrap();
+        if bits(job.latents()) == bits(other.latents()) {
+            guided.push(job.step() as usize - 1);
+        }
+    }
+    guided
+}
+
+/// A checkpoint whose scheduler begins with Runge-Kutta's steps.
+fn with_runge_kutta() -> StableDiffusion {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&data("text"), folder.path());
+    let file = folder.path().join("scheduler/scheduler_config.json");
+    let mut values: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    values["skip_prk_steps"] = false.into();
+    std::fs::write(&file, values.to_string()).unwrap();
+    StableDiffusion::load(folder.path(), &Device::Cpu, DType::F32).unwrap()
+}
+
+#[test]
+fn a_guidance_interval_counts_steps_and_never_divides_one_that_takes_several_evaluations() {
+    let (text, runge_kutta) = (model("text"), with_runge_kutta());
+    let of = |model: &StableDiffusion, scheduler: &str, steps, bounds, strength: f64| {
+        let source = match strength {
+            1.0 => plain().source,
+            strength => Source::Image { image: picture(64, 64), strength },
+        };
+        let scheduler = Some(scheduler.into());
+        guided_evaluations(model, &ImageSpec { scheduler, steps, source, ..guided_in(bounds) })
+    };
+    // By hand. Four steps of heun are seven evaluations, 0 1 | 2 3 | 4 5 | 6, at 0, 1/4, 1/2 and 3/4.
+    assert_eq!(of(&text, "heun", 4, [0.25, 0.6], 1.0), [2, 3, 4, 5]);
+    assert_eq!(of(&text, "heun", 4, [0.1, 0.5], 1.0), [2, 3]);
+    assert_eq!(of(&text, "heun_karras", 4, [0.75, 1.0], 1.0), [6]);
+    // A strength of 1/2 leaves 4 5 | 6, and they are counted from 0.
+    assert_eq!(of(&text, "heun", 4, [0.5, 0.7], 0.5), [0, 1]);
+    // pndm goes its first step twice: 0 1 | 2 | 3 | 4.
+    assert_eq!(of(&text, "pndm", 4, [0.0, 0.2], 1.0), [0, 1]);
+    assert_eq!(of(&text, "pndm", 4, [0.25, 0.75], 1.0), [2, 3]);
+    // Of a picture that begins in the middle, the first of those that are left.
+    assert_eq!(of(&text, "pndm", 4, [0.5, 0.7], 0.5), [0, 1]);
+    // By Runge-Kutta 0 1 2 3 | 4 5 6 7 | 8 9 10 11 | 12 | 13.
+    assert_eq!(of(&runge_kutta, "pndm", 5, [0.15, 0.5], 1.0), (4..12).collect::<Vec<_>>());
+    assert_eq!(of(&runge_kutta, "pndm", 5, [0.6, 0.75], 1.0), [12]);
+    // One evaluation each.
+    assert_eq!(of(&text, "dpmpp_2m_sde", 4, [0.25, 0.75], 1.0), [1, 2]);
 }
 
 #[test]

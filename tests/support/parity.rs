@@ -20,6 +20,17 @@ pub fn model(name: &str) -> StableDiffusion {
     StableDiffusion::load(&data(name), &Device::Cpu, DType::F32).unwrap()
 }
 
+/// One of the small checkpoints, as if diffusers' class in its `model_index.json` was another.
+pub fn model_of_class(name: &str, class: &str) -> StableDiffusion {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&data(name), folder.path());
+    let index = folder.path().join("model_index.json");
+    let mut values: serde_json::Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+    values["_class_name"] = class.into();
+    std::fs::write(&index, values.to_string()).unwrap();
+    StableDiffusion::load(folder.path(), &Device::Cpu, DType::F32).unwrap()
+}
+
 /// All files of a folder, to be damaged there.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

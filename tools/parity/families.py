@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers import LatentConsistencyModelImg2ImgPipeline, LatentConsistencyModelPipeline
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -169,7 +170,18 @@ MAKERS = dict(
 SD = dict(text=StableDiffusionPipeline, image=StableDiffusionImg2ImgPipeline, inpaint=StableDiffusionInpaintPipeline)
 XL = dict(
     text=StableDiffusionXLPipeline, image=StableDiffusionXLImg2ImgPipeline, inpaint=StableDiffusionXLInpaintPipeline)
+# What AutoPipelineForText2Image and AutoPipelineForImage2Image make of a checkpoint whose class is an LCM one. There is
+# none for inpainting, which AutoPipelineForInpainting refuses.
+CONSISTENCY = dict(text=LatentConsistencyModelPipeline, image=LatentConsistencyModelImg2ImgPipeline)
 run = runs.run
+
+
+def consistency(name, source, steps, strength=1.0, guidance_scale=8.5, **more):
+    """By LCM's own pipelines, which read `lcm` as a checkpoint of their class."""
+    return run(f"consistency_{name}", "lcm", source, None, steps=steps, strength=strength, negative_prompt=None,
+               guidance_scale=guidance_scale, **more) | dict(pipeline="LatentConsistencyModelPipeline")
+
+
 RUNS = [
     run("sd2_text", "sd2", "text", None),
     run("sd2_skip", "sd2", "text", "euler", clip_skip=1, guidance_scale=3.0),
@@ -180,6 +192,15 @@ RUNS = [
     run("turbo_blend", "turbo", "inpaint", None, steps=4, strength=1.0, guidance_scale=2.0),
     run("lcm_text", "lcm", "text", None, steps=4, guidance_scale=8.5),
     run("lcm_image", "lcm", "image", None, steps=4, strength=0.8, guidance_scale=1.0),
+    run("lcm_blend", "lcm", "inpaint", None, steps=4, strength=0.5, guidance_scale=8.5, negative_prompt=None),
+    run("lcm_blend_full", "lcm", "inpaint", None, steps=4, strength=1.0, guidance_scale=1.0, negative_prompt=None),
+    consistency("text", "text", 4),
+    consistency("image_half", "image", 4, 0.5),
+    consistency("image_most", "image", 4, 0.8, guidance_scale=1.0, width=104, height=72),
+    consistency("image_full", "image", 4, 1.0),
+    consistency("image_odd", "image", 5, 0.55, seed=7),
+    consistency("image_least", "image", 1, 0.03, seed=8),
+    consistency("image_every", "image", 8, 0.17, seed=9),
     run("xl_text", "xl", "text", None),
     run("xl_no_negative", "xl", "text", "ddim", negative_prompt=None, width=104, height=72),
     run("xl_skip", "xl", "text", "euler_a", clip_skip=1, negative_prompt=""),
@@ -197,6 +218,8 @@ RUNS = [
 
 
 def pipeline_class(case):
+    if "pipeline" in case:
+        return CONSISTENCY[case["source"]]
     return (SD if case["checkpoint"] in ("sd2", "turbo", "lcm") else XL)[case["source"]]
 
 

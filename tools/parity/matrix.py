@@ -15,17 +15,23 @@ import runs
 import samplers
 
 STEPS = 5
-# Family, checkpoint, what its pictures start from, guidance scale.
+# Family, what names of cases begin with, checkpoint, what its pictures start from, guidance scale, strength. Masks with
+# UNets of 4 channels put back what is kept after every step: at 0.8 that begins within the schedule, at 1 from noise.
 ROWS = [
-    ("SD 1.x", "text", "text", 7.5),
-    ("SD 1.x inpainting, 9 channels", "inpaint", "inpaint", 3.0),
-    ("SD 2.x", "sd2", "text", 7.5),
-    ("SD-Turbo", "turbo", "text", 0.0),
-    ("LCM", "lcm", "text", 8.5),
-    ("SDXL base", "xl", "text", 7.5),
-    ("SDXL-Turbo", "xl_turbo", "text", 0.0),
-    ("SDXL inpainting, 9 channels", "xl_inpaint", "inpaint", 5.0),
-    ("SDXL refiner", "refiner", "image", 5.0),
+    ("SD 1.x", "text", "text", "text", 7.5, 0.8),
+    ("SD 1.x inpainting, 9 channels", "inpaint", "inpaint", "inpaint", 3.0, 0.8),
+    ("SD 2.x", "sd2", "sd2", "text", 7.5, 0.8),
+    ("SD-Turbo", "turbo", "turbo", "text", 0.0, 0.8),
+    ("LCM", "lcm", "lcm", "text", 8.5, 0.8),
+    ("SDXL base", "xl", "xl", "text", 7.5, 0.8),
+    ("SDXL-Turbo", "xl_turbo", "xl_turbo", "text", 0.0, 0.8),
+    ("SDXL inpainting, 9 channels", "xl_inpaint", "xl_inpaint", "inpaint", 5.0, 0.8),
+    ("SDXL refiner", "refiner", "refiner", "image", 5.0, 0.8),
+    ("SD 1.x with a mask, strength 0.8", "masked", "text", "inpaint", 7.5, 0.8),
+    ("SD 1.x with a mask, strength 1", "masked_full", "text", "inpaint", 7.5, 1.0),
+    ("SD 2.x with a mask, strength 0.8", "sd2_masked", "sd2", "inpaint", 7.5, 0.8),
+    ("SDXL base with a mask, strength 0.8", "xl_masked", "xl", "inpaint", 7.5, 0.8),
+    ("SDXL base with a mask, strength 1", "xl_masked_full", "xl", "inpaint", 7.5, 1.0),
 ]
 
 
@@ -42,12 +48,12 @@ def load(folder: Path):
 
 def make(folder: Path):
     out, cases = {}, []
-    for family, checkpoint, source, guidance in ROWS:
+    for family, prefix, checkpoint, source, guidance, strength in ROWS:
         pipe = load(folder / checkpoint)
         classes = families.XL if "SDXL" in family else families.SD
         for kind in samplers.KINDS:
             case = runs.run(
-                f"{checkpoint}.{kind}", checkpoint, source, kind, steps=STEPS, guidance_scale=guidance, strength=0.8,
+                f"{prefix}.{kind}", checkpoint, source, kind, steps=STEPS, guidance_scale=guidance, strength=strength,
                 negative_prompt=runs.NEGATIVE)
             result = {}
             with warnings.catch_warnings():
@@ -61,7 +67,7 @@ def make(folder: Path):
             if not latents.isfinite().all():
                 print(f"  {case['name']}: diffusers ends in NaN")
                 continue
-            case["family"] = family
+            case |= dict(family=family, evaluations=len(result[f"{case['name']}.latents"]))
             cases.append(case)
             out[f"{case['name']}.end"] = latents
             if source != "text":

@@ -6,7 +6,11 @@ use crate::diffusion::{Checkpoint, DiffusionError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Stable Diffusion 1 and 2 and what was distilled from them: one text encoder, its last hidden states.
-    StableDiffusion,
+    StableDiffusion {
+        /// diffusers' class of the checkpoint is a latent consistency model's: a picture made from another goes all steps
+        /// with its own scheduler.
+        consistency: bool,
+    },
     /// SDXL: two text encoders (its refiner: one), their last hidden states but one, pooled text and sizes.
     Xl {
         /// A negative prompt that is not given is all zeros, not the empty text.
@@ -16,13 +20,9 @@ pub enum Family {
     },
 }
 
-const STABLE_DIFFUSION: [&str; 5] = [
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "LatentConsistencyModelPipeline",
-    "LatentConsistencyModelImg2ImgPipeline",
-];
+const STABLE_DIFFUSION: [&str; 3] =
+    ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
+const CONSISTENCY: [&str; 2] = ["LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"];
 const XL: [&str; 3] =
     ["StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"];
 
@@ -31,15 +31,16 @@ impl Family {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, DiffusionError> {
         let index = checkpoint.index();
         let class = index.text("_class_name")?;
-        let family = if STABLE_DIFFUSION.contains(&class) {
-            Self::StableDiffusion
+        let consistency = CONSISTENCY.contains(&class);
+        let family = if consistency || STABLE_DIFFUSION.contains(&class) {
+            Self::StableDiffusion { consistency }
         } else if XL.contains(&class) {
             Self::Xl {
                 zeros_for_no_negative: index.flag_or("force_zeros_for_empty_prompt", true)?,
                 aesthetics_score: index.flag_or("requires_aesthetics_score", false)?,
             }
         } else {
-            let known = [&STABLE_DIFFUSION[..], &XL[..]].concat().join(", ");
+            let known = [&STABLE_DIFFUSION[..], &CONSISTENCY[..], &XL[..]].concat().join(", ");
             return Err(index.unusable("_class_name", &format!("one of {known}"), class));
         };
         require(checkpoint, "unet", &["UNet2DConditionModel"])?;
@@ -55,7 +56,7 @@ impl Family {
         let first = ("text_encoder", "tokenizer", "CLIPTextModel");
         let second = ("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection");
         match self {
-            Self::StableDiffusion => vec![first],
+            Self::StableDiffusion { .. } => vec![first],
             Self::Xl { .. } if checkpoint.class_of(first.0).is_none() => vec![second],
             Self::Xl { .. } => vec![first, second],
         }

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     contract::PromptSyntax,
     diffusion::{
-        DiffusionError, ImageSpec, Source, denoising::Restore, noise::TorchRng, picture, warnings::Warnings,
+        DiffusionError, ImageSpec, Source, denoising::Restore, noise::TorchRng, ops::ScratchHolder, picture,
+        warnings::Warnings,
     },
 };
 
@@ -27,6 +28,7 @@ pub(super) fn begin(model: &Flux, spec: &ImageSpec) -> Result<FluxDenoising, Dif
     let tokens = shape.1 / latents::PATCH * (shape.2 / latents::PATCH);
     let schedule = FlowSchedule::new(&model.schedule, spec.steps, tokens)?;
     let first = first_step(schedule.steps(), &spec.source)?;
+    let scratch = ScratchHolder::begin();
     let text = model.encode_prompt(&spec.prompt)?;
     warnings.extend(text.warnings);
     let mut rng = TorchRng::new(spec.seed);
@@ -58,6 +60,7 @@ pub(super) fn begin(model: &Flux, spec: &ImageSpec) -> Result<FluxDenoising, Dif
         restore,
         size,
         warnings: Warnings::new(warnings),
+        _scratch: scratch,
     })
 }
 

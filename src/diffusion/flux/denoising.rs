@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 
 use super::{latents::Shape, schedule::FlowSchedule};
-use crate::diffusion::{DiffusionError, ProgressError, Trajectory, denoising::Restore, warnings::Warnings};
+use crate::diffusion::{
+    DiffusionError, ProgressError, Trajectory, denoising::Restore, ops::ScratchHolder, warnings::Warnings,
+};
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
 /// together and each goes on from where it is.
@@ -29,6 +31,8 @@ pub struct FluxDenoising {
     pub(super) size: (u32, u32),
     pub(super) warnings: Warnings,
     pub(super) finite: bool,
+    /// With the last picture goes what operations keep to work in.
+    pub(super) _scratch: ScratchHolder,
 }
 
 /// Latents that are put back after each step, noised as the step asks.

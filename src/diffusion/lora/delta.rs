@@ -16,15 +16,16 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// To be added to what a linear layer makes of `x`.
-    pub fn of_linear(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(&ops::linear(x, &self.down, None)?, &self.up, None)? * self.scale
+    /// Adds it to `y`, which a linear layer made of `x`. The scale is of what lies between the matrices, which is small.
+    pub fn add_to_linear(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let low = (ops::linear(x, &self.down, None)? * self.scale)?;
+        ops::linear_plus(&low, &self.up, None, y)
     }
 
-    /// To be added to what a convolution makes of `x`.
-    pub fn of_conv2d(&self, x: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-        let low = ops::conv2d(x, &self.down, None, stride, padding)?;
-        ops::conv2d(&low, &self.up, None, 1, 0)? * self.scale
+    /// Adds it to `y`, which a convolution made of `x`.
+    pub fn add_to_conv2d(&self, y: &Tensor, x: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+        let low = (ops::conv2d(x, &self.down, None, stride, padding)? * self.scale)?;
+        ops::conv2d_plus(&low, &self.up, None, y, 1, 0)
     }
 
     /// Bytes of both matrices.

@@ -27,6 +27,19 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     Tensor::from_vec(out, dims, &Device::Cpu)
 }
 
+/// As [`super::relu`]; `x` is f32 on the CPU.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    let (x, dims) = (x.contiguous()?, x.dims());
+    let floats = Floats::of(&x);
+    let x = &floats.values()?[..dims.iter().product()];
+    let mut out = leftover(x.len());
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
+        // What is no number stays none.
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = if *x < 0.0 { 0.0 } else { *x });
+    });
+    Tensor::from_vec(out, dims, &Device::Cpu)
+}
+
 /// As [`super::geglu`]; `x` is f32 on the CPU and has values.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let (x, mut dims, level) = (x.contiguous()?, x.dims().to_vec(), Level::best());

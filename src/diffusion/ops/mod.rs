@@ -33,6 +33,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 pub use self::arithmetic::arithmetic;
 pub use self::bands::{BAND_PIXELS, Bands, Norm, Seen, View};
 pub use self::plain::MAX_SCORES;
+pub use self::scratch::{Holder as ScratchHolder, PER_THREAD as KEPT_PER_THREAD, SHARED as KEPT_FOR_ALL};
 pub use super::config::Activation;
 
 /// Whether the kernels of this folder compute with `x`.
@@ -206,6 +207,11 @@ pub fn embedding(table: &Tensor, ids: &Tensor, dtype: DType) -> Result<Tensor> {
 /// An activation function, element by element.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if has_kernels(x) { elementwise::activate(x, activation) } else { plain::activate(x, activation) }
+}
+
+/// What is below zero is zero.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    if has_kernels(x) { elementwise::relu(x) } else { x.relu() }
 }
 
 /// Gated GELU: the first half of the last dimension times the GELU (with the error function) of the second.

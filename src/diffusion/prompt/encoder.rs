@@ -160,7 +160,7 @@ impl PromptEncoder {
 
     fn own_skip(&self) -> usize {
         match self.family {
-            Family::StableDiffusion => 0,
+            Family::StableDiffusion { .. } => 0,
             Family::Xl { .. } => XL_SKIP,
         }
     }
@@ -203,7 +203,7 @@ impl PromptEncoder {
 
     fn wanted(&self, skip: usize) -> HiddenStates {
         match self.family {
-            Family::StableDiffusion => HiddenStates::Normed { skip },
+            Family::StableDiffusion { .. } => HiddenStates::Normed { skip },
             Family::Xl { .. } => HiddenStates::Raw { skip: skip + XL_SKIP },
         }
     }

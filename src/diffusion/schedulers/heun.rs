@@ -62,6 +62,11 @@ impl Scheduler for Heun {
         2
     }
 
+    /// The last step alone has no second half.
+    fn asked_step(&self, first: usize, done: usize) -> (usize, usize) {
+        ((first + done) / 2, self.timesteps.len().div_ceil(2))
+    }
+
     fn scale_input(&self, step: usize, latents: &[f32]) -> Vec<f32> {
         euler::scale_input(self.sigmas[step], latents)
     }

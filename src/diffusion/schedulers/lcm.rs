@@ -21,8 +21,9 @@ pub struct Lcm {
 }
 
 impl Lcm {
-    /// Reads what is LCM's own from the configuration. The spacing of timesteps is LCM's own whatever it says.
-    pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self, DiffusionError> {
+    /// Reads what is LCM's own from the configuration. The spacing of timesteps is LCM's own whatever it says. With a
+    /// `strength` below 1 all steps lie in that part of the schedule, its end; it is above 0.
+    pub fn new(config: &SchedulerConfig, steps: usize, strength: f64) -> Result<Self, DiffusionError> {
         let file = config.file();
         let original = file.integer_or("original_inference_steps", 50)?;
         if original > config.train_timesteps {
@@ -33,12 +34,20 @@ impl Lcm {
             let reason = format!("{steps}; lcm takes 1 to {original} with this model");
             return Err(DiffusionError::request("steps", reason));
         }
+        let last = (original as f64 * strength) as usize;
+        if steps > last {
+            let reason = format!(
+                "{strength} of the {original} timesteps that this model was distilled for leaves {last} to {steps} \
+                 `steps`; raise it or take fewer"
+            );
+            return Err(DiffusionError::request("strength", reason));
+        }
         let all = config.alphas_cumprod(betas::LCM, true)?;
         let stride = config.train_timesteps / original;
-        let mut places = linspace(0.0, original as f64, steps + 1);
+        let mut places = linspace(0.0, last as f64, steps + 1);
         places.truncate(steps);
         let timesteps: Vec<usize> =
-            places.iter().map(|place| (original - place.floor() as usize) * stride - 1).collect();
+            places.iter().map(|place| (last - place.floor() as usize) * stride - 1).collect();
         let alphas: Vec<f32> = timesteps.iter().map(|timestep| all[*timestep]).collect();
         config.finds_signal(&alphas)?;
         Ok(Self {

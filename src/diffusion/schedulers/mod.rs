@@ -56,6 +56,13 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
         1
     }
 
+    /// Evaluation `done` of a picture that began with `first`, told in the steps that a job asks for: which of them it is
+    /// a part of, from 0 over the whole schedule, and how many those are. Others than evaluations where a step takes
+    /// several.
+    fn asked_step(&self, first: usize, done: usize) -> (usize, usize) {
+        (first + done, self.timesteps().len())
+    }
+
     /// The network's input for `latents` at `step`.
     fn scale_input(&self, step: usize, latents: &[f32]) -> Vec<f32>;
 
@@ -84,19 +91,39 @@ pub fn scheduler(
     config: &SchedulerConfig,
     steps: u32,
 ) -> Result<Box<dyn Scheduler>, DiffusionError> {
+    tried(kind, config, steps, |steps| build(kind, config, steps))
+}
+
+/// The scheduler of diffusers' LatentConsistencyModelImg2ImgPipeline, which begins from a picture and takes all steps:
+/// they are spread over the last part of the schedule, as much as `strength` says, above 0 and up to 1.
+pub fn consistency_from_picture(
+    config: &SchedulerConfig,
+    steps: u32,
+    strength: f64,
+) -> Result<Box<dyn Scheduler>, DiffusionError> {
+    tried(SchedulerKind::Lcm, config, steps, |steps| Ok(Box::new(Lcm::new(config, steps, strength)?)))
+}
+
+/// What `build` makes, if a whole schedule of it stays finite.
+fn tried(
+    kind: SchedulerKind,
+    config: &SchedulerConfig,
+    steps: u32,
+    build: impl Fn(usize) -> Result<Box<dyn Scheduler>, DiffusionError>,
+) -> Result<Box<dyn Scheduler>, DiffusionError> {
     let steps = steps as usize;
     if steps == 0 || steps > config.train_timesteps {
         let reason = format!("{steps}; this model takes 1 to {}", config.train_timesteps);
         return Err(DiffusionError::request("steps", reason));
     }
     config.file().only("thresholding", &[false.into()])?;
-    let mut trial = build(kind, config, steps)?;
+    let mut trial = build(steps)?;
     if !stays_finite(&mut *trial) {
         let reason =
             format!("{} over {steps} steps divides by zero with this model's configuration", kind.name());
         return Err(DiffusionError::request("scheduler", reason));
     }
-    build(kind, config, steps)
+    build(steps)
 }
 
 fn build(
@@ -114,7 +141,7 @@ fn build(
         SchedulerKind::Dpm(spread) => Box::new(Dpm::new(config, steps, spread, false)?),
         SchedulerKind::DpmSde(spread) => Box::new(Dpm::new(config, steps, spread, true)?),
         SchedulerKind::UniPc(spread) => Box::new(UniPc::new(config, steps, spread)?),
-        SchedulerKind::Lcm => Box::new(Lcm::new(config, steps)?),
+        SchedulerKind::Lcm => Box::new(Lcm::new(config, steps, 1.0)?),
     })
 }
 

@@ -10,8 +10,9 @@ use crate::diffusion::{DiffusionError, noise::TorchRng};
 
 /// Outputs that are kept.
 const ORDER: usize = 4;
-/// Evaluations in the Runge-Kutta start: three steps of four.
-const RUNGE_KUTTA: usize = 12;
+/// Evaluations of a step of Runge-Kutta's, and of those in the start, which are three.
+const OF_RUNGE_KUTTA: usize = 4;
+const RUNGE_KUTTA: usize = 3 * OF_RUNGE_KUTTA;
 
 /// The schedule, and what the last evaluations left.
 #[derive(Debug)]
@@ -83,7 +84,9 @@ impl Pndm {
     fn kept_after(&self, evaluations: usize) -> (usize, bool, bool) {
         match (self.runge_kutta, evaluations) {
             (_, 0) => (0, false, false),
-            (true, 1..=RUNGE_KUTTA) => (evaluations.div_ceil(4), true, !evaluations.is_multiple_of(4)),
+            (true, 1..=RUNGE_KUTTA) => {
+                (evaluations.div_ceil(OF_RUNGE_KUTTA), true, !evaluations.is_multiple_of(OF_RUNGE_KUTTA))
+            }
             (true, _) => (ORDER, true, false),
             (false, 1) => (1, true, false),
             // The second is not kept.
@@ -95,8 +98,8 @@ impl Pndm {
     fn runge_kutta_step(&mut self, timestep: usize, output: &[f32], latents: &mut [f32]) -> Move {
         let back = if self.counter % 2 == 1 { 0 } else { self.stride / 2 };
         let previous = timestep.checked_sub(back);
-        let from = self.timesteps[self.counter / 4 * 4];
-        let place = self.counter % 4;
+        let from = self.timesteps[self.counter / OF_RUNGE_KUTTA * OF_RUNGE_KUTTA];
+        let place = self.counter % OF_RUNGE_KUTTA;
         if place == 0 {
             self.keep(output);
             self.origin = Some(latents.to_vec());
@@ -182,11 +185,11 @@ fn with_second_twice(once: &[usize]) -> Vec<usize> {
 
 /// Three steps of four evaluations: at the timestep, twice half a stride on, and at the next timestep.
 fn with_runge_kutta(once: &[usize], stride: usize) -> Vec<usize> {
-    let start = once.windows(2).take(RUNGE_KUTTA / 4).flat_map(|pair| {
+    let start = once.windows(2).take(RUNGE_KUTTA / OF_RUNGE_KUTTA).flat_map(|pair| {
         let half = pair[1] + stride / 2;
         [pair[0], half, half, pair[1]]
     });
-    start.chain(once.iter().skip(RUNGE_KUTTA / 4).copied()).collect()
+    start.chain(once.iter().skip(RUNGE_KUTTA / OF_RUNGE_KUTTA).copied()).collect()
 }
 
 impl Scheduler for Pndm {
@@ -196,6 +199,20 @@ impl Scheduler for Pndm {
 
     fn initial_scale(&self) -> f32 {
         1.0
+    }
+
+    /// The first step is done twice, or the first three are Runge-Kutta's: counted from where the picture begins.
+    fn asked_step(&self, first: usize, done: usize) -> (usize, usize) {
+        let beyond_one_each = RUNGE_KUTTA - RUNGE_KUTTA / OF_RUNGE_KUTTA;
+        let (since, more) = match self.runge_kutta {
+            true if done < RUNGE_KUTTA => (done / OF_RUNGE_KUTTA, beyond_one_each),
+            true => (done - beyond_one_each, beyond_one_each),
+            // A single step is done once.
+            false => (done.saturating_sub(1), usize::from(self.timesteps.len() > 1)),
+        };
+        let steps = self.timesteps.len() - more;
+        // A picture that begins near the end has fewer steps than the start counts.
+        ((first + since).min(steps - 1), steps)
     }
 
     fn scale_input(&self, _step: usize, latents: &[f32]) -> Vec<f32> {

@@ -227,3 +227,24 @@ fn a_memory_of_another_scheduler_is_refused_and_says_why() {
     let smaller = refusal("dpmpp_2m", dpm.memory(), Place { size: 2, ..place });
     assert!(smaller.contains("3 numbers in `clean.0`; the picture's latents have 2"), "{smaller}");
 }
+
+#[test]
+fn every_evaluation_is_of_a_step_that_was_asked_for_and_every_step_has_one() {
+    for (kind, runge_kutta) in (0..SchedulerKind::NAMES.len()).flat_map(|kind| [(kind, false), (kind, true)])
+    {
+        let config = config("leading", json!({"skip_prk_steps": !runge_kutta}));
+        let least = if runge_kutta { 4 } else { 1 };
+        for (steps, skip) in
+            (least..24_u32).flat_map(|steps| (0..steps.min(3)).map(move |skip| (steps, skip)))
+        {
+            let (scheduler, skip) = (fresh(kind, &config, steps), skip as usize);
+            let first = skip * scheduler.order();
+            let of = |done| scheduler.asked_step(first, done);
+            let places: Vec<_> = (0..scheduler.timesteps().len() - first).map(of).collect();
+            let what = format!("{} {steps} steps from {skip}: {places:?}", SchedulerKind::NAMES[kind]);
+            assert!(places.iter().all(|(_, all)| *all == steps as usize), "{what}");
+            assert_eq!((places[0].0, places[places.len() - 1].0), (skip, steps as usize - 1), "{what}");
+            assert!(places.windows(2).all(|pair| (0..=1).contains(&(pair[1].0 - pair[0].0))), "{what}");
+        }
+    }
+}

@@ -69,10 +69,11 @@ fn run(layers: &[Layer], mut x: Tensor) -> Result<Tensor> {
     for layer in layers {
         x = match layer {
             Layer::Conv(conv) => conv.forward(&x)?,
-            Layer::Relu => x.relu()?,
+            Layer::Relu => ops::relu(&x)?,
             Layer::Block([first, second, third]) => {
-                let h = second.forward(&first.forward(&x)?.relu()?)?.relu()?;
-                (third.forward(&h)? + x)?.relu()?
+                let h = ops::relu(&first.forward(&x)?)?;
+                let h = ops::relu(&second.forward(&h)?)?;
+                ops::relu(&third.forward_plus(&h, &x)?)?
             }
             Layer::Upsample => {
                 let (_, _, height, width) = x.dims4()?;

@@ -94,8 +94,11 @@ impl Follow {
                 });
             };
             match response {
-                GenerationResponse::Progress { step, total } => {
-                    self.progress.step(step, total).into_iter().for_each(|kind| self.held.events.emit(kind));
+                GenerationResponse::Progress { step, total, took } => {
+                    self.progress
+                        .step(step, total, took)
+                        .into_iter()
+                        .for_each(|kind| self.held.events.emit(kind));
                 }
                 GenerationResponse::Preview { step, total, image } => {
                     self.tell_preview(step, total, image).await;

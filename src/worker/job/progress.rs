@@ -15,9 +15,19 @@ pub struct Progress {
     total: u32,
     /// Steps that another worker has done.
     earlier: u32,
-    /// When the first step was done here.
-    first: Option<Instant>,
+    /// The first pass here.
+    first: Option<First>,
     told: Option<Instant>,
+}
+
+/// The first pass of a job through the network.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    /// When it was done.
+    at: Instant,
+    /// The step that it led to.
+    step: u32,
+    took: Duration,
 }
 
 impl Progress {
@@ -31,11 +41,11 @@ impl Progress {
         (self.step, self.earlier) = (step, step);
     }
 
-    /// A step was done; the event, if it is to be told.
-    pub fn step(&mut self, step: u32, total: u32) -> Option<EventKind> {
+    /// A step was done by a pass of this length; the event, if it is to be told.
+    pub fn step(&mut self, step: u32, total: u32, took: Duration) -> Option<EventKind> {
         (self.step, self.total) = (step, total);
         let now = Instant::now();
-        self.first.get_or_insert(now);
+        self.first.get_or_insert(First { at: now, step, took });
         let due = self.told.is_none_or(|told| now - told >= AT_MOST_EVERY);
         (due || step >= total).then(|| self.tell())
     }
@@ -58,11 +68,13 @@ impl Progress {
     }
 
     fn eta_ms(&self, now: Instant) -> u64 {
-        // The first step is the start of the clock: what came before it was the queue and the text encoder.
-        let (Some(first), done @ 2..) = (self.first, self.step.saturating_sub(self.earlier)) else {
-            return 0;
+        let Some(first) = self.first else { return 0 };
+        // The end of the first pass is the start of the clock: what came before it was the queue and the text encoder.
+        let (time, steps) = match self.step.saturating_sub(first.step) {
+            0 => (first.took, first.step.saturating_sub(self.earlier).max(1)),
+            since => (now - first.at, since),
         };
-        let pace = (now - first).as_secs_f64() / f64::from(done - 1);
+        let pace = time.as_secs_f64() / f64::from(steps);
         (pace * f64::from(self.total.saturating_sub(self.step)) * 1e3) as u64
     }
 }
@@ -82,7 +94,7 @@ mod tests {
         let mut told = vec![];
         for step in 1..=100 {
             tokio::time::advance(Duration::from_millis(10)).await;
-            told.extend(progress.step(step, 100));
+            told.extend(progress.step(step, 100, Duration::from_millis(10)));
         }
         let steps: Vec<_> = told
             .iter()
@@ -93,5 +105,28 @@ mod tests {
             .collect();
         assert_eq!(steps, [1, 26, 51, 76, 100]);
         assert!(matches!(told[1], EventKind::Progress { eta_ms: 740, percent: 26.0, .. }), "{:?}", told[1]);
+    }
+
+    fn eta(kind: Option<EventKind>) -> u64 {
+        match kind {
+            Some(EventKind::Progress { eta_ms, .. }) => eta_ms,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_step_tells_how_long_the_others_will_take() {
+        let took = Duration::from_secs(6);
+        assert_eq!(eta(Progress::new(20).step(1, 20, took)), 19 * 6000);
+        assert_eq!(eta(Progress::new(1).step(1, 1, took)), 0);
+        // A pass of four pictures is four steps, and so are those of the steps after it.
+        let mut together = Progress::new(80);
+        assert_eq!(eta(together.step(4, 80, took)), 19 * 6000);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert_eq!(eta(together.step(8, 80, took)), 18 * 8000);
+        // What another worker has done was at its pace.
+        let mut resumed = Progress::new(20);
+        resumed.goes_on_from(15);
+        assert_eq!(eta(resumed.step(16, 20, took)), 4 * 6000);
     }
 }

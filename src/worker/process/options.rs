@@ -9,7 +9,7 @@ use crate::{
     bus::{NatsOptions, StreamOptions},
     contract::{
         Capability, HiveId, Limits, Subjects, WorkerId,
-        limits::{MAX_IMAGES, MAX_STEPS},
+        limits::{MAX_IMAGES, MAX_STEPS, MIN_SIDE},
     },
     diffusion::Precision,
     logging::LogOptions,
@@ -157,6 +157,15 @@ impl WorkerOptions {
         if self.memory_limit == Some(0) {
             return error("--memory-limit", "must be above 0".into());
         }
+        let least = u64::from(MIN_SIDE) * u64::from(MIN_SIDE);
+        if self.max_pixels < least {
+            let reason = format!(
+                "{} pixels are less than the smallest picture has, and every job would be refused; {MIN_SIDE}x{MIN_SIDE}, \
+                 which is {least}, is the least",
+                self.max_pixels
+            );
+            return error("--max-pixels", reason);
+        }
         if self.deadline.is_zero() {
             return error("--deadline", "must be above 0".into());
         }
@@ -282,6 +291,8 @@ mod tests {
             &["--model", "sim://"][..],
             &["--model-memory", "0"],
             &["--memory-limit", "0"],
+            &["--max-pixels", "512"],
+            &["--max-pixels", "63x64"],
             &["--step-limit", "0s"],
             &["--subject-prefix", "a..b"],
         ] {
@@ -292,10 +303,14 @@ mod tests {
             &["--dtype", "f16,vae=f32"],
             &["--model-memory", "6GiB"],
             &["--memory-limit", "6GiB"],
+            &["--max-pixels", "64x64"],
+            &["--max-pixels", "512x512"],
             &["--lora-dir", "src"],
         ] {
             assert!(parse(good).unwrap().check().is_ok(), "{good:?}");
         }
+        let said = parse(&["--max-pixels", "512"]).unwrap().check().unwrap_err().to_string();
+        assert!(said.starts_with("--max-pixels: 512 ") && said.contains("64x64"), "{said}");
     }
 
     #[test]

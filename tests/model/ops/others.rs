@@ -62,6 +62,7 @@ proptest! {
             let candle = plain::activate(&x, activation).unwrap();
             close(&ops::activate(&x, activation).unwrap(), &candle, ACTIVATION);
         }
+        close(&ops::relu(&x).unwrap(), &x.relu().unwrap(), 0.0);
         close(&ops::geglu(&x).unwrap(), &plain::geglu(&x).unwrap(), 8.0 * ACTIVATION);
     }
 
@@ -122,9 +123,18 @@ fn a_large_mean_leaves_a_norm_its_digits() {
 }
 
 #[test]
+fn what_is_no_number_stays_none_through_a_relu() {
+    let x = Tensor::new(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0, 2.0], &candle_core::Device::Cpu);
+    let y = values(&ops::relu(&x.unwrap()).unwrap());
+    assert!(y[0].is_nan());
+    assert_eq!(y[1..], [f32::INFINITY, 0.0, 0.0, 2.0]);
+}
+
+#[test]
 fn tensors_without_values_pass() {
     let none = Tensor::zeros((2, 0, 8), DType::F32, &candle_core::Device::Cpu).unwrap();
     assert_eq!(ops::activate(&none, Activation::Silu).unwrap().dims(), [2, 0, 8]);
+    assert_eq!(ops::relu(&none).unwrap().dims(), [2, 0, 8]);
     assert_eq!(ops::add(&none, &none).unwrap().dims(), [2, 0, 8]);
 }
 

@@ -5,7 +5,7 @@ use sd_worker_rbee::diffusion::{DType, ImageSpec, Precision, Source, inspect};
 
 use super::{
     runs::{MODULE, check_runs, close},
-    support::{Golden, data, model},
+    support::{Golden, data, model, model_of_class},
 };
 
 #[test]
@@ -60,6 +60,36 @@ fn a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does() {
 #[test]
 fn latent_consistency_runs_end_in_diffusers_pictures() {
     check_runs("families", "lcm");
+}
+
+#[test]
+fn a_checkpoint_of_lcm_s_own_class_goes_all_steps_from_a_picture_as_diffusers_does() {
+    check_runs("families", "consistency");
+}
+
+fn from_picture(steps: u32, strength: f64, scheduler: Option<&str>) -> ImageSpec {
+    let image = Golden::read("families.safetensors").rgb("lcm_image.input");
+    let source = Source::Image { image, strength };
+    ImageSpec { steps, scheduler: scheduler.map(str::to_owned), ..ImageSpec::new("a red circle", source) }
+}
+
+#[test]
+fn only_lcm_s_own_class_with_its_own_scheduler_goes_all_steps_from_a_picture() {
+    for class in ["LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"] {
+        let own = model_of_class("lcm", class);
+        let steps = |scheduler| own.begin(&from_picture(4, 0.5, scheduler)).unwrap().total();
+        assert_eq!([steps(None), steps(Some("lcm")), steps(Some("euler"))], [4, 4, 2], "{class}");
+    }
+    // As with a LoRA that makes a consistency model of Stable Diffusion.
+    assert_eq!(model("text").begin(&from_picture(4, 0.5, Some("lcm"))).unwrap().total(), 2);
+}
+
+#[test]
+fn more_steps_than_the_strength_leaves_timesteps_are_refused_by_name() {
+    let model = model_of_class("lcm", "LatentConsistencyModelPipeline");
+    let error = model.begin(&from_picture(4, 0.07, None)).err().unwrap().to_string();
+    assert!(error.contains("`strength`") && error.contains("leaves 3 to 4 `steps`"), "{error}");
+    assert_eq!(model.begin(&from_picture(3, 0.07, None)).unwrap().total(), 3);
 }
 
 #[test]

@@ -16,6 +16,8 @@ use super::{
 #[derive(Deserialize)]
 struct Case {
     family: String,
+    /// Of the network, as diffusers made them.
+    evaluations: u32,
     #[serde(flatten)]
     run: Run,
 }
@@ -34,10 +36,11 @@ fn every_family_with_every_scheduler_ends_where_diffusers_ends() {
     let schedulers = StableDiffusion::schedulers();
     let mut models = BTreeMap::new();
     let mut table: BTreeMap<&str, Vec<(&str, Difference)>> = BTreeMap::new();
-    for Case { family, run } in &cases {
+    for Case { family, evaluations, run } in &cases {
         let model = models.entry(&run.checkpoint).or_insert_with(|| model(&run.checkpoint));
         let scheduler = run.scheduler.as_deref().unwrap();
-        table.entry(family).or_default().push((scheduler, difference(model, run, &golden)));
+        let difference = difference(model, run, *evaluations, &golden);
+        table.entry(family).or_default().push((scheduler, difference));
     }
     for (family, rows) in &table {
         println!(
@@ -48,7 +51,7 @@ fn every_family_with_every_scheduler_ends_where_diffusers_ends() {
         }
         assert_eq!(rows.len(), schedulers.len(), "{family}");
     }
-    assert!(table.len() >= 9);
+    assert_eq!(table.len(), 14, "9 families, 5 rows with masks");
     for (family, rows) in &table {
         for (scheduler, d) in rows {
             let fits =
@@ -58,8 +61,9 @@ fn every_family_with_every_scheduler_ends_where_diffusers_ends() {
     }
 }
 
-fn difference(model: &StableDiffusion, run: &Run, golden: &Golden) -> Difference {
+fn difference(model: &StableDiffusion, run: &Run, evaluations: u32, golden: &Golden) -> Difference {
     let mut job = model.begin(&spec(run, golden, &run.checkpoint)).unwrap();
+    assert_eq!(job.total(), evaluations, "{}", run.name);
     while !job.is_done() {
         model.advance(&mut [&mut job]).unwrap();
     }

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use sd_worker_rbee::diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::support::{Golden, data, model, picture, relative_l2};
+use crate::support::{Golden, data, model, model_of_class, picture, relative_l2};
 
 /// Relative L2 error of one module, and of latents after several steps with guidance.
 pub const MODULE: f64 = 1e-4;
@@ -28,6 +28,8 @@ pub struct Run {
     strength: f64,
     width: u32,
     height: u32,
+    /// diffusers' class that the checkpoint is read as; none: its own.
+    pipeline: Option<String>,
     #[serde(default)]
     loras: Vec<(String, f64)>,
 }
@@ -79,7 +81,10 @@ pub fn check_runs(file: &str, kind: &str) {
     let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.starts_with(kind)).collect();
     assert!(!runs.is_empty(), "{kind}");
     for run in &runs {
-        let model = model(&run.checkpoint);
+        let model = match &run.pipeline {
+            Some(class) => model_of_class(&run.checkpoint, class),
+            None => model(&run.checkpoint),
+        };
         let mut job = model.begin(&spec(run, &golden, &run.name)).unwrap();
         let theirs = golden.get(&format!("{}.latents", run.name));
         assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);

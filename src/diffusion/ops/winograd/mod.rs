@@ -6,6 +6,8 @@
 
 mod transforms;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use self::transforms::{Input, Output, transform_weights};
@@ -27,6 +29,12 @@ const WEIGHTS: usize = 12 << 20;
 /// Tiles in a run, and tiles whose products are held at once: they stay in a core's cache.
 const RUN: usize = 64;
 const TOGETHER: usize = 128;
+/// Channels whose transformed weights a thread holds at once where they are not kept (2.8 MiB): more would be more
+/// memory for each thread, and no core's cache holds them.
+const DEPTH: usize = 640;
+/// Fewest tiles of a piece of work, and what transforming the weights once more for it costs, in tiles.
+const FEWEST_TILES: usize = 6;
+const TRANSFORM: usize = 6;
 /// Values between rows of the transformed input, against rows of some lengths that fall on the same places of a cache.
 const PAD: usize = 16;
 /// Fewest channels that are worth it.
@@ -120,6 +128,29 @@ fn tiles(runs: &[Run]) -> usize {
     runs.iter().map(|run| run.count).sum()
 }
 
+/// The tiles of `range`, counted over `runs` one after the other, as runs.
+fn cut(runs: &[Run], range: Range<usize>) -> Vec<Run> {
+    let mut cut = vec![];
+    let mut first = 0;
+    for run in runs {
+        let (from, to) = (range.start.max(first), range.end.min(first + run.count));
+        if from < to {
+            cut.push(Run { left: run.left + from - first, count: to - from, ..*run });
+        }
+        first += run.count;
+    }
+    cut
+}
+
+/// Into how many pieces tiles are divided, so that `threads` have done with all panels of all of them soonest. `again` is
+/// what each piece of a panel costs beside its tiles.
+fn pieces(panels: usize, tiles: usize, threads: usize, again: usize) -> usize {
+    let most = (tiles / FEWEST_TILES).max(1);
+    let time = |pieces: &usize| (panels * pieces).div_ceil(threads) * (again + tiles.div_ceil(*pieces));
+    // The first of equals: each piece reads the weights once more.
+    (1..=most).min_by_key(time).unwrap_or(1)
+}
+
 /// A 3x3 convolution of stride 1. `weight` is `[outputs, inputs, 3, 3]`, `bias` has a value
 /// for each channel, or for each sample and channel; `more` is added, in the output's shape.
 pub fn convolution(
@@ -143,7 +174,7 @@ pub fn convolution(
     let kept = keep.then(|| {
         let mut kept = Scratch::of(panels * panel);
         kept.par_chunks_exact_mut(panel).enumerate().for_each(|(i, panel)| {
-            transform_weights(level, shape, weight, i * width, panel);
+            transform_weights(level, shape, weight, i * width, 0..inputs, panel);
         });
         kept
     });
@@ -181,44 +212,58 @@ pub fn convolution(
             });
         });
         let seen = &*seen;
-        // Where weights are few or cores are many, tiles are divided too.
-        let sets = gather(batch, TOGETHER);
-        let pieces = if keep { sets.len() } else { 1 };
+        // Tiles are divided too where that keeps more cores busy. A product is the same wherever it is cut.
+        let threads = rayon::current_num_threads();
+        let pieces = match keep {
+            true => pieces(panels, count, threads, 0).max(count.div_ceil(TOGETHER)),
+            false => pieces(panels, count, threads, TRANSFORM),
+        };
         (0..panels * pieces).into_par_iter().for_each(|task| {
             let (piece, number) = (task / panels, task % panels);
             let first = number * width;
             let columns = width.min(outputs - first);
-            let own;
-            let weights = match &kept {
-                Some(kept) => &kept[number * panel..][..panel],
-                None => {
-                    let mut buffer = Scratch::of(panel);
-                    transform_weights(level, shape, weight, first, &mut buffer);
-                    own = buffer;
-                    &*own
-                }
-            };
-            let mut start = tiles(&batch[..sets[..piece].iter().map(|set| set.len()).sum()]);
-            let sets = if keep { &sets[piece..=piece] } else { &sets[..] };
-            for set in sets {
-                let rows = tiles(set);
+            let depth = if keep { inputs } else { inputs.min(DEPTH) };
+            let mut own = Scratch::of(if keep { 0 } else { PLACES * depth * width });
+            let end = count * (piece + 1) / pieces;
+            for start in (count * piece / pieces..end).step_by(TOGETHER) {
+                let rows = TOGETHER.min(end - start);
                 let mut products = Scratch::of(PLACES * rows * width);
-                for place in 0..PLACES {
-                    level.run(&Product {
-                        depth: inputs,
-                        a: weights[place * inputs * width..][..inputs * width].as_ptr(),
-                        a_step: width,
-                        b: seen[(place * count + start) * row..][..rows * row].as_ptr(),
-                        b_row: row,
-                        rows,
-                        c: products[place * rows * width..][..rows * width].as_mut_ptr(),
-                        c_row: width,
-                        columns: width,
-                        start: Start::Zero,
-                    });
+                for input in (0..inputs).step_by(depth) {
+                    let taken = depth.min(inputs - input);
+                    let weights = match &kept {
+                        Some(kept) => &kept[number * panel..][..panel],
+                        None => {
+                            // All inputs at once are there from the tiles before.
+                            if taken < inputs || start == count * piece / pieces {
+                                transform_weights(
+                                    level,
+                                    shape,
+                                    weight,
+                                    first,
+                                    input..input + taken,
+                                    &mut own,
+                                );
+                            }
+                            &own[..PLACES * taken * width]
+                        }
+                    };
+                    for place in 0..PLACES {
+                        level.run(&Product {
+                            depth: taken,
+                            a: weights[place * taken * width..][..taken * width].as_ptr(),
+                            a_step: width,
+                            b: seen[(place * count + start) * row..][..rows * row][input..].as_ptr(),
+                            b_row: row,
+                            rows,
+                            c: products[place * rows * width..][..rows * width].as_mut_ptr(),
+                            c_row: width,
+                            columns: width,
+                            start: if input > 0 { Start::Add } else { Start::Zero },
+                        });
+                    }
                 }
                 let mut tile = 0;
-                for run in *set {
+                for run in &cut(batch, start..start + rows) {
                     let mut strip = Scratch::of(TILE * TILE * run.count * width);
                     let planes = (run.sample * outputs + first) * shape.pixels();
                     let bias = bias.map(|bias| {
@@ -238,7 +283,6 @@ pub fn convolution(
                     });
                     tile += run.count;
                 }
-                start += rows;
             }
         });
     }

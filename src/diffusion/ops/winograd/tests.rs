@@ -115,6 +115,97 @@ fn a_sample_has_the_bits_that_it_has_alone() {
     }
 }
 
+/// Deep enough that a thread transforms its weights in parts, where they are not kept.
+const DEEP: Shape = Shape { samples: 1, inputs: 1300, outputs: 40, height: 8, width: 9, padding: 1 };
+
+#[test]
+fn weights_that_are_transformed_in_parts_give_the_bits_of_weights_that_are_kept() {
+    // Two batches: their weights are kept, whole.
+    let many = Shape { samples: 14, ..DEEP };
+    let tiles = DEEP.tiles().0 * DEEP.tiles().1;
+    assert!(14 * tiles * PLACES * DEEP.inputs > INPUTS && DEEP.inputs > DEPTH);
+    let size = DEEP.inputs * DEEP.height * DEEP.width;
+    let (x, weight) = (numbers(size, 1), numbers(DEEP.outputs * DEEP.inputs * 9, 2));
+    let halves: Vec<f16> = weight.iter().copied().map(f16::from_f32).collect();
+    let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+    for level in Level::all() {
+        let of = |shape: Shape, weight: Kept<'_>| {
+            let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.pixels()];
+            convolution(level, shape, &x.repeat(shape.samples), weight, None, None, &mut out);
+            out
+        };
+        let (parts, kept) = (of(DEEP, Kept::F32(&widened)), of(many, Kept::F32(&widened)));
+        assert!(kept.chunks_exact(parts.len()).all(|kept| bits(kept) == bits(&parts)));
+        assert_eq!(bits(&of(DEEP, Kept::F16(&halves))), bits(&parts));
+        let exact = exact(DEEP, &x, &widened, &[0.0; 40]);
+        assert!(parts.iter().zip(&exact).all(|(x, exact)| (f64::from(*x) - exact).abs() < 10.0 * TOLERANCE));
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn however_many_threads_divide_the_tiles_a_sum_has_the_same_bits() {
+    let wide = Shape { samples: 2, inputs: 24, outputs: 50, height: 37, width: 290, padding: 1 };
+    for shape in [DEEP, wide] {
+        let x = numbers(shape.samples * shape.inputs * shape.height * shape.width, 1);
+        let weight = numbers(shape.outputs * shape.inputs * 9, 2);
+        for level in Level::all() {
+            let of = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut out = vec![f32::NAN; shape.samples * shape.outputs * shape.pixels()];
+                pool.install(|| {
+                    convolution(level, shape, &x, Kept::F32(&weight), None, None, &mut out);
+                });
+                bits(&out)
+            };
+            let one = of(1);
+            for threads in [2, 7, 48] {
+                assert!(of(threads) == one, "{level:?} {shape:?} {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_are_divided_where_cores_would_be_idle_and_not_elsewhere() {
+    // Stable Diffusion 1.5 with guidance at 512x512, in panels of 32: 640 channels at 32x32, 1280 at 16x16 and at 8x8.
+    for (panels, tiles) in [(20, 128), (40, 32), (40, 8)] {
+        for threads in [1, 2, 4] {
+            assert_eq!(pieces(panels, tiles, threads, TRANSFORM), 1, "{panels} {tiles} {threads}");
+        }
+    }
+    for threads in [32, 48, 64, 96] {
+        assert!(20 * pieces(20, 128, threads, TRANSFORM) > threads * 3 / 4, "{threads}");
+    }
+    assert!(40 * pieces(40, 32, 64, TRANSFORM) > 64);
+    // Here the weights are most of the work: each is transformed once.
+    assert_eq!(pieces(40, 8, 64, TRANSFORM), 1);
+    // Kept weights cost nothing again, and no piece is smaller than is worth it.
+    assert!(10 * pieces(10, 260, 64, 0) >= 60);
+    assert_eq!(pieces(1, 5, 64, 0), 1);
+}
+
+#[test]
+fn a_part_of_the_tiles_is_cut_out_of_the_runs_they_are_in() {
+    let shape = Shape { samples: 2, inputs: 1, outputs: 1, height: 8, width: 280, padding: 1 };
+    let runs = shape.runs();
+    let tiles_of = |runs: &[Run]| -> Vec<(usize, usize, usize)> {
+        let of = |run: &Run| {
+            let (sample, top, left) = (run.sample, run.top, run.left);
+            (left..left + run.count).map(move |left| (sample, top, left)).collect::<Vec<_>>()
+        };
+        runs.iter().flat_map(of).collect()
+    };
+    let all = tiles_of(&runs);
+    assert_eq!(all.len(), 2 * 2 * 70);
+    for range in [0..all.len(), 0..1, 63..65, 60..215, 279..280] {
+        assert_eq!(tiles_of(&cut(&runs, range.clone())), all[range]);
+    }
+}
+
 #[test]
 fn what_is_to_be_added_is_added_last() {
     let shape = Shape { samples: 2, inputs: 18, outputs: 37, height: 9, width: 70, padding: 1 };

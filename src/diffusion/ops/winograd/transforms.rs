@@ -5,7 +5,7 @@
     reason = "iterators keep arrays of vectors in memory, indices in registers"
 )]
 
-use std::slice;
+use std::{ops::Range, slice};
 
 use super::{PLACES, Run, SEEN, Shape, TILE};
 use crate::diffusion::ops::{
@@ -165,25 +165,38 @@ fn mirror<S: Lanes>(from: &[f32], step: usize, rows: usize, columns: usize, to: 
     unsafe { mirror.run::<S>() }
 }
 
-/// Transforms the weights of some outputs: `[place][inputs][columns]`.
-pub fn transform_weights(level: Level, shape: Shape, weight: Kept<'_>, first: usize, to: &mut [f32]) {
+/// Transforms the weights of some outputs, `first` and as many as two vectors hold, and inputs:
+/// `[place][inputs][columns]`.
+pub fn transform_weights(
+    level: Level,
+    shape: Shape,
+    weight: Kept<'_>,
+    first: usize,
+    inputs: Range<usize>,
+    to: &mut [f32],
+) {
     let taps = shape.inputs * 9;
     let columns = level.columns().min(shape.outputs - first);
+    let (start, taken) = (first * taps + inputs.start * 9, inputs.len() * 9);
     let mut widened;
-    let from = match weight {
-        Kept::F32(values) => &values[first * taps..][..columns * taps],
+    let (from, step) = match weight {
+        Kept::F32(values) => (&values[start..][..(columns - 1) * taps + taken], taps),
         _ => {
-            widened = Scratch::of(columns * taps);
-            weight.read(first * taps, &mut widened);
-            &*widened
+            widened = Scratch::of(columns * taken);
+            for (column, widened) in widened.chunks_exact_mut(taken).enumerate() {
+                weight.read(start + column * taps, widened);
+            }
+            (&*widened, taken)
         }
     };
-    level.run(Weights { from, inputs: shape.inputs, columns, to });
+    level.run(Weights { from, step, inputs: inputs.len(), columns, to });
 }
 
 struct Weights<'a> {
     /// `[columns][inputs][9]`.
     from: &'a [f32],
+    /// Values from one column to the next.
+    step: usize,
     inputs: usize,
     columns: usize,
     to: &'a mut [f32],
@@ -197,7 +210,7 @@ impl Work for Weights<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) {
-        let Self { from, inputs, columns, to } = self;
+        let Self { from, step, inputs, columns, to } = self;
         let width = 2 * S::COUNT;
         assert!(to.len() >= PLACES * inputs * width);
         let mut turned = [0.0; 9 * TURNED * 32];
@@ -205,7 +218,7 @@ impl Work for Weights<'_> {
             let count = TURNED.min(inputs - first);
             let mirror = Mirror {
                 from: &from[first * 9..],
-                step: inputs * 9,
+                step,
                 rows: columns,
                 columns: count * 9,
                 to: &mut turned,
@@ -310,7 +323,7 @@ impl Work for Output<'_> {
             for row in 0..TILE.min(shape.out_height() - TILE * run.top) {
                 let from = &strip[half * half_of_strip + row * across * S::COUNT..][..across * S::COUNT];
                 let at = (half * S::COUNT) * plane + (TILE * run.top + row) * shape.out_width() + left;
-                // SAFETY: the planes of `columns` outputs are valid and nobody else writes these rows of them.
+                // SAFETY: the planes of `columns` outputs are valid and nobody else writes these pixels of them.
                 unsafe { turn::<S>(from, pixels, outputs, out.add(at), plane) };
                 for output in 0..if more.is_some() { outputs } else { 0 } {
                     // SAFETY: as above.
