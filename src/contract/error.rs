@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::inline::InlineError;
+
 /// Why a job did not end in a picture. The names are stable on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -160,6 +162,14 @@ pub enum ContractError {
         /// What is wrong with it, and what is allowed.
         reason: String,
     },
+    /// A field whose text is no picture in base64.
+    #[error("`{field}`: {source}")]
+    Image {
+        /// `init_image` or `mask_image`.
+        field: String,
+        /// What is wrong with it.
+        source: InlineError,
+    },
     /// A model that is not served here.
     #[error("`model`: `{model}` is not served here; there are: {known}")]
     UnsupportedModel {
@@ -193,6 +203,7 @@ impl ContractError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotJson(_) | Self::Field { .. } => ErrorCode::InvalidRequest,
+            Self::Image { .. } => ErrorCode::ImageInvalid,
             Self::UnsupportedModel { .. } => ErrorCode::UnsupportedModel,
             Self::UnsupportedOperation(_) => ErrorCode::UnsupportedOperation,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capability, ContractError, GuidanceInterval, HiveId, JobId, Limits, Operation, WorkerId,
+    Capability, ContractError, GuidanceInterval, HiveId, JobId, Limits, Operation, WorkerId, inline,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -270,15 +270,9 @@ fn image(field: &str, value: &str, limits: &Limits) -> Result<ImageInput, Contra
     if let Some(key) = value.strip_prefix("object:") {
         return Ok(ImageInput::Object(key.to_owned()));
     }
-    let base64 = match value.strip_prefix("data:") {
-        Some(url) => {
-            url.split_once(";base64,")
-                .ok_or_else(|| ContractError::field(field, "a data: URL must be base64"))?
-                .1
-        }
-        None => value,
-    };
-    let bytes = base64.len() as u64 / 4 * 3;
+    let unreadable = |source| ContractError::Image { field: field.into(), source };
+    let base64 = inline::base64_of(value).map_err(unreadable)?;
+    let bytes = inline::check(base64).map_err(unreadable)?;
     if bytes > limits.max_input {
         return Err(ContractError::TooLarge { field: field.into(), bytes, limit: limits.max_input });
     }
@@ -394,6 +388,11 @@ mod tests {
         assert_eq!(read("AAAA").unwrap(), ImageInput::Inline("AAAA".into()));
         assert_eq!(read("data:image/png;base64,AAAA").unwrap(), ImageInput::Inline("AAAA".into()));
         assert_eq!(read("object:inputs/x").unwrap(), ImageInput::Object("inputs/x".into()));
-        assert!(read("data:image/png,AAAA").is_err());
+        assert_eq!(read("data:image/png;base64,AA\nAA").unwrap(), ImageInput::Inline("AA\nAA".into()));
+        for text in ["data:image/png,AAAA", "AAA!", "R0lGODlhAQABAAAAADs="] {
+            let error = read(text).unwrap_err();
+            assert_eq!(error.code(), super::super::ErrorCode::ImageInvalid, "{text}");
+            assert!(error.to_string().starts_with("`init_image`: "), "{error}");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod event;
 mod guidance_interval;
 pub mod headers;
 mod ids;
+pub mod inline;
 mod job;
 pub mod limits;
 mod operation;

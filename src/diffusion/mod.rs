@@ -45,6 +45,7 @@ pub use lora::{LoraFileError, Loras, Stamp};
 pub use memory::{Activations, Arithmetic};
 pub use noise::TorchRng;
 pub(crate) use passes::{Fit, passes};
+pub use picture::is_drawn_anew;
 pub use pipeline::StableDiffusion;
 pub use precision::Precision;
 pub use progress::{Progress, ProgressError, Trajectory};

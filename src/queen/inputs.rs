@@ -1,10 +1,9 @@
 //! Large inputs leave the message: they are named by their content, stored, and travel as a reference.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use crate::{
-    contract::{ErrorCode, Operation},
+    contract::{ContractError, Operation, inline},
     http::ApiError,
     storage::{Key, StorageError, Store},
 };
@@ -13,7 +12,7 @@ use crate::{
 /// stored. An input above `max_input` is left as it is, for the check that refuses it by its size.
 ///
 /// # Errors
-/// `image_invalid`, naming the field, when it is no base64.
+/// `image_invalid`, naming the field, when it is no base64, or a file of a kind that is not read.
 pub fn extract(
     operation: &mut Operation,
     max_inline: u64,
@@ -21,18 +20,16 @@ pub fn extract(
 ) -> Result<Vec<(Key, Bytes)>, ApiError> {
     let mut extracted = vec![];
     for (field, image) in operation.images_mut() {
-        let base64 = match image.strip_prefix("data:") {
-            Some(url) => url.split_once(";base64,").map(|(_, data)| data),
-            None => (!image.starts_with("object:")).then_some(image.as_str()),
-        };
-        let Some(base64) = base64 else { continue };
-        let about = base64.len() as u64 / 4 * 3;
-        if about <= max_inline || about > max_input {
+        if image.is_empty() || image.starts_with("object:") {
             continue;
         }
-        let bytes = STANDARD.decode(base64).map_err(|e| {
-            ApiError::new(ErrorCode::ImageInvalid, format!("`{field}`: it is no base64: {e}"))
-        })?;
+        let unreadable = |source| ContractError::Image { field: field.into(), source };
+        let base64 = inline::base64_of(image).map_err(unreadable)?;
+        let size = inline::check(base64).map_err(unreadable)?;
+        if size <= max_inline || size > max_input {
+            continue;
+        }
+        let bytes = inline::decode(base64).map_err(unreadable)?;
         let key = Key::input(&bytes);
         *image = format!("object:{key}");
         extracted.push((key, Bytes::from(bytes)));
@@ -50,7 +47,10 @@ pub async fn store(store: &Store, inputs: Vec<(Key, Bytes)>) -> Result<(), Stora
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
+    use crate::contract::ErrorCode;
 
     fn transform(image: &str) -> Operation {
         let body = serde_json::json!({"operation": "image_transform", "prompt": "a", "init_image": image});
@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn a_large_input_becomes_a_reference_to_its_content() {
         let image = STANDARD.encode(vec![7; 300]);
-        for text in [image.clone(), format!("data:image/png;base64,{image}")] {
+        let lines: Vec<_> = image.as_bytes().chunks(76).map(String::from_utf8_lossy).collect();
+        for text in [image.clone(), format!("data:image/png;base64,{image}"), lines.join("\r\n")] {
             let mut operation = transform(&text);
             let extracted = extract(&mut operation, 100, 1000).unwrap();
             assert_eq!(extracted.len(), 1);
@@ -85,8 +86,10 @@ mod tests {
 
     #[test]
     fn what_is_no_base64_names_its_field() {
-        let error = extract(&mut transform(&"!".repeat(400)), 100, 1000).unwrap_err();
-        assert_eq!(error.code, ErrorCode::ImageInvalid);
-        assert!(error.message.starts_with("`init_image`"), "{error}");
+        for length in [4, 400] {
+            let error = extract(&mut transform(&"!".repeat(length)), 100, 1000).unwrap_err();
+            assert_eq!((error.code, error.status), (ErrorCode::ImageInvalid, 400));
+            assert!(error.message.starts_with("`init_image`: it is not base64: character 1"), "{error}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-"""What a picture says about itself, read by sd-parsers: a reader of A1111's PNG texts that is not ours."""
+"""What a picture says about itself, read by sd-parsers and by Pillow: readers of A1111's texts that are not ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from sd_parsers import ParserManager
 from sd_parsers.data import Generators, PromptInfo
 
@@ -34,13 +35,16 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
         self.client = await self.pool.connect()
         self.addAsyncCleanup(self.client.close)
 
-    async def drawn(self, **fields: Any) -> PromptInfo:
+    async def file(self, **fields: Any) -> Path:
         body = {"steps": 2, "width": 64, "height": 72, "guidance_scale": 3.5, "stream": False, **fields}
         reply = await pool.request(self.client, "image.generate", json.dumps(body).encode())
         event = json.loads(reply.data)
         self.assertEqual(event["type"], "complete", event)
         picture: Path = self.pool.store / event["images"][0]["key"]
-        info = ParserManager().parse(picture)
+        return picture
+
+    async def drawn(self, **fields: Any) -> PromptInfo:
+        info = ParserManager().parse(await self.file(**fields))
         assert info is not None, "no parameters were found"
         self.assertEqual(info.generator, Generators.AUTOMATIC1111)
         return info
@@ -51,6 +55,31 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
                 info = await self.drawn(prompt=prompt, negative_prompt=negative)
                 self.assertEqual([text.value for text in info.prompts], [prompt])
                 self.assertEqual([text.value for text in info.negative_prompts], [negative] if negative else [])
+
+    async def test_jpeg_and_webp_say_what_a_png_says(self) -> None:
+        for name, (prompt, negative) in PROMPTS.items():
+            fields = {"prompt": prompt, "negative_prompt": negative, "seed": 7}
+            png = Image.open(await self.file(**fields)).info["parameters"]
+            for kind in ("jpeg", "webp"):
+                with self.subTest(f"{name} in {kind}"):
+                    file = await self.file(**fields, output={"format": kind})
+                    picture = Image.open(file)
+                    self.assertEqual((picture.format, picture.size), (kind.upper(), (64, 72)))
+                    # As A1111 reads it: piexif's UserComment, whose first 8 bytes name the encoding.
+                    comment = picture.getexif().get_ifd(0x8769)[0x9286]
+                    self.assertEqual((comment[:8], comment[8:].decode("utf-16-be")), (b"UNICODE\0", png))
+                    again = await self.file(**fields, output={"format": kind})
+                    self.assertNotEqual(file, again)
+                    self.assertEqual(file.read_bytes(), again.read_bytes())
+                    info = ParserManager().parse(file)
+                    assert info is not None, "no parameters were found"
+                    self.assertEqual([text.value for text in info.prompts], [prompt])
+
+    async def test_the_longest_prompts_fit_into_a_jpeg(self) -> None:
+        longest = "\U0001f534" * 4096
+        file = await self.file(prompt=longest, negative_prompt=longest, output={"format": "jpeg"})
+        comment = Image.open(file).getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+        self.assertTrue(comment.startswith(f"{longest}\nNegative prompt: {longest}\nSteps: 2, "))
 
     async def test_what_draws_the_picture_again_comes_back(self) -> None:
         info = await self.drawn(prompt="a star", seed=2**53 - 1, scheduler="euler_a", clip_skip=1)

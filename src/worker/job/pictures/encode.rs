@@ -1,4 +1,4 @@
-//! A finished picture as a file: PNG with its parameters as A1111 writes them, JPEG, lossless WebP.
+//! A finished picture as a file, with its parameters as A1111 writes them: PNG, JPEG, lossless WebP.
 //! The same request with the same seed gives the same bytes: no time, no job id, no worker id.
 
 use bytes::Bytes;
@@ -7,7 +7,10 @@ use image::{
 };
 use sha2::{Digest, Sha256};
 
-use super::infotext::infotext;
+use super::{
+    exif::{user_comment, user_comment_of_jpeg},
+    infotext::infotext,
+};
 use crate::{
     contract::{Job, OutputFormat, hex},
     diffusion::ImageSpec,
@@ -48,8 +51,10 @@ pub enum EncodeError {
 pub fn encode(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> Result<Encoded, EncodeError> {
     let bytes = match job.format {
         OutputFormat::Png => png(&picture.image, &texts(job, spec, model, picture))?,
-        OutputFormat::Jpeg => jpeg(&picture.image, job.quality)?,
-        OutputFormat::Webp => webp(&picture.image)?,
+        OutputFormat::Jpeg => {
+            jpeg(&picture.image, job.quality, user_comment_of_jpeg(&infotext(spec, model, picture)))?
+        }
+        OutputFormat::Webp => webp(&picture.image, user_comment(&infotext(spec, model, picture)))?,
     };
     let sha256 = hex(&Sha256::digest(&bytes));
     Ok(Encoded { bytes: bytes.into(), sha256 })
@@ -60,23 +65,24 @@ pub fn encode(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> 
 /// # Errors
 /// [`EncodeError`] when the encoder fails.
 pub fn encode_preview(image: &RgbImage) -> Result<Vec<u8>, EncodeError> {
-    Ok(jpeg(image, PREVIEW_QUALITY)?)
+    Ok(jpeg(image, PREVIEW_QUALITY, None)?)
 }
 
-fn jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, image::ImageError> {
+fn jpeg(image: &RgbImage, quality: u8, exif: Option<Vec<u8>>) -> Result<Vec<u8>, image::ImageError> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image)?;
+    let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
+    if let Some(exif) = exif {
+        encoder.set_exif_metadata(exif).map_err(image::ImageError::Unsupported)?;
+    }
+    encoder.encode_image(image)?;
     Ok(bytes)
 }
 
-fn webp(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
+fn webp(image: &RgbImage, exif: Vec<u8>) -> Result<Vec<u8>, image::ImageError> {
     let mut bytes = Vec::new();
-    WebPEncoder::new_lossless(&mut bytes).write_image(
-        image,
-        image.width(),
-        image.height(),
-        ExtendedColorType::Rgb8,
-    )?;
+    let mut encoder = WebPEncoder::new_lossless(&mut bytes);
+    encoder.set_exif_metadata(exif).map_err(image::ImageError::Unsupported)?;
+    encoder.write_image(image, image.width(), image.height(), ExtendedColorType::Rgb8)?;
     Ok(bytes)
 }
 
@@ -139,7 +145,9 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
 
 #[cfg(test)]
 mod tests {
-    use image::Rgb;
+    use std::io::Cursor;
+
+    use image::{ImageDecoder, ImageReader, Rgb};
 
     use super::*;
     use crate::{
@@ -214,5 +222,42 @@ mod tests {
             assert_eq!(read.dimensions(), image.dimensions());
             assert_eq!(read == image, lossless, "{format}");
         }
+    }
+
+    #[test]
+    fn jpeg_and_webp_carry_their_parameters_too_and_the_same_bytes_each_time() {
+        for format in ["jpeg", "webp"] {
+            let body = format!(r#"{{"prompt":"円 🔴","seed":7,"output":{{"format":"{format}"}}}}"#);
+            let (file, _) = encoded(&body);
+            let mut decoder = ImageReader::new(Cursor::new(&file.bytes))
+                .with_guessed_format()
+                .unwrap()
+                .into_decoder()
+                .unwrap();
+            let exif = decoder.exif_metadata().unwrap().unwrap();
+            let units: Vec<u16> =
+                exif[52..].chunks(2).map(|unit| u16::from_be_bytes([unit[0], unit[1]])).collect();
+            let text = String::from_utf16(&units).unwrap();
+            assert!(
+                text.starts_with(
+                    "円 🔴 <lora:ink:0.5>\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 7"
+                )
+            );
+            assert_eq!(encoded(&body).0.sha256, file.sha256, "{format}");
+            assert_ne!(encoded(&body.replace("円", "a")).0.sha256, file.sha256, "{format}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prompts_fit_into_a_jpeg() {
+        let long = "🔴".repeat(crate::contract::limits::MAX_PROMPT_CHARS);
+        let body = serde_json::json!({"prompt": long, "negative_prompt": long, "output": {"format": "jpeg"}});
+        let (file, _) = encoded(&body.to_string());
+        let mut decoder = image::codecs::jpeg::JpegDecoder::new(Cursor::new(&file.bytes)).unwrap();
+        let exif = decoder.exif_metadata().unwrap().unwrap();
+        assert!(exif.len() > 2 * 2 * 2 * crate::contract::limits::MAX_PROMPT_CHARS);
+        assert!(
+            exif.ends_with(&"Clip skip: 2".encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>())
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The `parameters` text of a PNG as A1111 writes it (its "infotext") and as the readers of such pictures know it: the
+//! The parameters of a picture as A1111 writes it (its "infotext") and as the readers of such pictures know it: the
 //! prompt, the negative prompt, then one line of `Key: value` pairs.
 
 use std::{borrow::Cow, fmt::Write};

@@ -1,6 +1,7 @@
 //! A finished picture: encoded with what made it, and put into the store.
 
 mod encode;
+mod exif;
 mod infotext;
 mod upload;
 

@@ -1,24 +1,34 @@
-//! A job's inputs as pixels: fetched from the store or read from base64, and decoded under limits.
-//! Nothing is allocated for a picture before its header has been checked.
+//! A job's inputs: its pictures fetched from the store or read from base64, and its LoRAs found.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `decode` | a file as pixels, under limits |
+//! | `jpeg/` | whether a JPEG is whole |
+//! | `colour` | from a file's colours to sRGB |
+//! | `alpha` | what an alpha channel means, in a picture and in a mask |
 
-use std::{io::Cursor, path::PathBuf};
+mod alpha;
+mod colour;
+mod decode;
+mod jpeg;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::path::PathBuf;
+
 use bytes::Bytes;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage, imageops, metadata::Orientation};
+use image::{GrayImage, RgbImage, imageops};
 
+use self::decode::{Decoded, decode};
+pub use self::jpeg::JpegDamage;
 use crate::{
     contract::{
         ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef,
+        inline::{self, InlineError},
         limits::{MAX_SIDE, MIN_SIDE},
     },
     diffusion::{ImageSpec, LoraSpec, Source},
     models::{LoraFolder, LoraNameError, ModelInfo},
     storage::{Key, StorageError, Store},
 };
-
-/// What a decoder may allocate for one pixel: 16 bits of RGBA, twice.
-const DECODER_BYTES_PER_PIXEL: u64 = 16;
 
 /// A job that the engine can draw.
 #[derive(Debug)]
@@ -33,12 +43,12 @@ pub struct Resolved {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// It is not base64.
-    #[error("`{field}`: not base64: {source}")]
+    #[error("`{field}`: {source}")]
     Base64 {
         /// `init_image` or `mask_image`.
         field: &'static str,
         /// What is wrong with it.
-        source: base64::DecodeError,
+        source: InlineError,
     },
     /// It is larger than the limit.
     #[error("`{field}`: {bytes} bytes, at most {limit} are taken")]
@@ -50,8 +60,39 @@ pub enum InputError {
         /// The most that is taken, in bytes.
         limit: u64,
     },
-    /// It is no picture.
-    #[error("`{field}`: cannot be decoded: {source}; PNG, JPEG and WebP are read")]
+    /// It is no picture, or one of another kind.
+    #[error("`{field}`: it is {found}; PNG, JPEG and WebP are read")]
+    Kind {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// What it seems to be.
+        found: &'static str,
+    },
+    /// It is a JPEG that is not whole.
+    #[error("`{field}`: {source}")]
+    Jpeg {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+        /// What is missing.
+        source: JpegDamage,
+    },
+    /// It is a WebP that is not whole.
+    #[error("`{field}`: the WebP is cut off: it has fewer bytes than it says")]
+    CutWebp {
+        /// `init_image` or `mask_image`.
+        field: &'static str,
+    },
+    /// It has colours and transparent parts, so that it is not clear where it has its mask.
+    #[error(
+        "`{field}`: it is a picture in colours with transparent parts, and not a mask; \
+         send one in black and white (white is repainted), or one that is painted in one colour on a transparent ground"
+    )]
+    NoMask {
+        /// `mask_image`.
+        field: &'static str,
+    },
+    /// The decoder refuses it.
+    #[error("`{field}`: cannot be decoded: {source}")]
     Undecodable {
         /// `init_image` or `mask_image`.
         field: &'static str,
@@ -88,10 +129,16 @@ pub enum InputError {
         /// What there is.
         source: LoraNameError,
     },
-    /// Decoding panicked or the runtime is going down.
-    #[error("`{field}`: decoding did not end: {source}")]
-    Lost {
+    /// The decoder has a defect that this input shows: it would on every worker.
+    #[error("`{field}`: the decoder failed at it")]
+    Panicked {
         /// `init_image` or `mask_image`.
+        field: &'static str,
+    },
+    /// The runtime is going down.
+    #[error("`{field}`: reading it did not end: {source}")]
+    Lost {
+        /// `init_image`, `mask_image` or `loras`.
         field: &'static str,
         /// How the task ended.
         source: tokio::task::JoinError,
@@ -108,14 +155,28 @@ impl InputError {
                 sides.contains(width) && sides.contains(height)
             }
             Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
-            Self::Base64 { .. } | Self::Undecodable { .. } | Self::Store { .. } | Self::Lost { .. } => false,
+            Self::Base64 { .. }
+            | Self::Kind { .. }
+            | Self::Jpeg { .. }
+            | Self::CutWebp { .. }
+            | Self::NoMask { .. }
+            | Self::Undecodable { .. }
+            | Self::Store { .. }
+            | Self::Panicked { .. }
+            | Self::Lost { .. } => false,
         }
     }
 
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Base64 { .. } | Self::Undecodable { .. } => ErrorCode::ImageInvalid,
+            Self::Base64 { .. }
+            | Self::Kind { .. }
+            | Self::Jpeg { .. }
+            | Self::CutWebp { .. }
+            | Self::NoMask { .. }
+            | Self::Undecodable { .. }
+            | Self::Panicked { .. } => ErrorCode::ImageInvalid,
             Self::Size { field: "width", .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::Size { .. } => ErrorCode::ImageInvalid,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
@@ -152,13 +213,14 @@ pub async fn resolve(
             Source::Text { width, height }
         }
         JobSource::Image { image, strength } => {
-            let image = picture("init_image", image, store, limits).await?.to_rgb8();
+            let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
             Source::Image { image, strength: *strength }
         }
         JobSource::Inpaint { image, mask, strength } => {
-            let image = picture("init_image", image, store, limits).await?.to_rgb8();
-            let mask = picture("mask_image", mask, store, limits).await?.to_luma8();
+            let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
+            let mask = read("mask_image", mask, store, limits, &mut warnings, read_mask).await?;
             let mask = fit_mask(mask, &image, &mut warnings);
+            alpha::say_how_much("mask_image", &mask, &mut warnings);
             Source::Inpaint { image, mask, strength: *strength }
         }
     };
@@ -216,12 +278,47 @@ fn fit_mask(mask: GrayImage, image: &RgbImage, warnings: &mut Vec<String>) -> Gr
     imageops::resize(&mask, width, height, imageops::FilterType::Nearest)
 }
 
-async fn picture(
+/// The picture in a file: upright, in sRGB, its transparent parts on white. `warnings` says what was done to it.
+///
+/// # Errors
+/// [`InputError`], naming `field`, for what is no whole picture within the limits: sides of [`MIN_SIDE`] to [`MAX_SIDE`]
+/// and at most `max_pixels`.
+pub fn read_picture(
+    field: &'static str,
+    bytes: &[u8],
+    max_pixels: u64,
+    warnings: &mut Vec<String>,
+) -> Result<RgbImage, InputError> {
+    let Decoded { picture, colours } = decode(field, bytes, max_pixels)?;
+    let picture = colour::to_srgb(field, picture, &colours, warnings);
+    Ok(alpha::on_white(field, picture, warnings))
+}
+
+/// The mask in a file, upright: 255 is repainted, 0 is kept. Its colours are numbers, whatever its profile says.
+///
+/// # Errors
+/// As [`read_picture`], and for a picture in colours with transparent parts.
+pub fn read_mask(
+    field: &'static str,
+    bytes: &[u8],
+    max_pixels: u64,
+    warnings: &mut Vec<String>,
+) -> Result<GrayImage, InputError> {
+    let Decoded { picture, .. } = decode(field, bytes, max_pixels)?;
+    alpha::mask_of(field, picture, warnings).map_err(|alpha::Unclear| InputError::NoMask { field })
+}
+
+/// How a file is read: [`read_picture`] or [`read_mask`].
+type Reader<T> = fn(&'static str, &[u8], u64, &mut Vec<String>) -> Result<T, InputError>;
+
+async fn read<T: Send + 'static>(
     field: &'static str,
     input: &ImageInput,
     store: &Store,
     limits: &Limits,
-) -> Result<DynamicImage, InputError> {
+    warnings: &mut Vec<String>,
+    reader: Reader<T>,
+) -> Result<T, InputError> {
     let found = match input {
         ImageInput::Inline(text) => Found::Base64(text.clone()),
         ImageInput::Object(reference) => Found::Bytes(
@@ -231,16 +328,21 @@ async fn picture(
         ),
     };
     let (max_input, max_pixels) = (limits.max_input, limits.max_pixels);
-    tokio::task::spawn_blocking(move || {
+    let reading = tokio::task::spawn_blocking(move || {
         let bytes = found.into_bytes(field)?;
         let size = bytes.len() as u64;
         if size > max_input {
             return Err(InputError::TooLarge { field, bytes: size, limit: max_input });
         }
-        decode(field, &bytes, max_pixels)
-    })
-    .await
-    .map_err(|source| InputError::Lost { field, source })?
+        let mut said = vec![];
+        Ok((reader(field, &bytes, max_pixels, &mut said)?, said))
+    });
+    let (read, said) = reading.await.map_err(|source| match source.is_panic() {
+        true => InputError::Panicked { field },
+        false => InputError::Lost { field, source },
+    })??;
+    warnings.extend(said);
+    Ok(read)
 }
 
 /// An input as it was found.
@@ -255,7 +357,7 @@ impl Found {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Base64(text) => {
-                let bytes = STANDARD.decode(text).map_err(|source| InputError::Base64 { field, source })?;
+                let bytes = inline::decode(&text).map_err(|source| InputError::Base64 { field, source })?;
                 Ok(bytes.into())
             }
         }
@@ -266,101 +368,5 @@ async fn fetch(reference: &str, store: &Store, max_bytes: u64) -> Result<Bytes, 
     store.get(&Key::parse_reference(reference)?, max_bytes).await
 }
 
-fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<DynamicImage, InputError> {
-    let undecodable = |source| InputError::Undecodable { field, source };
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| undecodable(image::ImageError::IoError(error)))?;
-    let mut allowed = image::Limits::default();
-    allowed.max_alloc = Some(limit * DECODER_BYTES_PER_PIXEL);
-    reader.limits(allowed);
-    let mut decoder = reader.into_decoder().map_err(undecodable)?;
-    let (width, height) = decoder.dimensions();
-    let sides = MIN_SIDE..=MAX_SIDE;
-    let pixels = u64::from(width) * u64::from(height);
-    if !sides.contains(&width) || !sides.contains(&height) || pixels > limit {
-        return Err(InputError::Size { field, width, height, limit });
-    }
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-    picture.apply_orientation(orientation);
-    Ok(picture)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn png(width: u32, height: u32) -> Vec<u8> {
-        let mut bytes = Cursor::new(vec![]);
-        RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
-            .write_to(&mut bytes, image::ImageFormat::Png)
-            .unwrap();
-        bytes.into_inner()
-    }
-
-    /// A PNG whose header says `side` x `side`; checksums are right.
-    fn bomb(side: u32) -> Vec<u8> {
-        let mut bytes = vec![];
-        let mut encoder = png::Encoder::new(&mut bytes, side, side);
-        encoder.set_color(png::ColorType::Grayscale);
-        let mut writer = encoder.write_header().unwrap();
-        writer.write_chunk(png::chunk::IDAT, &[0x78, 0x9c, 0x63, 0, 0, 0, 1, 0, 1]).unwrap();
-        drop(writer);
-        bytes
-    }
-
-    #[test]
-    fn a_picture_is_read() {
-        let picture = decode("init_image", &png(72, 80), 1 << 22).unwrap();
-        assert_eq!((picture.width(), picture.height()), (72, 80));
-    }
-
-    #[tokio::test]
-    async fn megabytes_of_base64_are_decoded_where_they_hold_up_nobody() {
-        let store = Store::open(&crate::storage::StoreOptions::new("memory://")).unwrap();
-        let (input, limits) = (ImageInput::Inline("!".repeat(1 << 20)), Limits::default());
-        let mut decoding = Box::pin(picture("init_image", &input, &store, &limits));
-        let at_once = futures::FutureExt::now_or_never(&mut decoding);
-        assert!(at_once.is_none(), "this thread goes on with other work");
-        assert_eq!(decoding.await.unwrap_err().code(), ErrorCode::ImageInvalid);
-    }
-
-    #[test]
-    fn a_picture_cut_in_half_is_refused() {
-        let whole = png(128, 128);
-        let error = decode("init_image", &whole[..whole.len() / 2], 1 << 22).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::ImageInvalid);
-        assert!(error.to_string().starts_with("`init_image`"), "{error}");
-    }
-
-    #[test]
-    fn a_bomb_is_refused_by_its_header() {
-        let error = decode("mask_image", &bomb(65_535), 1 << 22).unwrap_err();
-        assert!(matches!(error, InputError::Size { width: 65_535, .. }), "{error}");
-    }
-
-    #[test]
-    fn what_is_no_picture_is_refused() {
-        for bytes in [&b""[..], b"nonsense", b"GIF89a\x01\0\x01\0\0\0\0"] {
-            assert_eq!(decode("init_image", bytes, 1 << 22).unwrap_err().code(), ErrorCode::ImageInvalid);
-        }
-        for (width, height) in [(63, 64), (64, 2056), (2048, 2049)] {
-            assert!(matches!(
-                decode("init_image", &png(width, height), 1 << 22),
-                Err(InputError::Size { .. })
-            ));
-        }
-    }
-
-    #[test]
-    fn a_mask_of_another_size_is_resized_and_said() {
-        let mut warnings = vec![];
-        let mask = GrayImage::from_fn(64, 64, |x, _| image::Luma([if x < 32 { 255 } else { 0 }]));
-        let mask = fit_mask(mask, &RgbImage::new(128, 96), &mut warnings);
-        assert_eq!(mask.dimensions(), (128, 96));
-        assert!(mask.pixels().all(|p| matches!(p.0[0], 0 | 255)));
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].contains("64x64 to 128x96"), "{}", warnings[0]);
-    }
-}
+mod tests;
