@@ -27,9 +27,7 @@ enum Deed {
 pub async fn run(queen: &Queen, command: &DlqCommand, reporter: &Reporter) -> Result<(), KeeperError> {
     match command {
         DlqCommand::List { limit } => {
-            for letter in queen.dead_letters(*limit).await?.dead_letters {
-                reporter.dead_letter(&letter);
-            }
+            reporter.dead_letters(&queen.dead_letters(*limit).await?.dead_letters).await;
             Ok(())
         }
         DlqCommand::Retry(letters) => each(queen, letters, Deed::Retry, reporter).await,
@@ -71,7 +69,7 @@ async fn one(queen: &Queen, job: &JobId, deed: Deed, reporter: &Reporter) -> Res
         Deed::Retry => queen.retry_dead_letter(job).await?,
         Deed::Drop => queen.drop_dead_letter(job).await?,
     }
-    reporter.did(job, deed.name());
+    reporter.did(job, deed.name()).await;
     Ok(())
 }
 

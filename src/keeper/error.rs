@@ -1,8 +1,9 @@
 //! What can go wrong, and the exit code of each.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use crate::contract::{ContractError, ErrorCode, JobId};
+use super::signals::Stop;
+use crate::contract::{ContractError, JobId};
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -11,13 +12,13 @@ pub enum KeeperError {
     #[error("{0}")]
     Usage(String),
     /// An input file cannot be read. Nothing was sent.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {}", path.display(), plain(source))]
     Input {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// An input file is larger than is sent. Nothing was read or sent.
     #[error("{} has {bytes} bytes; at most {limit} are sent (--max-input)", path.display())]
@@ -29,22 +30,38 @@ pub enum KeeperError {
         /// The most that is sent, in bytes.
         limit: u64,
     },
-    /// A value that the contract does not allow in a job.
+    /// A value that the contract does not allow in a job. Nothing was sent.
     #[error(transparent)]
     Contract(#[from] ContractError),
     /// No connection to queen, or it broke and did not come back.
     #[error("cannot reach queen at {url}: {reason}")]
     Unreachable {
-        /// Where she was looked for.
+        /// Where she was looked for, and through which proxy.
         url: String,
         /// Why, down to the operating system's words.
         reason: String,
+        /// There was no connection at all.
+        never_connected: bool,
+    },
+    /// Somebody else answered: a proxy, a portal, another server.
+    #[error("{url} does not answer as queen does: {what}; is --queen right, and is a proxy between?")]
+    Foreign {
+        /// Where queen was looked for, and through which proxy.
+        url: String,
+        /// What the answer looks like.
+        what: String,
+        /// What proxies say of a server that is away for a moment: 429, 502 to 504.
+        passing: bool,
+        /// When to ask again, if it says so.
+        after: Option<Duration>,
     },
     /// Nobody has a free slot for the job.
     #[error("no worker took the job: {message}")]
     NoWorker {
         /// Queen's words.
         message: String,
+        /// When to ask again, if she says so.
+        after: Option<Duration>,
     },
     /// Queen answered with an error.
     #[error("queen refused ({status}): {message}")]
@@ -53,12 +70,14 @@ pub enum KeeperError {
         status: u16,
         /// Queen's words.
         message: String,
+        /// When to ask again, if she says so.
+        after: Option<Duration>,
     },
     /// The job ended in an error.
     #[error("the job failed ({code}): {message}{}", if *retryable { "; it may succeed later" } else { "" })]
     Failed {
-        /// Which error.
-        code: ErrorCode,
+        /// Which error, as it is called on the wire.
+        code: String,
         /// The worker's words.
         message: String,
         /// Whether the same job may succeed later.
@@ -70,14 +89,16 @@ pub enum KeeperError {
         /// The job.
         job: JobId,
     },
-    /// Ctrl-C.
-    #[error("interrupted; the job was {job}")]
+    /// Ctrl-C, or another signal that ends programs.
+    #[error("stopped by {}; the job was {job}", stop.name())]
     Interrupted {
         /// The job.
         job: JobId,
+        /// Which signal.
+        stop: Stop,
     },
     /// `--timeout` passed.
-    #[error("the job did not end within {timeout:?}")]
+    #[error("the job did not end within {}", humantime::format_duration(*timeout))]
     TimedOut {
         /// What was allowed.
         timeout: Duration,
@@ -91,13 +112,20 @@ pub enum KeeperError {
         reason: String,
     },
     /// A picture cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {}", path.display(), plain(source))]
     Output {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// Standard output does not take what it is told. The pictures are in their files.
+    #[error("cannot write to standard output: {}; the pictures are saved", plain(source))]
+    StandardOutput {
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Queen said something that is not in the contract.
     #[error("queen's answer is not understood: {0}")]
@@ -105,7 +133,7 @@ pub enum KeeperError {
 }
 
 impl KeeperError {
-    /// 1 job failed, 2 usage, 3 cannot reach queen, 4 no worker, 130 cancelled.
+    /// 1 job failed, 2 usage, 3 cannot reach queen, 4 no worker, 130 cancelled (143 and 129 by SIGTERM and SIGHUP).
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. }
@@ -113,11 +141,41 @@ impl KeeperError {
             | Self::TimedOut { .. }
             | Self::Damaged { .. }
             | Self::Output { .. }
+            | Self::StandardOutput { .. }
             | Self::Protocol(_) => 1,
             Self::Usage(_) | Self::Input { .. } | Self::InputTooLarge { .. } | Self::Contract(_) => 2,
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::Foreign { .. } => 3,
             Self::NoWorker { .. } => 4,
-            Self::CancelledElsewhere { .. } | Self::Interrupted { .. } => 130,
+            Self::CancelledElsewhere { .. } => Stop::Interrupt.exit_code(),
+            Self::Interrupted { stop, .. } => stop.exit_code(),
         }
     }
+
+    /// When queen, or who stands before her, said to ask again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Foreign { after, .. } | Self::NoWorker { after, .. } | Self::Refused { after, .. } => {
+                *after
+            }
+            Self::Usage(_)
+            | Self::Input { .. }
+            | Self::InputTooLarge { .. }
+            | Self::Contract(_)
+            | Self::Unreachable { .. }
+            | Self::Failed { .. }
+            | Self::CancelledElsewhere { .. }
+            | Self::Interrupted { .. }
+            | Self::TimedOut { .. }
+            | Self::Damaged { .. }
+            | Self::Output { .. }
+            | Self::StandardOutput { .. }
+            | Self::Protocol(_) => None,
+        }
+    }
+}
+
+/// The system's words without its number.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -1,29 +1,44 @@
 //! The command line: asks queen for pictures over HTTP, follows the job's events, saves what it drew.
 //!
-//! `args` is what was typed, `request` the operation made of it, `client` the HTTP endpoints, `follow` the events
-//! (read by `sse`) across dropped connections, `save` the files, `report` what the user sees; `dlq` is dead letters.
+//! `args` is what was typed, `request` the operation made of it, `output` the places for its pictures. `client` is queen over
+//! HTTP, `follow` a job's events (read by `sse` and `heard`), `waiting` what is said while there are none, `save` its pictures.
+//! `report` is what the user sees, through `console`; `signals` what stops it; `dlq` is dead letters.
 //! Nothing here knows of NATS, the store or candle.
 
 mod args;
 mod client;
+mod console;
 mod dlq;
 mod error;
 mod follow;
+mod heard;
+mod output;
 mod report;
 mod request;
 mod save;
+mod signals;
 mod sse;
+mod table;
+mod waiting;
 
-use std::{future::Future, process::ExitCode};
+use std::{cell::Cell, future::Future, process::ExitCode, time::Duration};
 
-pub use args::{Cli, Command, DlqCommand, ImageCommand};
+pub use args::{Cli, Command, Connection, DlqCommand, ImageCommand};
 pub use error::KeeperError;
+pub use signals::Stop;
 
 use crate::contract::{ErrorCode, EventKind, JobId};
 use args::Common;
 use client::Queen;
+use follow::Follower;
 use report::Reporter;
 use request::Request;
+use signals::Signals;
+
+/// The longest that queen is asked to cancel a job, before keeper ends without her answer.
+const CANCEL_FOR: Duration = Duration::from_secs(5);
+/// The pause before she is asked again about a job that had not reached her yet.
+const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does what the command line asks for. Errors are printed here; the exit code says which kind it was.
 pub async fn run(cli: Cli) -> ExitCode {
@@ -39,40 +54,53 @@ pub async fn run(cli: Cli) -> ExitCode {
             (reporter, done)
         }
     };
+    if let Err(error) = &done {
+        reporter.error(error);
+    }
+    reporter.last_words().await;
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            reporter.error(&error);
-            ExitCode::from(error.exit_code())
-        }
+        // Not by returning: a look-up of a name, which nothing can stop, would keep the process.
+        Err(KeeperError::Interrupted { stop, .. }) => std::process::exit(stop.exit_code().into()),
+        Err(error) => ExitCode::from(error.exit_code()),
     }
 }
 
 async fn dead_letters(cli: &Cli, command: &DlqCommand, reporter: &Reporter) -> Result<(), KeeperError> {
-    dlq::run(&Queen::new(&cli.queen, cli.token.as_ref())?, command, reporter).await
+    let done = dlq::run(&Queen::new(&cli.connection)?, command, reporter).await;
+    let told = reporter.flush().await;
+    done.and(told.map_err(|source| KeeperError::Output { path: "standard output".into(), source }))
 }
 
 /// One job, from the flags to the files.
 async fn draw(cli: &Cli, command: &ImageCommand, reporter: &Reporter) -> Result<(), KeeperError> {
     let common = command.common();
-    let request = request::build(command)?;
-    let queen = Queen::new(&cli.queen, cli.token.as_ref())?;
+    let queen = Queen::new(&cli.connection)?;
+    let request = request::build(command, cli.json)?;
     let job = request.job.clone();
-    let work = within(common, draw_job(&queen, request, reporter));
+    // Not before: until something is sent a signal may end keeper by itself.
+    let mut signals = Signals::new();
+    let is_taken = Cell::new(false);
+    let work = async {
+        let done = draw_job(&queen, request, reporter, &is_taken).await;
+        let told = reporter.flush().await;
+        done.and(told.map_err(|source| KeeperError::StandardOutput { source }))
+    };
     tokio::select! {
-        result = work => {
+        result = within(common, work) => {
             if let Err(KeeperError::TimedOut { .. }) = &result {
-                cancel(&queen, &job, reporter).await;
+                reporter.stop_bar();
+                cancel(&queen, &job, reporter, is_taken.get()).await;
             }
             result
         }
-        _ = tokio::signal::ctrl_c() => {
+        stop = signals.next() => {
             reporter.stop_bar();
             tokio::select! {
-                () = cancel(&queen, &job, reporter) => {}
-                _ = tokio::signal::ctrl_c() => {}
+                () = cancel(&queen, &job, reporter, is_taken.get()) => {}
+                _ = signals.next() => {}
             }
-            Err(KeeperError::Interrupted { job })
+            Err(KeeperError::Interrupted { job, stop })
         }
     }
 }
@@ -90,32 +118,52 @@ async fn within(
     }
 }
 
-async fn draw_job(queen: &Queen, request: Request, reporter: &Reporter) -> Result<(), KeeperError> {
-    let Request { job, body, plan } = request;
-    queen.submit(body).await?;
+/// Sends a job and saves its pictures. `is_taken` is set when queen has it.
+async fn draw_job(
+    queen: &Queen,
+    request: Request,
+    reporter: &Reporter,
+    is_taken: &Cell<bool>,
+) -> Result<(), KeeperError> {
+    let Request { job, body, plan, preview, needs } = request;
+    queen.submit(&job, body, |error| reporter.asking_again(error)).await?;
+    is_taken.set(true);
     reporter.submitted(&job);
-    let end = follow::to_the_end(queen, &job, reporter).await?;
+    let started = Cell::new(false);
+    let end = tokio::select! {
+        end = Follower::new(queen, &job, reporter, preview, &started).to_the_end() => end,
+        never = waiting::watch(queen, &needs, reporter, &started) => match never {},
+    };
+    let end = end.inspect_err(|error| {
+        if matches!(error, KeeperError::Unreachable { .. } | KeeperError::Foreign { .. }) {
+            reporter.note(&format!(
+                "{job} goes on without its keeper; the same command with --job-id {job} fetches it"
+            ));
+        }
+    })?;
     match &end.kind {
-        EventKind::Complete(complete) => match save::pictures(queen, &job, complete, &plan).await {
+        EventKind::Complete(complete) => match save::pictures(queen, &job, complete, plan, reporter).await {
             Ok(files) => {
-                reporter.complete(&end, &complete.warnings, &files);
+                reporter.complete(&end, &complete.warnings, &files).await;
                 Ok(())
             }
             Err(error) => {
-                reporter.event(&end);
+                reporter.event(&end).await;
+                reporter.note(&format!("the pictures of {job} are stored: {}", queen.image_url(&job, 0)));
                 Err(error)
             }
         },
         EventKind::Error { code: ErrorCode::Busy, message, .. } => {
-            reporter.event(&end);
-            Err(KeeperError::NoWorker { message: message.clone() })
+            reporter.event(&end).await;
+            Err(KeeperError::NoWorker { message: message.clone(), after: None })
         }
         EventKind::Error { code, message, retryable } => {
-            reporter.event(&end);
-            Err(KeeperError::Failed { code: *code, message: message.clone(), retryable: *retryable })
+            reporter.event(&end).await;
+            let (code, message) = (code.to_string(), message.clone());
+            Err(KeeperError::Failed { code, message, retryable: *retryable })
         }
         EventKind::Cancelled { .. } => {
-            reporter.event(&end);
+            reporter.event(&end).await;
             Err(KeeperError::CancelledElsewhere { job })
         }
         EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => {
@@ -124,10 +172,23 @@ async fn draw_job(queen: &Queen, request: Request, reporter: &Reporter) -> Resul
     }
 }
 
-/// Asks queen to cancel. Nothing is lost when she cannot: the user is told, and the exit code stays.
-async fn cancel(queen: &Queen, job: &JobId, reporter: &Reporter) {
-    match queen.cancel(job).await {
-        Ok(()) => reporter.note(&format!("cancelled {job}")),
-        Err(error) => reporter.note(&format!("{job} was not cancelled: {error}")),
+/// Asks queen to cancel. Nothing is lost when she cannot: the user is told, and the exit code stays. One that `is_taken` not
+/// may be on its way to her, and is asked for until it is there.
+async fn cancel(queen: &Queen, job: &JobId, reporter: &Reporter, is_taken: bool) {
+    let asked = tokio::time::timeout(CANCEL_FOR, async {
+        loop {
+            match queen.cancel(job).await {
+                Err(KeeperError::Refused { status: 404, .. }) if !is_taken => {
+                    tokio::time::sleep(CANCEL_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    });
+    match asked.await {
+        Ok(Ok(())) => reporter.note(&format!("cancelled {job}")),
+        Ok(Err(error)) => reporter.note(&format!("{job} was not cancelled: {error}")),
+        Err(_) if is_taken => reporter.note(&format!("{job} was not cancelled: queen does not answer")),
+        Err(_) => reporter.note(&format!("{job} did not reach queen")),
     }
 }

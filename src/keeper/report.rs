@@ -1,21 +1,32 @@
-//! What the user sees. Pictures' paths go to standard output, everything said on the way to standard error:
-//! a bar on a terminal, plain lines elsewhere. With `--json` standard output has one line per event and nothing else.
+//! What the user sees. Pictures' paths go to standard output, everything said on the way to standard error: with a bar on a
+//! terminal, in plain lines elsewhere. With `--json` standard output has one line per event and nothing else.
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::KeeperError;
+use super::{
+    KeeperError,
+    console::{Console, printable},
+    table,
+};
 use crate::contract::{DeadLetter, Event, EventKind, JobId};
 
 /// How often the bar moves between events.
 const TICK: Duration = Duration::from_millis(120);
+/// The longest wait for somebody who reads what was told when all is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Says what happens.
 #[derive(Debug)]
 pub struct Reporter {
     json: bool,
+    console: Console,
     /// On a terminal only.
     bar: Option<ProgressBar>,
 }
@@ -25,14 +36,15 @@ pub struct Reporter {
 struct Saved<'a> {
     #[serde(flatten)]
     event: &'a Event,
-    files: &'a [PathBuf],
+    files: Vec<String>,
 }
 
 impl Reporter {
     /// A bar if a person is looking, plain lines if not.
     pub fn new(json: bool) -> Self {
-        let bar = (!json && std::io::stderr().is_terminal()).then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}/{len}")
+        let is_plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let bar = (!json && io::stderr().is_terminal() && !is_plain).then(|| {
+            let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} {msg}")
                 .expect("the template is well formed")
                 .progress_chars("=> ");
             ProgressBar::no_length().with_style(style).with_message("sending")
@@ -40,64 +52,77 @@ impl Reporter {
         if let Some(bar) = &bar {
             bar.enable_steady_tick(TICK);
         }
-        Self { json, bar }
+        Self { json, console: Console::new(), bar }
     }
 
     /// No bar, whoever is looking.
     pub fn plain(json: bool) -> Self {
-        Self { json, bar: None }
+        Self { json, console: Console::new(), bar: None }
     }
 
-    /// A dead letter of the list: one line, on standard output.
-    pub fn dead_letter(&self, letter: &DeadLetter) {
+    /// Dead letters, on standard output: a table, or an object a line.
+    pub async fn dead_letters(&self, letters: &[DeadLetter]) {
         if self.json {
-            return print_json(letter);
+            for letter in letters {
+                self.print_json(letter).await;
+            }
+            return;
         }
-        let DeadLetter { job_id, capability, model, code, message, time, .. } = letter;
-        let message = message.replace(char::is_control, " ");
-        print_line(&format!("{time}  {job_id}  {capability}  {model}  {code}: {message}"));
+        if letters.is_empty() {
+            return self.note("there are no dead letters");
+        }
+        let rows: Vec<_> = letters
+            .iter()
+            .map(|DeadLetter { job_id, capability, model, code, message, time, .. }| {
+                let (job, does) = (job_id.to_string(), capability.to_string());
+                [to_the_second(time), job, does, model.clone(), format!("{code}: {message}")]
+            })
+            .collect();
+        for line in table::lines(["TIME", "JOB", "DOES", "MODEL", "WHY"], &rows) {
+            self.console.out(line).await;
+        }
     }
 
     /// What was done to the dead letter of a job.
-    pub fn did(&self, job: &JobId, what: &str) {
+    pub async fn did(&self, job: &JobId, what: &str) {
         match self.json {
-            true => print_json(&serde_json::json!({ "job_id": job, "done": what })),
-            false => print_line(&format!("{job} {what}")),
+            true => self.print_json(&serde_json::json!({ "job_id": job, "done": what })).await,
+            false => self.console.out(format!("{job} {what}")).await,
         }
     }
 
     /// Queen has the job.
     pub fn submitted(&self, job: &JobId) {
-        match &self.bar {
-            Some(bar) => bar.set_message("waiting for a worker"),
-            None => self.note(&format!("job {job}")),
-        }
+        self.note(&format!("job {job}"));
+        self.set_message("waiting for a worker");
     }
 
-    /// The connection broke; it is being made again.
-    pub fn reconnecting(&self) {
-        match &self.bar {
-            Some(bar) => bar.set_message("looking for queen again"),
-            None => self.note("the connection to queen broke; connecting again"),
-        }
+    /// The job waits, for this reason.
+    pub fn waiting(&self, why: &str) {
+        self.note(why);
+    }
+
+    /// Queen did not answer, or not as she should; she is asked again.
+    pub fn asking_again(&self, error: &KeeperError) {
+        self.note(&format!("{error}; trying again"));
+        self.set_message("looking for queen again");
     }
 
     /// An event on the way, or an end without pictures.
-    pub fn event(&self, event: &Event) {
+    pub async fn event(&self, event: &Event) {
         if self.json {
-            print_json(event);
-            return;
+            return self.print_json(event).await;
         }
         match (&event.kind, &self.bar) {
-            (EventKind::Accepted { .. }, Some(bar)) => bar.set_message("drawing"),
-            (EventKind::Accepted { model, seed, position }, None) => {
+            (EventKind::Accepted { model, seed, position }, _) => {
                 let behind = if *position > 0 { format!(", behind {position}") } else { String::new() };
                 self.note(&format!("{} draws it with {model}, seed {seed}{behind}", event.worker_id));
+                self.set_message("drawing");
             }
-            (EventKind::Progress { step, total, .. }, Some(bar)) => {
-                bar.set_message("drawing");
+            (EventKind::Progress { step, total, eta_ms, .. }, Some(bar)) => {
                 bar.set_length(u64::from(*total));
                 bar.set_position(u64::from(*step));
+                self.set_message(&left(*step, *total, *eta_ms));
             }
             (EventKind::Progress { step, total, percent, .. }, None) => {
                 self.note(&format!("step {step}/{total} ({percent:.0} %)"));
@@ -113,25 +138,50 @@ impl Reporter {
         }
     }
 
-    /// The pictures are there.
-    pub fn complete(&self, event: &Event, warnings: &[String], files: &[PathBuf]) {
+    /// An event that this version does not know, as it came.
+    pub async fn raw(&self, data: &str) {
         if self.json {
-            print_json(&Saved { event, files });
-            return;
+            // It may have come in several lines.
+            self.console.out(data.replace(['\r', '\n'], " ")).await;
+        }
+    }
+
+    /// The pictures are there. Standard output may be the place of one: then it has nothing else.
+    pub async fn complete(&self, event: &Event, warnings: &[String], files: &[PathBuf]) {
+        if self.json {
+            // A name need not be UTF-8, and JSON must be.
+            let files = files.iter().map(|file| file.display().to_string()).collect();
+            return self.print_json(&Saved { event, files }).await;
         }
         self.stop_bar();
         for warning in warnings {
             self.note(&format!("warning: {warning}"));
         }
-        for file in files {
-            print_line(&file.display().to_string());
+        for file in files.iter().filter(|file| *file != Path::new("-")) {
+            self.console.out(file.display().to_string()).await;
+            if self.bar.is_some() && !io::stdout().is_terminal() {
+                self.note(&format!("saved {}", file.display()));
+            }
         }
     }
 
     /// The end, when it is none of the good ones.
     pub fn error(&self, error: &KeeperError) {
         self.stop_bar();
-        eprintln!("rbee-keeper: {error}");
+        self.console.err(&format!("rbee-keeper: {error}"));
+    }
+
+    /// Waits until standard output has all that was told.
+    ///
+    /// # Errors
+    /// It does not take it.
+    pub async fn flush(&self) -> io::Result<()> {
+        self.console.flush_out().await
+    }
+
+    /// Waits a moment for whoever reads what was told.
+    pub async fn last_words(&self) {
+        self.console.last_words(LAST_WORDS).await;
     }
 
     /// Nothing moves any more.
@@ -144,19 +194,61 @@ impl Reporter {
     /// A line for the user.
     pub fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            Some(bar) if !bar.is_finished() => bar.println(printable(text)),
             None if self.json => {}
-            None => eprintln!("{text}"),
+            Some(_) | None => self.console.err(text),
+        }
+    }
+
+    fn set_message(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(printable(text));
+        }
+    }
+
+    async fn print_json(&self, value: &impl Serialize) {
+        let line = serde_json::to_string(value).expect("what is told has string keys, and text in UTF-8");
+        self.console.out(line).await;
+    }
+}
+
+/// What the bar says beside its steps. Of the first steps nobody knows how long the rest takes.
+fn left(step: u32, total: u32, eta_ms: u64) -> String {
+    match eta_ms {
+        _ if step >= total => "drawn; fetching it".to_owned(),
+        0 => "drawing".to_owned(),
+        // Whole seconds, rounded up: 0 would mean that it is done.
+        eta => {
+            let left = Duration::from_secs(eta.div_ceil(1000));
+            format!("drawing, {} left", humantime::format_duration(left))
         }
     }
 }
 
-fn print_json(value: &impl Serialize) {
-    print_line(&serde_json::to_string(value).expect("what is told has string keys only"));
+/// A time without the parts of a second.
+fn to_the_second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) if time.ends_with('Z') => format!("{seconds}Z"),
+        _ => time.to_owned(),
+    }
 }
 
-/// Standard output may be a pipe that its reader has closed: the job goes on, its files are what counts.
-fn print_line(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_left_is_told_where_it_is_known() {
+        assert_eq!(left(1, 20, 0), "drawing");
+        assert_eq!(left(5, 20, 12_001), "drawing, 13s left");
+        assert_eq!(left(5, 20, 75_000), "drawing, 1m 15s left");
+        assert_eq!(left(20, 20, 0), "drawn; fetching it");
+    }
+
+    #[test]
+    fn a_time_in_a_table_has_seconds() {
+        assert_eq!(to_the_second("2026-11-27T15:51:46.123456789Z"), "2026-11-27T15:51:46Z");
+        assert_eq!(to_the_second("2026-11-27T15:51:46Z"), "2026-11-27T15:51:46Z");
+        assert_eq!(to_the_second("2026-11-27T15:51:46.5+01:00"), "2026-11-27T15:51:46.5+01:00");
+    }
 }

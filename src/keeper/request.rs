@@ -1,17 +1,21 @@
 //! From flags to an operation: reads the input files and settles where the pictures go, before anything is sent.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{io::Read, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
     KeeperError,
     args::{Common, ImageCommand, Start},
+    output::{Place, Plan, Wish},
 };
-use crate::contract::{GenerationBody, InpaintBody, JobId, Operation, Output, OutputFormat, TransformBody};
+use crate::contract::{
+    Capability, GenerationBody, InpaintBody, Job, JobId, Limits, Operation, Output, OutputFormat,
+    TransformBody,
+};
+
+/// Steps between previews where --preview names a file and nobody says how many.
+const PREVIEW_EVERY: u32 = 5;
 
 /// A job that can be sent, as often as it takes: its id and seed are settled.
 #[derive(Debug)]
@@ -21,68 +25,109 @@ pub struct Request {
     /// The operation as JSON.
     pub body: Vec<u8>,
     /// Where its pictures go.
-    pub plan: OutputPlan,
+    pub plan: Plan,
+    /// Where its previews go.
+    pub preview: Option<Place>,
+    /// Who can draw it.
+    pub needs: Needs,
 }
 
-/// Where pictures go.
+/// What a job asks of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputPlan {
-    /// An existing folder.
-    folder: PathBuf,
-    /// The file's name without extension; absent: the job's id.
-    stem: Option<String>,
-    /// The extension as typed; absent with a stem: none.
-    extension: Option<String>,
-    /// Whether every file gets a number.
-    numbered: bool,
+pub struct Needs {
+    /// What it must do.
+    pub capability: Capability,
+    /// A model that it must have.
+    pub model: Option<String>,
+    /// That worker alone.
+    pub worker_id: Option<String>,
+    /// A worker of that hive.
+    pub hive_id: Option<String>,
 }
 
-/// Builds the operation that the flags ask for.
+/// Builds the operation that the flags ask for. `json`: standard output is for events.
 ///
 /// # Errors
-/// What is wrong with a flag or an input file, before anything is sent.
-pub fn build(command: &ImageCommand) -> Result<Request, KeeperError> {
+/// What is wrong with a flag, an input file or a place for a picture, before anything is sent.
+pub fn build(command: &ImageCommand, json: bool) -> Result<Request, KeeperError> {
     let common = command.common();
-    let (plan, format) = OutputPlan::new(common.output.as_deref(), common.n.unwrap_or(1))?;
-    let mut operation = operation(command, format)?;
-    let job = operation.settle()?;
-    Ok(Request { job, body: operation.to_json(), plan })
+    let job = common.job_id.clone().unwrap_or_else(JobId::generate);
+    let preview = common.preview.as_deref().map(preview).transpose()?;
+    let wish =
+        Wish { output: common.output.as_deref(), format: common.format, pictures: common.pictures(), json };
+    let plan = Plan::new(wish, &job)?;
+    let mut operation = operation(command, &job, plan.format)?;
+    operation.settle()?;
+    // What no pool takes is not sent.
+    Job::new(operation.clone(), &Limits::WIDEST)?;
+    let needs = Needs {
+        capability: operation.capability(),
+        model: operation.model().map(str::to_owned),
+        worker_id: operation.worker_id().map(str::to_owned),
+        hive_id: operation.hive_id().map(str::to_owned),
+    };
+    Ok(Request { job, body: operation.to_json(), plan, preview, needs })
+}
+
+/// Where previews go: a file, which is replaced by each.
+fn preview(path: &Path) -> Result<Place, KeeperError> {
+    let refused = |why: &str| KeeperError::Usage(format!("--preview {}: {why}", path.display()));
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    if !matches!(extension.as_deref(), None | Some("jpg" | "jpeg")) {
+        return Err(refused("previews are JPEG; .jpg is what such files are called"));
+    }
+    let place = Place::look(path).map_err(|why| refused(&why))?;
+    if place.is_file() { Ok(place) } else { Err(refused("previews go into a file")) }
 }
 
 /// Fills the fields that every body has.
 macro_rules! body {
-    ($name:ident, $common:expr, $format:expr, { $($field:ident: $value:expr),* $(,)? }) => {{
+    ($name:ident, $common:expr, $job:expr, $format:expr, { $($field:ident: $value:expr),* $(,)? }) => {{
         let common: &Common = $common;
         $name {
             $($field: $value,)*
             prompt: common.prompt.clone(),
             negative_prompt: common.negative_prompt.clone(),
+            prompt_syntax: common.prompt_syntax,
+            clip_skip: common.clip_skip,
             model: common.model.clone(),
+            loras: common.loras.clone(),
             steps: common.steps,
+            scheduler: common.scheduler.clone(),
             guidance_scale: common.guidance_scale,
             guidance_interval: common.guidance_interval,
-            seed: common.seed,
-            scheduler: common.scheduler.clone(),
+            seed: common.seed.and_then(|seed| seed.0),
             n: common.n,
-            output: $format.map(|format| Output { format: Some(format), quality: None }),
+            output: encoding(common, $format),
+            preview_every: preview_every(common),
+            job_id: Some($job.to_string()),
+            worker_id: common.worker_id.as_ref().map(ToString::to_string),
+            hive_id: common.hive_id.as_ref().map(ToString::to_string),
+            deadline_ms: common.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+            webhook_url: common.webhook_url.clone(),
+            webhook_events: (!common.webhook_events.is_empty()).then(|| common.webhook_events.clone()),
             ..Default::default()
         }
     }};
 }
 
-fn operation(command: &ImageCommand, format: Option<OutputFormat>) -> Result<Operation, KeeperError> {
+fn operation(
+    command: &ImageCommand,
+    job: &JobId,
+    format: Option<OutputFormat>,
+) -> Result<Operation, KeeperError> {
     Ok(match command {
         ImageCommand::Generate { common, width, height } => Operation::ImageGeneration(
-            body!(GenerationBody, common, format, { width: *width, height: *height }),
+            body!(GenerationBody, common, job, format, { width: *width, height: *height }),
         ),
         ImageCommand::Transform { common, start: Start { input, strength } } => {
-            Operation::ImageTransform(body!(TransformBody, common, format, {
+            Operation::ImageTransform(body!(TransformBody, common, job, format, {
                 init_image: read_image(input, common.max_input)?,
                 strength: *strength,
             }))
         }
         ImageCommand::Inpaint { common, start: Start { input, strength }, mask } => {
-            Operation::ImageInpaint(body!(InpaintBody, common, format, {
+            Operation::ImageInpaint(body!(InpaintBody, common, job, format, {
                 init_image: read_image(input, common.max_input)?,
                 mask_image: read_image(mask, common.max_input)?,
                 strength: *strength,
@@ -91,13 +136,23 @@ fn operation(command: &ImageCommand, format: Option<OutputFormat>) -> Result<Ope
     })
 }
 
+fn encoding(common: &Common, format: Option<OutputFormat>) -> Option<Output> {
+    let quality = common.quality.and_then(|quality| u8::try_from(quality).ok());
+    (format.is_some() || quality.is_some()).then_some(Output { format, quality })
+}
+
+fn preview_every(common: &Common) -> Option<u32> {
+    common.preview_every.or(common.preview.as_ref().map(|_| PREVIEW_EVERY))
+}
+
 /// An image as the contract carries it: base64 of the file, or the `object:` key as it was typed.
 fn read_image(path: &Path, limit: u64) -> Result<String, KeeperError> {
     if let Some(key) = path.to_str().filter(|text| text.starts_with("object:")) {
         return Ok(key.to_owned());
     }
     let failed = |source| KeeperError::Input { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let opened = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+    let file = std::fs::File::open(opened).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > limit {
         return Err(KeeperError::InputTooLarge { path: path.to_owned(), bytes, limit });
@@ -114,106 +169,9 @@ fn read_image(path: &Path, limit: u64) -> Result<String, KeeperError> {
     Ok(STANDARD.encode(content))
 }
 
-impl OutputPlan {
-    /// Reads `--output`. The format is what the extension says; without one it is left to the pool (PNG).
-    fn new(output: Option<&Path>, n: u32) -> Result<(Self, Option<OutputFormat>), KeeperError> {
-        let unnamed =
-            |folder: &Path| Self { folder: folder.to_owned(), stem: None, extension: None, numbered: true };
-        let Some(output) = output else { return Ok((unnamed(Path::new(".")), None)) };
-        if output.is_dir() {
-            return Ok((unnamed(output), None));
-        }
-        let (Some(stem), false) =
-            (output.file_stem().and_then(|stem| stem.to_str()), ends_with_separator(output))
-        else {
-            return Err(KeeperError::Usage(format!(
-                "--output {}: there is no such folder",
-                output.display()
-            )));
-        };
-        let folder = match output.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        if !folder.is_dir() {
-            return Err(KeeperError::Usage(format!(
-                "--output {}: there is no folder {}",
-                output.display(),
-                folder.display()
-            )));
-        }
-        let extension = output.extension().map(|extension| extension.to_string_lossy().into_owned());
-        let format = match extension.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None => None,
-            Some("png") => Some(OutputFormat::Png),
-            Some("jpg" | "jpeg") => Some(OutputFormat::Jpeg),
-            Some("webp") => Some(OutputFormat::Webp),
-            Some(other) => {
-                return Err(KeeperError::Usage(format!(
-                    "--output {}: `.{other}` is no format that is drawn; .png, .jpg and .webp are",
-                    output.display()
-                )));
-            }
-        };
-        Ok((Self { folder, stem: Some(stem.to_owned()), extension, numbered: n > 1 }, format))
-    }
-
-    /// The file of picture `index`.
-    pub fn path(&self, job: &JobId, index: usize, format: OutputFormat) -> PathBuf {
-        let mut name = self.stem.clone().unwrap_or_else(|| job.to_string());
-        if self.numbered {
-            name.push_str(&format!("-{index}"));
-        }
-        match (&self.stem, &self.extension) {
-            (_, Some(extension)) => name = format!("{name}.{extension}"),
-            (None, None) => name = format!("{name}.{}", format.extension()),
-            (Some(_), None) => {}
-        }
-        // `./x` would be printed for what the user knows as `x`.
-        if self.folder == Path::new(".") { PathBuf::from(name) } else { self.folder.join(name) }
-    }
-}
-
-fn ends_with_separator(path: &Path) -> bool {
-    path.to_string_lossy().ends_with(std::path::is_separator)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn paths(output: Option<&Path>, n: u32) -> Vec<PathBuf> {
-        let (plan, format) = OutputPlan::new(output, n).unwrap();
-        let job = JobId::new("job").unwrap();
-        (0..n as usize).map(|index| plan.path(&job, index, format.unwrap_or_default())).collect()
-    }
-
-    #[test]
-    fn one_picture_goes_where_it_was_asked_for_and_several_are_numbered() {
-        assert_eq!(paths(None, 1), [Path::new("job-0.png")]);
-        assert_eq!(paths(Some(Path::new("a.png")), 1), [Path::new("a.png")]);
-        assert_eq!(paths(Some(Path::new("a.b.JPG")), 2), [Path::new("a.b-0.JPG"), Path::new("a.b-1.JPG")]);
-        assert_eq!(paths(Some(Path::new("plain")), 1), [Path::new("plain")]);
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(paths(Some(folder.path()), 1), [folder.path().join("job-0.png")]);
-    }
-
-    #[test]
-    fn the_extension_decides_the_format() {
-        let format = |name: &str| OutputPlan::new(Some(Path::new(name)), 1).unwrap().1;
-        assert_eq!(format("a.png"), Some(OutputFormat::Png));
-        assert_eq!(format("a.jpeg"), Some(OutputFormat::Jpeg));
-        assert_eq!(format("a.WebP"), Some(OutputFormat::Webp));
-        assert_eq!(format("a"), None);
-        assert!(OutputPlan::new(Some(Path::new("a.gif")), 1).is_err());
-    }
-
-    #[test]
-    fn a_folder_that_is_missing_is_refused_before_anything_is_sent() {
-        for bad in ["missing/a.png", "missing/", "missing/..", ""] {
-            assert!(OutputPlan::new(Some(Path::new(bad)), 1).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn an_input_over_the_limit_is_not_sent() {
@@ -225,5 +183,15 @@ mod tests {
         std::fs::write(&file, []).unwrap();
         assert!(matches!(read_image(&file, 9), Err(KeeperError::Usage(_))));
         assert_eq!(read_image(Path::new("object:inputs/x"), 1).unwrap(), "object:inputs/x");
+    }
+
+    #[test]
+    fn previews_go_into_a_jpeg_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(preview(&folder.path().join("now.jpg")).is_ok());
+        for bad in [folder.path().join("now.png"), folder.path().to_owned()] {
+            let Err(KeeperError::Usage(said)) = preview(&bad) else { panic!("{}", bad.display()) };
+            assert!(said.contains("--preview"), "{said}");
+        }
     }
 }

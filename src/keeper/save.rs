@@ -1,22 +1,19 @@
-//! Pictures, fetched through queen, checked against what the worker stored, and written whole or not at all.
+//! Pictures, fetched through queen, checked against what the worker stored, and handed to their places.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::PathBuf;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{KeeperError, client::Queen, request::OutputPlan};
+use super::{
+    KeeperError,
+    client::Queen,
+    output::{Place, Plan, write_error},
+    report::Reporter,
+};
 use crate::contract::{CompleteEvent, ImageResult, JobId, hex};
 
-/// How often a picture is fetched again after a broken connection.
-const FETCH_RETRIES: u32 = 3;
-/// The pause before a picture is fetched again.
-const FETCH_PAUSE: Duration = Duration::from_millis(500);
-
-/// Fetches and writes every picture of a job; gives the files in order.
+/// Fetches and writes every picture of a job; gives their places in order.
 ///
 /// # Errors
 /// The first picture that did not come, is not the one that was stored, or cannot be written.
@@ -24,74 +21,72 @@ pub async fn pictures(
     queen: &Queen,
     job: &JobId,
     complete: &CompleteEvent,
-    plan: &OutputPlan,
+    mut plan: Plan,
+    reporter: &Reporter,
 ) -> Result<Vec<PathBuf>, KeeperError> {
-    let mut files = Vec::with_capacity(complete.images.len());
-    for (index, image) in complete.images.iter().enumerate() {
-        let bytes = fetch(queen, job, index, image).await?;
-        let path = plan.path(job, index, image.format);
-        write(&path, &bytes).map_err(|source| KeeperError::Output { path: path.clone(), source })?;
-        files.push(path);
+    if complete.images.len() != plan.places.len() {
+        let (come, asked) = (complete.images.len(), plan.places.len());
+        return Err(KeeperError::Protocol(format!("{come} pictures of {job}, where {asked} were asked for")));
     }
-    Ok(files)
+    let mut shown = Vec::with_capacity(plan.places.len());
+    for (index, (image, place)) in complete.images.iter().zip(&mut plan.places).enumerate() {
+        let bytes = fetch(queen, job, index, image, reporter).await?;
+        if place.waits_for_a_reader() {
+            reporter.note(&format!("{} waits for somebody who reads it", place.shown().display()));
+        }
+        let written = place.write(bytes).await;
+        written.map_err(|source| write_error(place, source))?;
+        shown.push(place.shown().to_owned());
+    }
+    Ok(shown)
 }
 
+/// A preview; one that cannot be written is lost, and said once by whoever calls this.
+pub async fn preview(place: &mut Place, bytes: Bytes) -> Result<(), KeeperError> {
+    let written = place.write(bytes).await;
+    written.map_err(|source| write_error(place, source))
+}
+
+/// A picture whose bytes are those that were stored. Others are fetched once more, from queen and not from whoever keeps
+/// copies on the way.
 async fn fetch(
     queen: &Queen,
     job: &JobId,
     index: usize,
     image: &ImageResult,
-) -> Result<bytes::Bytes, KeeperError> {
-    let mut retries = 0;
-    let bytes = loop {
-        match queen.image(job, index, image.bytes).await {
-            Err(KeeperError::Unreachable { .. }) if retries < FETCH_RETRIES => {
-                retries += 1;
-                tokio::time::sleep(FETCH_PAUSE).await;
+    reporter: &Reporter,
+) -> Result<Bytes, KeeperError> {
+    let mut again = queen.again();
+    let mut fresh = false;
+    loop {
+        let got = match queen.image(job, index, image.bytes, fresh).await {
+            Ok(bytes) => check(index, image, &bytes).map(|()| bytes),
+            Err(error) => Err(error),
+        };
+        match got {
+            Ok(bytes) => return Ok(bytes),
+            Err(error @ KeeperError::Damaged { .. }) if !fresh => {
+                reporter.note(&format!("{error}; fetching it again"));
+                fresh = true;
             }
-            result => break result?,
+            // She has been heard: whoever answers in her place may be gone in a moment.
+            Err(error @ (KeeperError::Unreachable { .. } | KeeperError::Foreign { .. })) => {
+                again.wait(error, |error| reporter.asking_again(error)).await?;
+            }
+            Err(KeeperError::Refused { status, message, after }) if status >= 500 || status == 429 => {
+                let error = KeeperError::Refused { status, message, after };
+                again.wait(error, |error| reporter.asking_again(error)).await?;
+            }
+            Err(error) => return Err(error),
         }
-    };
-    let sha256 = hex(&Sha256::digest(&bytes));
-    if sha256 != image.sha256 {
-        let reason = format!("its sha256 is {sha256}, {} was promised", image.sha256);
-        return Err(KeeperError::Damaged { index, reason });
     }
-    Ok(bytes)
 }
 
-/// Writes beside the file and renames: whoever looks sees the whole picture or the file that was there before.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = (|| {
-        let mut file = std::fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    })();
-    if written.is_err() {
-        // The reason is what the user needs; a leftover that cannot be removed adds nothing to it.
-        let _ = std::fs::remove_file(&part);
+fn check(index: usize, image: &ImageResult, bytes: &[u8]) -> Result<(), KeeperError> {
+    let sha256 = hex(&Sha256::digest(bytes));
+    if sha256.eq_ignore_ascii_case(&image.sha256) {
+        return Ok(());
     }
-    written
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("taken");
-        std::fs::create_dir(&target).unwrap();
-        assert!(write(&target, b"picture").is_err());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        let file = folder.path().join("a.png");
-        write(&file, b"old").unwrap();
-        write(&file, b"new").unwrap();
-        assert_eq!(std::fs::read(&file).unwrap(), b"new");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
-    }
+    let reason = format!("its sha256 is {sha256}, {} was promised", image.sha256);
+    Err(KeeperError::Damaged { index, reason })
 }
