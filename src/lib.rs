@@ -2,6 +2,9 @@
 //!
 //! `ARCHITECTURE.md` is the map: keeper → queen → NATS → worker → engine → diffusion, with the pictures in a store.
 
+// The macros panic where standard error or output is closed or full: what is printed goes through `logging`, or `writeln!`.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 #[cfg(feature = "worker")]
 pub mod allocator;
 #[cfg(feature = "bus")]
@@ -11,15 +14,20 @@ pub mod contract;
 pub mod diffusion;
 #[cfg(feature = "worker")]
 pub mod engine;
+pub mod environment;
 #[cfg(feature = "bus")]
 pub mod http;
 #[cfg(feature = "keeper")]
+#[allow(clippy::print_stderr)]
 pub mod keeper;
 pub mod logging;
 #[cfg(feature = "worker")]
 pub mod models;
+#[cfg(feature = "bus")]
+pub mod open_files;
 #[cfg(feature = "queen")]
 pub mod queen;
+pub mod signals;
 #[cfg(feature = "bus")]
 pub mod storage;
 pub mod units;

@@ -1,5 +1,7 @@
 //! `sd-worker-cpu`: the worker on the CPU.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

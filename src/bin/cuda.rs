@@ -1,5 +1,7 @@
 //! `sd-worker-cuda`: the worker on a GPU, through CUDA. Without the feature `cuda` it says how it is built.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 #[cfg(feature = "cuda")]
@@ -9,7 +11,11 @@ fn main() -> ExitCode {
 
 #[cfg(not(feature = "cuda"))]
 fn main() -> ExitCode {
-    eprintln!("this build has no CUDA: cargo build --release --features cuda --bin sd-worker-cuda");
+    use std::io::Write;
+
+    let how = "cargo build --release --features cuda --bin sd-worker-cuda";
+    // The exit code says the same to whoever does not read.
+    let _ = writeln!(std::io::stderr(), "this build has no CUDA: {how}");
     ExitCode::FAILURE
 }
 

@@ -1,13 +1,27 @@
 //! `rbee-keeper`: the command line of the pool.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
-use clap::Parser;
-use sd_worker_rbee::keeper::{Cli, run};
+use sd_worker_rbee::{
+    environment,
+    keeper::{Cli, run},
+    logging,
+};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    let cli: Cli = environment::parse();
     cli.log.init();
-    run(cli).await
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the runtime cannot be started: {error}");
+            logging::flush();
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(cli));
+    logging::flush();
+    code
 }

@@ -1,5 +1,7 @@
 //! `sd-worker-metal`: the worker on a GPU, through Metal. Without the feature `metal` it says how it is built.
 
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 #[cfg(feature = "metal")]
@@ -9,7 +11,11 @@ fn main() -> ExitCode {
 
 #[cfg(not(feature = "metal"))]
 fn main() -> ExitCode {
-    eprintln!("this build has no Metal: cargo build --release --features metal --bin sd-worker-metal");
+    use std::io::Write;
+
+    let how = "cargo build --release --features metal --bin sd-worker-metal";
+    // The exit code says the same to whoever does not read.
+    let _ = writeln!(std::io::stderr(), "this build has no Metal: {how}");
     ExitCode::FAILURE
 }
 

@@ -1,14 +1,25 @@
 //! `queen-rbee`: the HTTP front of a pool of workers.
 
-use std::{io::Write, process::ExitCode};
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use sd_worker_rbee::{
     bus::{Moved, NatsOptions, StreamOptions, Streams, connect},
     contract::Subjects,
-    logging::LogOptions,
+    environment,
+    logging::{self, LogOptions},
+    open_files,
     queen::{Issued, QueenError, QueenOptions, run},
 };
+
+/// How long the runtime waits for blocking work after the last word: a store's folder may hang.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// The HTTP front of a pool of workers: takes jobs, hands them to workers over NATS, streams their events
 #[derive(Parser)]
@@ -44,58 +55,68 @@ struct MoveJobs {
     log: LogOptions,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Cli { command, options } = Cli::parse();
-    match command {
-        None => {}
-        Some(Command::NewToken { name }) => return new_token(&name),
-        Some(Command::MoveJobs(options)) => {
-            options.log.init();
-            return match move_jobs(*options).await {
-                Ok(Moved { jobs, set_aside, letters }) => {
-                    tracing::info!(jobs, set_aside, letters, "moved; queens and workers may start");
-                    ExitCode::SUCCESS
-                }
-                Err(error) => {
-                    tracing::error!("{error}");
-                    ExitCode::FAILURE
-                }
-            };
+fn main() -> ExitCode {
+    let Cli { command, options } = environment::parse();
+    let log = match &command {
+        Some(Command::NewToken { name }) => return new_token(name),
+        Some(Command::MoveJobs(options)) => &options.log,
+        None => &options.log,
+    };
+    log.init();
+    let done = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let done = runtime.block_on(work(command, options));
+            runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+            done
         }
+        Err(error) => Err(format!("the runtime cannot be started: {error}")),
+    };
+    if let Err(error) = &done {
+        tracing::error!("{error}");
     }
-    options.log.init();
-    match run(options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    logging::flush();
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn move_jobs(options: MoveJobs) -> Result<Moved, QueenError> {
+async fn work(command: Option<Command>, options: QueenOptions) -> Result<(), String> {
+    let done = match command {
+        Some(Command::MoveJobs(options)) => move_jobs(*options).await,
+        Some(Command::NewToken { .. }) | None => {
+            let limit = open_files::raise_limit();
+            options.check_open_files(limit);
+            run(options).await
+        }
+    };
+    done.map_err(|error| error.to_string())
+}
+
+async fn move_jobs(options: MoveJobs) -> Result<(), QueenError> {
     let subjects = Subjects::new(&options.subject_prefix)?;
     let client = connect(&options.nats, "queen-rbee move-jobs").await?;
-    Ok(Streams::new(client, subjects, options.streams).move_jobs().await?)
+    let streams = Streams::new(client, subjects, options.streams);
+    let Moved { jobs, set_aside, letters } = streams.move_jobs().await?;
+    tracing::info!(jobs, set_aside, letters, "moved; queens and workers may start");
+    Ok(())
 }
 
 fn new_token(name: &str) -> ExitCode {
-    match Issued::new(name) {
-        // The line first: a token without it is good for nothing.
-        Ok(Issued { token, line }) => match writeln!(std::io::stdout(), "{line}") {
-            Ok(()) => {
-                eprintln!("{token}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("new-token: the line cannot be written: {error}");
-                ExitCode::FAILURE
-            }
-        },
+    match issue(name) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("new-token: {error}");
+            // The exit code says the same to whoever does not read.
+            let _ = writeln!(io::stderr(), "new-token: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The line first: a token without it is good for nothing.
+fn issue(name: &str) -> Result<(), String> {
+    let Issued { token, line } = Issued::new(name)?;
+    let mut out = io::stdout();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|e| format!("the line cannot be written: {e}"))?;
+    writeln!(io::stderr(), "{token}")
+        .map_err(|e| format!("the token cannot be shown ({e}): remove the line of `{name}` and make another"))
 }

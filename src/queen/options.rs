@@ -86,6 +86,23 @@ pub struct QueenOptions {
     pub log: LogOptions,
 }
 
+/// Files and connections of queen beside streams: NATS, the store, pictures, requests that are no streams.
+const OTHER_FILES: u64 = 256;
+
+impl QueenOptions {
+    /// Warns when as many streams as may be open are more than the system allows, which is `limit` files.
+    pub fn check_open_files(&self, limit: Option<u64>) {
+        let needed = (self.max_streams as u64).saturating_add(OTHER_FILES);
+        if let Some(limit) = limit.filter(|limit| *limit < needed) {
+            tracing::warn!(
+                "--max-streams {} cannot be held: this process may have {limit} files open, and needs {needed}; raise the \
+                 hard limit (`ulimit -Hn`, LimitNOFILE= of systemd, `ulimits` of compose) or take fewer streams",
+                self.max_streams
+            );
+        }
+    }
+}
+
 /// A rate above 0 is one in 1000 s at least: a client is told how long to wait.
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

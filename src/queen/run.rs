@@ -3,10 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, Router, middleware, routing::get};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::net::TcpListener;
 
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
@@ -17,6 +14,7 @@ use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
     http::{RouteLimits, fallback, job_routes, serve},
+    signals::Signals,
     storage::{StorageError, Store},
 };
 
@@ -46,7 +44,7 @@ pub enum QueenError {
         source: TokensError,
     },
     /// The address.
-    #[error("--listen {address}: {source}")]
+    #[error("--listen {address}: {source}; give a free address of this machine")]
     Listen {
         /// The address.
         address: std::net::SocketAddr,
@@ -58,31 +56,75 @@ pub enum QueenError {
     Serve(#[source] io::Error),
 }
 
-/// Runs queen until SIGTERM or SIGINT, then ends within `--grace`.
+/// Runs queen until SIGTERM, SIGINT or SIGHUP, then ends within `--grace`. With a file of tokens SIGHUP reads it again.
 pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let subjects = Subjects::new(&options.subject_prefix)?;
     let tokens = match &options.token_file {
         None => None,
         Some(path) => {
             let failed = |source| QueenError::Tokens { path: path.clone(), source };
-            let tokens = Tokens::read(path).map_err(failed)?;
-            tokio::spawn(read_again(
-                tokens.clone(),
-                signal(SignalKind::hangup()).map_err(QueenError::Serve)?,
-            ));
-            Some(tokens)
+            Some(Tokens::read(path).map_err(failed)?)
         }
     };
-    let mut terminate = signal(SignalKind::terminate()).map_err(QueenError::Serve)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(QueenError::Serve)?;
-
-    let store = Store::open(&options.store)?;
-    store.check().await?;
-    let link = tokio::select! {
-        link = open(&options.nats, "queen-rbee") => link?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+    let mut signals = match &tokens {
+        None => Signals::listen(),
+        Some(tokens) => {
+            read_again_on_hangup(tokens.clone()).map_err(QueenError::Serve)?;
+            Signals::without_hangup()
+        }
+    }
+    .map_err(QueenError::Serve)?;
+    let started = tokio::select! {
+        started = start(options, subjects, tokens) => started?,
+        signal = signals.recv() => {
+            tracing::info!(signal, "stopped before it listened");
+            return Ok(());
+        }
     };
+    started.serve(signals).await
+}
+
+/// A queen that may listen.
+struct Started {
+    queen: Queen,
+    listener: TcpListener,
+    router: Router,
+}
+
+impl Started {
+    async fn serve(self, mut signals: Signals) -> Result<(), QueenError> {
+        let Self { queen, listener, router } = self;
+        let (grace, requester) = (queen.shared.options.grace, queen.shared.requester.clone());
+        let stop = async move {
+            let signal = signals.recv().await;
+            tracing::info!(
+                signal,
+                "stopping: no new jobs; workers finish those that they have; a second signal stops at once"
+            );
+            signals.exit_at_the_next();
+            queen.shared.stopping.cancel();
+            tokio::time::sleep(LAST_WORDS).await;
+            queen.shared.cut.cancel();
+        };
+        serve(listener, router, stop, grace).await.map_err(QueenError::Serve)?;
+        requester.flush().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn start(
+    options: QueenOptions,
+    subjects: Subjects,
+    tokens: Option<Tokens>,
+) -> Result<Started, QueenError> {
+    let failed = |source| QueenError::Listen { address: options.listen, source };
+    // An address that cannot be had is told before the rest is waited for; who asks meanwhile is refused at once.
+    drop(TcpListener::bind(options.listen).await.map_err(failed)?);
+    let store = Store::open(&options.store)?;
+    let check = async { Ok::<_, QueenError>(store.check().await?) };
+    let connect = async { Ok(open(&options.nats, "queen-rbee").await?) };
+    let ((), link) = tokio::try_join!(check, connect)?;
     let client = link.client.clone();
     let requester = Requester::new(link, subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
@@ -99,13 +141,11 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     };
     tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone()));
 
-    let failed = |source| QueenError::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     if tokens.is_none() && !address.ip().is_loopback() {
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
     }
-    let grace = options.grace;
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
     let route_limits = RouteLimits { max_body, max_pictures: options.max_pictures };
     let limit = |rate: f64, burst| (rate > 0.0).then(|| RateLimit::new(rate, burst));
@@ -113,24 +153,10 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
         jobs: limit(options.rate_limit, options.rate_burst),
         others: limit(options.request_limit, options.request_burst),
     };
-    let queen = Queen::new(options, requester.clone(), fleet, store, durable);
+    let queen = Queen::new(options, requester, fleet, store, durable);
     let router = guarded(routes(queen.clone(), route_limits), tokens, rate_limits);
     tracing::info!("listening on http://{address}");
-
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: no new jobs; workers finish those that they have");
-        queen.shared.stopping.cancel();
-        tokio::time::sleep(LAST_WORDS).await;
-        queen.shared.cut.cancel();
-    };
-    serve(listener, router, stop, grace).await.map_err(QueenError::Serve)?;
-    requester.flush().await;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(Started { queen, listener, router })
 }
 
 fn routes(queen: Queen, limits: RouteLimits) -> Router {
@@ -150,15 +176,28 @@ fn guarded(router: Router, tokens: Option<Tokens>, limits: RateLimits) -> Router
 }
 
 /// SIGHUP: clients come and go without a restart.
-async fn read_again(tokens: Tokens, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        match tokens.read_again() {
-            Ok(number) => tracing::info!(tokens = number, "read the file of tokens again"),
-            Err(error) => {
-                tracing::error!(%error, "the file of tokens cannot be used; those of before stay good")
+#[cfg(unix)]
+fn read_again_on_hangup(tokens: Tokens) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match tokens.read_again() {
+                Ok(number) => tracing::info!(tokens = number, "read the file of tokens again"),
+                Err(error) => {
+                    tracing::error!(%error, "the file of tokens cannot be used; those of before stay good")
+                }
             }
         }
-    }
+    });
+    Ok(())
+}
+
+/// There is no SIGHUP: a restart reads it again.
+#[cfg(not(unix))]
+fn read_again_on_hangup(_: Tokens) -> io::Result<()> {
+    Ok(())
 }
 
 /// Forgets workers that are gone, and keeps their models in mind. While NATS is away nobody can be heard, and nobody is

@@ -10,6 +10,18 @@ use crate::contract::ErrorCode;
 /// The longest part of a server's answer that is repeated in a message, in characters.
 const MAX_CAUSE: usize = 300;
 
+/// What servers say of a request that was signed for another region, or that was sent to the wrong one.
+const OF_REGIONS: [&str; 4] = [
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "IllegalLocationConstraint",
+    "incorrectly configured region",
+];
+/// What the TLS library says of an answer in plain text.
+const NO_TLS: &str = "InvalidContentType";
+/// What it says of a certificate that is not trusted, has run out, or is another host's.
+const CERTIFICATE: &str = "invalid peer certificate";
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -18,6 +30,22 @@ pub enum StorageError {
     Url {
         /// What is wrong with it.
         reason: String,
+    },
+    /// A variable or another flag cannot be used.
+    #[error("{name}: {reason}")]
+    Setting {
+        /// Which.
+        name: String,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+    /// Nothing says who signs requests to S3.
+    #[error("{missing} not set, and S3 takes no request that nobody signed; {advice}")]
+    NoCredentials {
+        /// Which variables, with `is` or `are`.
+        missing: String,
+        /// What to do.
+        advice: String,
     },
     /// The S3 client cannot be built from the environment.
     #[error("the S3 client cannot be set up from the AWS_* variables: {source}")]
@@ -41,7 +69,7 @@ pub enum StorageError {
         /// What was tried and failed.
         source: Box<StorageError>,
         /// What to do.
-        hint: &'static str,
+        hint: String,
     },
     /// A client named a key that is not allowed.
     #[error("object key `{key}` is not allowed: {reason}")]
@@ -58,7 +86,9 @@ pub enum StorageError {
         key: String,
     },
     /// There is no such object.
-    #[error("there is no object `{key}`")]
+    #[error(
+        "there is no object `{key}` in the store; if somebody wrote it, it was removed, or theirs is another --store-url"
+    )]
     NotFound {
         /// The key.
         key: String,
@@ -166,6 +196,8 @@ impl StorageError {
             Self::Reference { .. } | Self::LeadsOut { .. } => ErrorCode::InvalidRequest,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             Self::Url { .. }
+            | Self::Setting { .. }
+            | Self::NoCredentials { .. }
             | Self::Setup { .. }
             | Self::Folder { .. }
             | Self::Check { .. }
@@ -181,15 +213,67 @@ impl StorageError {
 
     /// What whoever runs the process should look at.
     pub(super) fn hint(&self) -> &'static str {
+        let says =
+            |words: &[&str]| self.cause().is_some_and(|cause| words.iter().any(|word| cause.contains(word)));
+        if says(&["RequestTimeTooSkewed"]) {
+            return "the clocks of this machine and of the store are too far apart: set this machine's right";
+        }
+        if says(&OF_REGIONS) {
+            return "AWS_REGION must be the region of the bucket";
+        }
+        if says(&["ExpiredToken", "InvalidToken"]) {
+            return "AWS_SESSION_TOKEN has run out, or belongs to other keys";
+        }
         match self {
             Self::Denied { .. } => {
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the bucket's policy"
             }
             Self::NoSuchBucket { .. } => "create the bucket or correct --store-url",
+            Self::Unreachable { .. } if says(&[NO_TLS]) => {
+                "what answers there does not speak TLS: AWS_ENDPOINT_URL may have to begin with http://"
+            }
+            Self::Unreachable { .. } if says(&[CERTIFICATE]) => {
+                "SSL_CERT_FILE names the certificates that are trusted beside the system's, as that of a private authority"
+            }
             Self::Unreachable { .. } | Self::TimedOut { .. } => {
                 "check AWS_ENDPOINT_URL and that the store is up"
             }
             _ => "check --store-url and the AWS_* variables",
+        }
+    }
+
+    /// Whether the same may go well a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Unreachable { cause, .. } => !cause.contains(NO_TLS) && !cause.contains(CERTIFICATE),
+            Self::Failed { cause, source, .. } => {
+                // A lost connection, or a status that says so.
+                http_kind(source).is_some()
+                    || ["5", "429", "408"].iter().any(|status| cause.starts_with(status))
+            }
+            Self::Url { .. }
+            | Self::Setting { .. }
+            | Self::NoCredentials { .. }
+            | Self::Setup { .. }
+            | Self::Folder { .. }
+            | Self::Check { .. }
+            | Self::Reference { .. }
+            | Self::LeadsOut { .. }
+            | Self::NotFound { .. }
+            | Self::TooLarge { .. }
+            | Self::NoSuchBucket { .. }
+            | Self::Denied { .. }
+            | Self::Malformed { .. } => false,
+        }
+    }
+
+    fn cause(&self) -> Option<&str> {
+        match self {
+            Self::Denied { cause, .. } | Self::Unreachable { cause, .. } | Self::Failed { cause, .. } => {
+                Some(cause)
+            }
+            _ => None,
         }
     }
 
@@ -227,7 +311,7 @@ fn http_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
 }
 
 /// The innermost error, which says the status and the server's answer; of an XML answer its code and message only.
-fn cause(error: &object_store::Error) -> String {
+pub(super) fn cause(error: &object_store::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(next) = innermost.source() {
         innermost = next;

@@ -4,10 +4,12 @@
 //! and a write whose answer was lost may simply be repeated.
 
 mod backend;
+mod check;
 mod error;
 mod key;
 mod options;
 mod result;
+mod s3;
 #[cfg(test)]
 mod tests;
 
@@ -27,13 +29,6 @@ pub use error::{Action, StorageError};
 pub use key::{ContentHash, Key, Reference};
 pub use options::{DEFAULT_PRESIGN_TTL, DEFAULT_STORE_TIMEOUT, MAX_PRESIGN_TTL, StoreOptions};
 pub use result::StoredResult;
-
-/// What a start writes and reads back.
-const CHECK_TEXT: &[u8] = b"sd-worker-rbee writes this at start to see that the store can be used.\n";
-
-/// How often it is read until it is what was written, and the time between.
-const CHECK_READS: u32 = 5;
-const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 /// The object store. Cheap to clone; clones share connections (and, of `memory://`, the objects).
 #[derive(Clone)]
@@ -79,48 +74,19 @@ impl Store {
         &self.inner.opened.location
     }
 
-    /// Writes one small object and reads it back, which needs exactly the rights that jobs need: a wrong secret,
-    /// a missing bucket or a folder that cannot be written is found at start and not by the first job.
-    ///
-    /// # Errors
-    /// [`StorageError::Check`], which says what to do.
-    pub async fn check(&self) -> Result<(), StorageError> {
-        let tried = async {
-            self.put(&Key::Check, Bytes::from_static(CHECK_TEXT), "text/plain").await?;
-            self.read_back().await
-        };
-        tried.await.map_err(|source: StorageError| StorageError::Check {
-            location: self.location().to_owned(),
-            hint: source.hint(),
-            source: Box::new(source),
-        })
-    }
-
-    /// Reads what was just written. Some servers replace an object in two moves (`rclone serve s3`): while another
-    /// process checks too, it may be away for a moment, or be there in part.
-    async fn read_back(&self) -> Result<(), StorageError> {
-        let mut tries = 0;
-        loop {
-            let failure = match self.get(&Key::Check, CHECK_TEXT.len() as u64).await {
-                Ok(read) if read == CHECK_TEXT => return Ok(()),
-                Ok(_) => {
-                    let reason = "it is not what was written".into();
-                    StorageError::Malformed { key: Key::Check.path(), reason }
-                }
-                Err(failure @ StorageError::NotFound { .. }) => failure,
-                Err(failure) => return Err(failure),
-            };
-            tries += 1;
-            if tries == CHECK_READS {
-                return Err(failure);
-            }
-            tokio::time::sleep(CHECK_PAUSE).await;
-        }
-    }
-
     /// Writes an object, over an earlier one if there is one. On S3 it carries the media type, and the job's id
     /// as metadata `job-id`; a folder keeps neither. Readers see the old object or the new one, never a part.
     pub async fn put(&self, key: &Key, bytes: Bytes, content_type: &str) -> Result<(), StorageError> {
+        self.put_into(self.store(), key, bytes, content_type).await
+    }
+
+    async fn put_into(
+        &self,
+        store: &dyn ObjectStore,
+        key: &Key,
+        bytes: Bytes,
+        content_type: &str,
+    ) -> Result<(), StorageError> {
         let mut options = PutOptions::default();
         // LocalFileSystem refuses a put with attributes.
         if !matches!(self.backend(), Backend::File { .. }) {
@@ -132,7 +98,7 @@ impl Store {
             options.attributes = attributes;
         }
         let path = self.path(key);
-        let put = self.store().put_opts(&path, bytes.into(), options);
+        let put = store.put_opts(&path, bytes.into(), options);
         self.bounded(Action::Write, key, put).await.map(drop)
     }
 
@@ -141,10 +107,19 @@ impl Store {
     /// # Errors
     /// [`StorageError::NotFound`], [`StorageError::TooLarge`], or why the store gave nothing.
     pub async fn get(&self, key: &Key, max_bytes: u64) -> Result<Bytes, StorageError> {
+        self.get_from(self.store(), key, max_bytes).await
+    }
+
+    async fn get_from(
+        &self,
+        store: &dyn ObjectStore,
+        key: &Key,
+        max_bytes: u64,
+    ) -> Result<Bytes, StorageError> {
         let path = self.path(key);
         self.check_links(key, &path).await?;
         let read = async {
-            let found = self.store().get(&path).await?;
+            let found = store.get(&path).await?;
             let bytes = found.meta.size;
             if bytes > max_bytes {
                 return Ok(Err(StorageError::TooLarge { key: key.path(), bytes, limit: max_bytes }));
@@ -179,8 +154,8 @@ impl Store {
     pub async fn url(&self, key: &Key) -> Result<String, StorageError> {
         let path = self.path(key);
         match self.backend() {
-            Backend::S3 { reader, .. } => {
-                let sign = reader.signed_url(Method::GET, &path, self.inner.presign_ttl);
+            Backend::S3(s3) => {
+                let sign = s3.reader.signed_url(Method::GET, &path, self.inner.presign_ttl);
                 Ok(self.bounded(Action::Sign, key, sign).await?.into())
             }
             Backend::File { store, .. } => {

@@ -209,3 +209,28 @@ fn what_is_debugged_holds_no_secret() {
     let error = Store::open_with(&options, []).unwrap_err().to_string();
     assert!(error.contains("--store-public-url") && !error.contains("hunter2"), "{error}");
 }
+
+#[test]
+fn what_was_not_meant_to_be_a_folder_is_made_none() {
+    for (url, said) in [
+        ("~/store", "`~`"),
+        ("s3:pool/prefix", "`s3:` is not followed by two slashes"),
+        ("s3:/pool", "`s3:`"),
+        ("file:/tmp/store", "`file:`"),
+        ("https://bucket.s3.amazonaws.com", "s3://bucket/prefix"),
+        ("http://127.0.0.1:9000/pool", "AWS_ENDPOINT_URL"),
+    ] {
+        let error = Store::open(&StoreOptions::new(url)).unwrap_err().to_string();
+        assert!(error.starts_with("--store-url: ") && error.contains(said), "{url}: {error}");
+    }
+    assert!(!std::path::Path::new("~").exists() && !std::path::Path::new("s3:pool").exists());
+}
+
+#[tokio::test]
+async fn a_folder_is_called_by_its_whole_path() {
+    let name = format!("./target/store-of-{}", std::process::id());
+    let store = Store::open(&StoreOptions::new(&name)).unwrap();
+    let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+    assert_eq!(std::path::Path::new(store.location()), here.join(&name[2..]));
+    std::fs::remove_dir(&name).unwrap();
+}

@@ -27,14 +27,12 @@ impl S3Server {
 
     /// rclone: a bucket is a folder, an object a file. It looks again at what it knew of a folder a millisecond ago.
     pub fn rclone() -> Self {
-        let program = program("rclone", "RCLONE");
-        Self::start(|port, data| {
-            let (address, keys) = (format!("127.0.0.1:{port}"), format!("{KEY},{SECRET}"));
-            let arguments =
-                ["serve", "s3", "--addr", &address, "--auth-key", &keys, "--dir-cache-time", "1ms"];
-            let arguments = arguments.into_iter().chain(["--config", "", data]);
-            (program.clone(), arguments.map(str::to_owned).collect())
-        })
+        Self::start(rclone)
+    }
+
+    /// rclone on this port; `None` when it is taken.
+    pub fn rclone_at(port: u16) -> Option<Self> {
+        Self::start_at(port, rclone)
     }
 
     /// moto: any credentials will do, a bucket must be made first.
@@ -47,21 +45,22 @@ impl S3Server {
     }
 
     fn start(command: impl Fn(u16, &str) -> (String, Vec<String>)) -> Self {
+        // Another process may take the port in between.
+        (0..3).find_map(|_| Self::start_at(free_port(), &command)).expect("an S3 server")
+    }
+
+    fn start_at(port: u16, command: impl Fn(u16, &str) -> (String, Vec<String>)) -> Option<Self> {
         let folder = TempDir::new().expect("a temporary folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("a folder");
-        // Another process may take the port in between.
-        for _ in 0..3 {
-            let port = free_port();
-            let (program, arguments) = command(port, data.to_str().expect("a UTF-8 path"));
-            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-            let process = Leashed::start(&program, &arguments, &folder.path().join("log"));
-            if listens(port, Duration::from_secs(60)) {
-                return Self { _process: process, folder, port };
-            }
-            eprintln!("{program} does not listen:\n{}", process.log());
+        let (program, arguments) = command(port, data.to_str().expect("a UTF-8 path"));
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let process = Leashed::start(&program, &arguments, &folder.path().join("log"));
+        if listens(port, Duration::from_secs(60)) {
+            return Some(Self { _process: process, folder, port });
         }
-        panic!("no S3 server could be started");
+        eprintln!("{program} does not listen:\n{}", process.log());
+        None
     }
 
     /// Where rclone keeps its buckets.
@@ -87,6 +86,13 @@ impl S3Server {
     pub fn store(&self, url: &str) -> Store {
         Store::open_with(&StoreOptions::new(url), self.environment()).expect("a store")
     }
+}
+
+fn rclone(port: u16, data: &str) -> (String, Vec<String>) {
+    let (address, keys) = (format!("127.0.0.1:{port}"), format!("{KEY},{SECRET}"));
+    let arguments = ["serve", "s3", "--addr", &address, "--auth-key", &keys, "--dir-cache-time", "1ms"];
+    let arguments = arguments.into_iter().chain(["--config", "", data]);
+    (program("rclone", "RCLONE"), arguments.map(str::to_owned).collect())
 }
 
 /// The variables for a server at `endpoint`.

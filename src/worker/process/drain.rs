@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
     time::{Instant, timeout, timeout_at},
 };
@@ -43,62 +42,6 @@ const GIVEN_BACK_LIMIT: Duration = Duration::from_secs(5);
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 /// How long /health says at least that the worker has failed: whoever asks every second hears it.
 const FAILED_FOR: Duration = Duration::from_secs(3);
-
-/// SIGTERM, SIGINT and SIGHUP.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// None where the worker was started to outlive its terminal (`nohup`).
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    pub fn listen() -> std::io::Result<Self> {
-        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, hangup })
-    }
-
-    /// The name of the next signal.
-    pub async fn recv(&mut self) -> &'static str {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = hangup => "SIGHUP",
-        }
-    }
-
-    /// From now on a signal ends the process at once, with the code that shells give to a killed one.
-    pub fn exit_at_the_next(mut self) {
-        tokio::spawn(async move {
-            let signal = self.recv().await;
-            tracing::warn!(signal, "stopping at once");
-            std::process::exit(match signal {
-                "SIGHUP" => 129,
-                "SIGINT" => 130,
-                _ => 143,
-            });
-        });
-    }
-}
-
-/// Whether whoever started this process has SIGHUP ignored.
-fn ignores_hangup() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, 1))
-}
-
-/// Whether a signal is ignored by the process with this `/proc/<pid>/status`.
-fn is_ignored(status: &str, signal: u32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
 
 /// The engine's handle, and whether it has ended.
 pub struct Engine {
@@ -230,6 +173,7 @@ fn end_for_sure() {
     std::thread::spawn(|| {
         std::thread::sleep(EXIT_LIMIT);
         tracing::error!("the process does not end by itself");
+        crate::logging::flush();
         std::process::abort();
     });
 }
@@ -360,19 +304,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_outlives_its_terminal_is_told_by_the_signals_that_it_ignores() {
-        let status = |mask: &str| format!("Name:\tworker\nSigBlk:\tffff\nSigIgn:\t{mask}\nSigCgt:\t0001\n");
-        assert!(is_ignored(&status("0000000000000001"), 1));
-        assert!(is_ignored(&status("0000000000001003"), 1));
-        assert!(!is_ignored(&status("0000000000001002"), 1));
-        assert!(!is_ignored("", 1));
-    }
-
-    #[test]
     fn what_hangs_at_the_end_of_a_drain_is_left_in_time() {
         assert!(CLOSE_LIMIT < ANSWERED_BY && ANSWERED_BY < TOLD_BY && TOLD_BY < ENGINE_BY);
         // The HTTP server and the runtime come after the drain.
-        let rest = super::super::http::STOP_LIMIT + super::super::start::RUNTIME_SHUTDOWN;
+        let process = super::super::start::RUNTIME_SHUTDOWN + crate::logging::FLUSH_LIMIT;
+        let rest = super::super::http::STOP_LIMIT + process;
         assert!(rest < EXIT_LIMIT && FAREWELL_LIMIT + EXIT_LIMIT < LAST_WORDS);
         assert!(CLOSE_LIMIT + STORED_LIMIT + GIVEN_BACK_LIMIT + EXIT_LIMIT < DRAIN_MARGIN);
     }

@@ -186,15 +186,31 @@ impl WorkerOptions {
         ModelOptions { precision, memory: self.model_memory, limit, device }
     }
 
-    /// Who the worker is, on a device of this name (`cpu`, `cuda:0`), with these models.
-    pub fn identity(&self, device: &str, precision: Precision, catalog: Vec<ModelInfo>) -> Identity {
+    /// The worker's name: as given, or a new one.
+    pub fn worker_id(&self, device: &str) -> WorkerId {
+        self.worker_id.clone().unwrap_or_else(|| random_id(device))
+    }
+
+    /// What the worker takes, in order.
+    pub fn distinct_capabilities(&self) -> Vec<Capability> {
         let mut capabilities = self.capabilities.clone();
         capabilities.sort_unstable();
         capabilities.dedup();
+        capabilities
+    }
+
+    /// Who the worker is, by this name, on a device that is called `cpu` or `cuda:0`, with these models.
+    pub fn identity(
+        &self,
+        worker_id: WorkerId,
+        device: &str,
+        precision: Precision,
+        catalog: Vec<ModelInfo>,
+    ) -> Identity {
         Identity {
-            worker_id: self.worker_id.clone().unwrap_or_else(|| random_id(device)),
+            worker_id,
             hive_id: self.hive_id.clone(),
-            capabilities,
+            capabilities: self.distinct_capabilities(),
             device: device.to_owned(),
             limits: Limits {
                 max_pixels: self.max_pixels,
@@ -316,10 +332,11 @@ mod tests {
     #[test]
     fn a_worker_without_a_name_gets_one_of_its_own() {
         let options = parse(&["--capabilities", "inpaint,generate,inpaint"]).unwrap();
-        let identity = || options.identity("cuda:0", Precision::all(DType::F32), vec![]);
-        let (a, b) = (identity(), identity());
-        assert!(a.worker_id.as_str().contains("-cuda-0-"), "{}", a.worker_id);
-        assert_ne!(a.worker_id, b.worker_id);
-        assert_eq!(a.capabilities, [Capability::Generate, Capability::Inpaint]);
+        let (a, b) = (options.worker_id("cuda:0"), options.worker_id("cuda:0"));
+        assert!(a.as_str().contains("-cuda-0-"), "{a}");
+        assert_ne!(a, b);
+        let identity = options.identity(a.clone(), "cuda:0", Precision::all(DType::F32), vec![]);
+        assert_eq!(identity.worker_id, a);
+        assert_eq!(identity.capabilities, [Capability::Generate, Capability::Inpaint]);
     }
 }

@@ -1,19 +1,20 @@
-//! The wiring: load, open the store, connect, arm, and drain when told. A binary parses, calls this and exits.
+//! The wiring: reach the store and NATS, load, arm, and drain when told. A binary parses, calls this and exits.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use futures::future::select_all;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
-    drain::{Ending, Engine, LOST, Signals},
+    drain::{Ending, Engine, LOST},
     http::{HttpServer, Listener, WorkerJobs},
     options::{OptionsError, WorkerOptions},
 };
 use crate::{
-    bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, WorkerBus},
+    bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, JobStreams, Streams, WorkerBus},
     engine::{EngineError, GenerationEngine, InferencePipeline, RequestQueue, Stuck},
     models::{ModelError, ModelOptions, ModelSource, Origin},
+    signals::Signals,
     storage::{StorageError, Store},
     worker::{
         shared::{Context, Slots},
@@ -23,6 +24,10 @@ use crate::{
 
 /// Exit code: it could not start; the message says what to do.
 const FAILED_AT_START: u8 = 1;
+
+/// How long the store and NATS are waited for before models are brought and loaded beside that: what is wrong with an
+/// address or a credential is told first, and a download waits for nobody.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -186,24 +191,22 @@ async fn start(
     }
     let loading = options.loading(device);
     let precision = loading.precision;
-    let sources = fetch(&options.models, &loading).await?;
-    let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
-    let pipeline = test(pipeline.with_step_limit(options.step_limit)).await?;
-    let resident = pipeline.resident();
-    let store = Store::open(&options.store)?;
-    store.check().await?;
-
-    let identity = options.identity(device_name, precision, pipeline.catalog());
+    let worker_id = options.worker_id(device_name);
     let doors = DoorOptions {
-        worker_id: identity.worker_id.clone(),
-        capabilities: identity.capabilities.clone(),
+        worker_id: worker_id.clone(),
+        capabilities: options.distinct_capabilities(),
         queue_group: options.queue_group.clone(),
         subjects,
     };
-    let bus = WorkerBus::connect(&options.nats, doors).await?;
-    let streams = bus.streams(options.streams.clone());
-    let names = identity.catalog.iter().map(|model| model.name.clone()).collect();
-    let durable = bus.queue(&streams, names).await?;
+    let mut reached = pin!(reach(options, doors));
+    let load = load(options, loading);
+    let (Reached { store, bus, streams, durable }, pipeline) =
+        match tokio::time::timeout(FIRST_LOOK, &mut reached).await {
+            Ok(reached) => (reached?, load.await?),
+            Err(_) => tokio::try_join!(reached, load)?,
+        };
+    let resident = pipeline.resident();
+    let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
 
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
@@ -222,7 +225,10 @@ async fn start(
     };
     // Everything above is with the server when this comes back.
     if !bus.round_trip().await {
-        tracing::warn!("the server does not confirm the subscriptions; are they allowed to this user?");
+        tracing::warn!(
+            "the server does not confirm the subscriptions: are they allowed to this user? Where each user has inboxes of \
+             its own, as in deploy/nats.conf, --nats-inbox-prefix names them"
+        );
     }
     let identity = &context.identity;
     tracing::info!(
@@ -236,6 +242,36 @@ async fn start(
         [("what takes jobs", intake), ("what hears cancels", cancels), ("what tells the status", status)];
     let (heartbeat, tasks) = (Some(heartbeat), Tasks(tasks.into()));
     Ok(Running { context, bus, engine, doors_closed, heartbeat, tasks, _discovery: discovery, http })
+}
+
+/// What a worker needs that is elsewhere.
+struct Reached {
+    store: Store,
+    bus: WorkerBus,
+    streams: Streams,
+    durable: JobStreams,
+}
+
+/// Sees whether the store can be used, and connects to NATS, each beside the other.
+async fn reach(options: &WorkerOptions, doors: DoorOptions) -> Result<Reached, StartError> {
+    let store = Store::open(&options.store)?;
+    let check = async { Ok::<_, StartError>(store.check().await?) };
+    let connect = async {
+        let bus = WorkerBus::connect(&options.nats, doors).await?;
+        let streams = bus.streams(options.streams.clone());
+        let names = options.models.iter().map(|model| model.name().to_owned()).collect();
+        let durable = bus.queue(&streams, names).await?;
+        Ok((bus, streams, durable))
+    };
+    let ((), (bus, streams, durable)) = tokio::try_join!(check, connect)?;
+    Ok(Reached { store, bus, streams, durable })
+}
+
+/// Brings, opens and tests the models.
+async fn load(options: &WorkerOptions, loading: ModelOptions) -> Result<InferencePipeline, StartError> {
+    let sources = fetch(&options.models, &loading).await?;
+    let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
+    test(pipeline.with_step_limit(options.step_limit)).await
 }
 
 /// Sees whether the device computes: a worker whose device does not would only fail jobs.

@@ -2,19 +2,19 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
-
 use super::{options::WorkerOptions, run::run};
+use crate::{environment, logging, open_files};
 
 /// How long the runtime waits for blocking work after the last word.
 pub const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
 
 /// Parses the command line and runs a worker on the device that `open` gives for `--device`, with its name.
-/// A message of `open` is what to do about it.
+/// A message of `open` is what to do about it. The first thing that `main` does.
 pub fn start(open: impl FnOnce(usize) -> Result<(candle_core::Device, String), String>) -> ExitCode {
-    let options = WorkerOptions::parse();
+    let options: WorkerOptions = environment::parse();
     options.log.init();
-    match prepare(&options, open) {
+    open_files::raise_limit();
+    let code = match prepare(&options, open) {
         Ok((runtime, device, name)) => {
             let code = runtime.block_on(run(options, device, &name));
             runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
@@ -24,7 +24,9 @@ pub fn start(open: impl FnOnce(usize) -> Result<(candle_core::Device, String), S
             tracing::error!("{message}");
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 fn prepare(
