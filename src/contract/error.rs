@@ -160,6 +160,14 @@ pub enum ContractError {
         /// What is wrong with it, and what is allowed.
         reason: String,
     },
+    /// A picture that is none.
+    #[error("`{field}`: {reason}")]
+    Image {
+        /// `init_image` or `mask_image`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A model that is not served here.
     #[error("`model`: `{model}` is not served here; there are: {known}")]
     UnsupportedModel {
@@ -193,6 +201,7 @@ impl ContractError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotJson(_) | Self::Field { .. } => ErrorCode::InvalidRequest,
+            Self::Image { .. } => ErrorCode::ImageInvalid,
             Self::UnsupportedModel { .. } => ErrorCode::UnsupportedModel,
             Self::UnsupportedOperation(_) => ErrorCode::UnsupportedOperation,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,

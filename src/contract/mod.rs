@@ -2,32 +2,45 @@
 //!
 //! Plain data and the rules on it; no transport, no store, no image code.
 
+mod base64;
 mod capability;
 mod error;
 mod event;
+mod fingerprint;
 mod guidance_interval;
 pub mod headers;
+mod http_code;
 mod ids;
+mod image_input;
 mod job;
 pub mod limits;
+mod nearest;
 mod operation;
 mod parse;
 mod responses;
+mod scheduler_names;
 pub mod schema;
 mod subjects;
 mod ticket;
+mod values;
 mod worker_info;
 
+pub use base64::{Base64Error, check_base64, decode_base64};
 pub use capability::Capability;
 pub use error::{ContractError, Disposition, ErrorCode};
 pub use event::{CompleteEvent, Event, EventKind, ImageResult, Timings};
+pub use fingerprint::Fingerprint;
 pub use guidance_interval::GuidanceInterval;
+pub use http_code::{ErrorBody, ErrorDetail, HttpCode, WireCode};
 pub use ids::{HiveId, JobId, WorkerId};
-pub use job::{ImageInput, Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
+pub use image_input::ImageInput;
+pub use job::{Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
 pub use limits::Limits;
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
+pub use parse::unmarked;
 pub use responses::{DeadLetter, DeadLetters, Health, JobResponse, JobStatus, JobView, Workers};
+pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};
 pub use ticket::Ticket;
 pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

@@ -1,10 +1,9 @@
 //! Large inputs leave the message: they are named by their content, stored, and travel as a reference.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use crate::{
-    contract::{ErrorCode, Operation},
+    contract::{ErrorCode, Operation, decode_base64},
     http::ApiError,
     storage::{Key, StorageError, Store},
 };
@@ -30,8 +29,11 @@ pub fn extract(
         if about <= max_inline || about > max_input {
             continue;
         }
-        let bytes = STANDARD.decode(base64).map_err(|e| {
-            ApiError::new(ErrorCode::ImageInvalid, format!("`{field}`: it is no base64: {e}"))
+        let bytes = decode_base64(base64).map_err(|error| {
+            ApiError::new(
+                ErrorCode::ImageInvalid,
+                format!("`{field}`: no base64, and no `object:<key>`: {error}"),
+            )
         })?;
         let key = Key::input(&bytes);
         *image = format!("object:{key}");
@@ -50,6 +52,8 @@ pub async fn store(store: &Store, inputs: Vec<(Key, Bytes)>) -> Result<(), Stora
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     fn transform(image: &str) -> Operation {

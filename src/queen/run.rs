@@ -86,6 +86,7 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let requester = Requester::new(client.clone(), subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
     fleet.follow(&client, &subjects).await?;
+    requester.ask_for_heartbeats().await;
     let durable = match options.streams.core {
         true => None,
         false => {

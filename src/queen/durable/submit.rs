@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{Durable, Log, away};
 use crate::{
     bus::{SendError, Sending, Sent, Streams},
-    contract::{Capability, ErrorCode, Job, JobId, Operation, Ticket},
+    contract::{Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket},
     http::ApiError,
-    queen::{Queen, RETRY_AFTER, busy, inputs, other_request},
+    queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told},
     storage::Key,
 };
 
@@ -23,7 +23,7 @@ pub(in crate::queen) struct Submission {
     pub id: JobId,
     /// The client chose the id, so that it may be one that is known.
     pub named: bool,
-    /// Settled.
+    /// Settled, as it was sent.
     pub operation: Operation,
     /// For the store.
     pub inputs: Vec<(Key, Bytes)>,
@@ -48,11 +48,9 @@ impl Queen {
         // Before anything is asked: what is wrong with it is wrong with any model.
         let job = Job::new(operation.clone(), &self.shared.limits)?;
         self.may_accept()?;
-        let nats_url = &self.shared.options.nats.nats_url;
         let largest = inputs.iter().map(|(_, bytes)| bytes.len() as u64).max().unwrap_or(0);
         let chosen = self.shared.fleet.with_taking(|workers| {
-            let model =
-                durable.models.choose(operation.model(), operation.capability(), workers, nats_url)?;
+            let model = durable.models.choose(operation.model(), operation.capability(), workers)?;
             durable.models.may_be_done(&job, &model, largest, workers)?;
             Ok::<_, ApiError>(model)
         });
@@ -66,7 +64,10 @@ impl Queen {
         };
         let model = chosen?;
         operation.set_model(&model);
-        let fingerprint = operation.fingerprint();
+        let asked = Fingerprint::of(&operation);
+        // To every version of a worker it is the same request, however it was written.
+        operation.leave_out_defaults();
+        let fingerprint = asked.plain().to_owned();
         inputs::store(&self.shared.store, inputs).await?;
         if named {
             self.unmark(&id).await?;
@@ -82,17 +83,22 @@ impl Queen {
             after,
             traceparent: None,
         };
-        self.ensure_consumer(operation.capability(), model);
+        self.ensure_consumer(operation.capability(), model.clone());
+        durable.events.listen();
+        durable.awaited.wait_for(&id, &model);
         let sent = durable.send(&sending).await?;
         let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
         if sent.duplicate {
-            self.is_the_same(durable, &ticket).await?;
+            self.is_the_same(durable, &ticket, &asked).await?;
         }
         durable.put_ticket(&log, &ticket).await?;
         if after.is_some()
             && let Err(error) = durable.streams.drop_dead_letters(&id).await
         {
             tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
+        }
+        if !sent.duplicate {
+            told::accepted(&id, operation.capability(), Some(&model));
         }
         Ok(id)
     }
@@ -108,9 +114,9 @@ impl Queen {
         let id = &log.id;
         // Which model a job got that named none may have been decided when other workers were up.
         let is_same = |fingerprint: &str| {
-            operation.fingerprint() == fingerprint
+            Fingerprint::of(operation).is(fingerprint)
                 || operation.model().is_none()
-                    && durable.models.known().iter().any(|model| with_model(operation, model) == fingerprint)
+                    && durable.models.known().iter().any(|model| with_model(operation, model).is(fingerprint))
         };
         let known = |fingerprint: &str| match is_same(fingerprint) {
             true => Ok(Decision::Known),
@@ -137,9 +143,14 @@ impl Queen {
     }
 
     /// Whether a sending that was there before is of the same request.
-    async fn is_the_same(&self, durable: &Durable, ours: &Ticket) -> Result<(), ApiError> {
+    async fn is_the_same(
+        &self,
+        durable: &Durable,
+        ours: &Ticket,
+        asked: &Fingerprint,
+    ) -> Result<(), ApiError> {
         let id = &ours.job_id;
-        let of = |fingerprint: &str| match fingerprint == ours.fingerprint {
+        let of = |fingerprint: &str| match asked.is(fingerprint) {
             true => Ok(()),
             false => Err(other_request(id)),
         };
@@ -242,10 +253,10 @@ impl Log {
     }
 }
 
-fn with_model(operation: &Operation, model: &str) -> String {
+fn with_model(operation: &Operation, model: &str) -> Fingerprint {
     let mut operation = operation.clone();
     operation.set_model(model);
-    operation.fingerprint()
+    Fingerprint::of(&operation)
 }
 
 /// Nobody knows whether the job was taken, and sending it again does no harm.
