@@ -53,6 +53,11 @@ impl Fingerprint {
         &self.plain
     }
 
+    /// As earlier versions have it, with defaults that are spelt out.
+    pub fn as_sent(&self) -> &str {
+        &self.as_sent
+    }
+
     /// What is written into logs and results.
     pub fn written(&self) -> &str {
         if self.is_written_as_sent { &self.as_sent } else { &self.plain }

@@ -105,6 +105,7 @@ async fn stream<J: Jobs>(
     let id = job_id(id)?;
     let after = match headers.get(LAST_EVENT_ID) {
         None => None,
+        Some(value) if value.is_empty() => None,
         Some(value) => {
             Some(value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
                 ApiError::new(ErrorCode::InvalidRequest, "`Last-Event-ID`: must be the `seq` of an event")

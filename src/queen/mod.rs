@@ -146,7 +146,7 @@ impl Queen {
         let Some(durable) = self.durable() else { return Ok(false) };
         match durable.find(&job.id).await?.and_then(|log| log.ticket) {
             None => Ok(false),
-            Some(stored) if job.fingerprint.is(&stored.ticket.fingerprint) => Ok(true),
+            Some(stored) if stored.ticket.is_of(&job.fingerprint) => Ok(true),
             Some(_) => Err(other_request(&job.id)),
         }
     }

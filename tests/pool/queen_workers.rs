@@ -103,7 +103,9 @@ async fn a_job_of_an_earlier_version_goes_on_and_is_the_same_request() {
 async fn a_worker_tells_what_it_does_not_do_and_counts_what_it_refuses_over_http() {
     let pool = Pool::new().await;
     let address = format!("127.0.0.1:{}", free_port());
-    let worker = pool.worker("w", "sim://?step_ms=1&size=64", &["--http", &address]).await;
+    let loras = tempfile::TempDir::new().unwrap();
+    let more = ["--http", &address, "--lora-dir", loras.path().to_str().unwrap()];
+    let worker = pool.worker("w", "sim://?step_ms=1&size=64", &more).await;
     let done = pool
         .insist(r#"{"prompt":"a (red:1.3) <lora:ink:1>","steps":1,"seed":-1,"webhook_url":"https://x","loras":null}"#)
         .await
@@ -132,6 +134,7 @@ async fn a_worker_tells_what_it_does_not_do_and_counts_what_it_refuses_over_http
         with(generation(), "steps", 0).to_string(),
         with(generation(), "scheduler", "Euler a").to_string(),
         with(generation(), "model", "none").to_string(),
+        with(generation(), "loras", json!([{"path": "none"}])).to_string(),
         bad_picture.to_string(),
     ];
     for (number, body) in (1..).zip(bodies) {

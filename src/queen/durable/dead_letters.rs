@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use super::{Durable, away, uninterrupted};
 use crate::{
     bus::Sending,
-    contract::{DeadLetters, ErrorCode, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket},
+    contract::{
+        DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
+    },
     http::{ApiError, job_id},
     queen::{Queen, busy, ended_how, told},
 };
@@ -97,8 +99,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         operation.set_model(model);
     }
     operation.settle()?;
+    let asked = Fingerprint::of(&operation);
     operation.leave_out_defaults();
-    let fingerprint = operation.fingerprint();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let sending = Sending {
         job: id.clone(),
@@ -121,7 +123,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
             )));
         }
     }
-    let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+    let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
     told::accepted(&id, capability, Some(model));

@@ -67,7 +67,6 @@ impl Queen {
         let asked = Fingerprint::of(&operation);
         // To every version of a worker it is the same request, however it was written.
         operation.leave_out_defaults();
-        let fingerprint = asked.plain().to_owned();
         inputs::store(&self.shared.store, inputs).await?;
         if named {
             self.unmark(&id).await?;
@@ -87,7 +86,7 @@ impl Queen {
         durable.events.listen();
         durable.awaited.wait_for(&id, &model);
         let sent = durable.send(&sending).await?;
-        let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+        let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
         if sent.duplicate {
             self.is_the_same(durable, &ticket, &asked).await?;
         }
@@ -113,28 +112,29 @@ impl Queen {
     ) -> Result<Decision, ApiError> {
         let id = &log.id;
         // Which model a job got that named none may have been decided when other workers were up.
-        let is_same = |fingerprint: &str| {
-            Fingerprint::of(operation).is(fingerprint)
+        let is_same = |matches: &dyn Fn(&Fingerprint) -> bool| {
+            matches(&Fingerprint::of(operation))
                 || operation.model().is_none()
-                    && durable.models.known().iter().any(|model| with_model(operation, model).is(fingerprint))
+                    && durable.models.known().iter().any(|model| matches(&with_model(operation, model)))
         };
-        let known = |fingerprint: &str| match is_same(fingerprint) {
+        let known = |is_same: bool| match is_same {
             true => Ok(Decision::Known),
             false => Err(other_request(id)),
         };
         if let Some(ticket) = log.ticket() {
+            let is_same = is_same(&|asked| ticket.is_of(asked));
             return match log.may_run_again() {
-                Some(seq) if is_same(&ticket.fingerprint) => Ok(Decision::Send { after: Some(seq) }),
-                _ => known(&ticket.fingerprint),
+                Some(seq) if is_same => Ok(Decision::Send { after: Some(seq) }),
+                _ => known(is_same),
             };
         }
         if let Some(record) = self.shared.table.get(id)
             && record.may_run_again().is_none()
         {
-            return known(&record.fingerprint);
+            return known(is_same(&|asked| asked.is(&record.fingerprint)));
         }
         if named && let Some(result) = self.stored(id).await? {
-            return known(&result.fingerprint);
+            return known(is_same(&|asked| asked.is(&result.fingerprint)));
         }
         match (log.may_run_again(), log.ended()) {
             (None, Some(_)) => Ok(Decision::Known),
@@ -150,25 +150,25 @@ impl Queen {
         asked: &Fingerprint,
     ) -> Result<(), ApiError> {
         let id = &ours.job_id;
-        let of = |fingerprint: &str| match asked.is(fingerprint) {
+        let same = |is_same: bool| match is_same {
             true => Ok(()),
             false => Err(other_request(id)),
         };
         let body = durable.streams.job_at(ours.sequence, id).await.map_err(|error| away(&error))?;
         if let Some(body) = body {
             let theirs = Operation::parse(None, &body).map_err(|_| other_request(id))?;
-            return of(&theirs.fingerprint());
+            return same(theirs.fingerprint() == asked.plain());
         }
         // It was taken from the stream already. Whoever sent it is writing its ticket, or has.
         for _ in 0..TICKET_TRIES {
             let ticket = durable.streams.stored_ticket(id).await.map_err(|error| away(&error))?;
             if let Some(stored) = ticket {
-                return of(&stored.ticket.fingerprint);
+                return same(stored.ticket.is_of(asked));
             }
             tokio::time::sleep(TICKET_PAUSE).await;
         }
         match self.stored(id).await? {
-            Some(result) => of(&result.fingerprint),
+            Some(result) => same(asked.is(&result.fingerprint)),
             // Its events are all that is left of it, and they do not say what it was.
             None => Ok(()),
         }
@@ -235,7 +235,7 @@ impl Durable {
             match &now {
                 // Another queen was first with the same.
                 Some(now) if now.ticket.sequence >= ticket.sequence => {
-                    return match now.ticket.fingerprint == ticket.fingerprint {
+                    return match now.ticket.is_same(ticket) {
                         true => Ok(()),
                         false => Err(other_request(id)),
                     };

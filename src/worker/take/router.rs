@@ -14,7 +14,7 @@ use crate::{
     contract::{ErrorCode, Fingerprint, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
     worker::{
-        job::JobRun,
+        job::{JobRun, inputs::InputError},
         own::{leave_to_others, set_aside},
         shared::{Begun, Context, Reader, Stop, conflict},
     },
@@ -178,7 +178,7 @@ impl JobRouter {
         }
     }
 
-    /// Takes or joins what came over HTTP.
+    /// Takes or joins what came over HTTP. It looks into the folder of LoRAs: not to be called where that holds up others.
     ///
     /// # Errors
     /// Why it is not taken.
@@ -192,6 +192,13 @@ impl JobRouter {
             .map_err(|not_admitted| match not_admitted {
                 NotAdmitted::Wrong(refusal) | NotAdmitted::NotHere(_, refusal) => refusal,
             })?;
+        let folder = self.context.identity.loras.as_ref();
+        for (index, lora) in job.loras.iter().enumerate() {
+            if let Some(Err(source)) = folder.map(|folder| folder.find(&lora.name)) {
+                let missing = InputError::Lora { index, source };
+                return Err(Refusal::new(missing.code(), missing.to_string()));
+            }
+        }
         let id = job.id.clone();
         let asked = Asked { received, reader: None, traceparent: None, delivery: None };
         match self.take(job, model, is_named, asked) {
