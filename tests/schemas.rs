@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, path::Path};
 
 use jsonschema::Validator;
 use sd_worker_rbee::contract::{
-    Capability, CompleteEvent, DeadLetter, DeadLetters, ErrorCode, Event, EventKind, Health, ImageResult,
-    JobId, JobResponse, JobStatus, JobView, Operation, OutputFormat, Timings, WorkerId, WorkerInfo,
-    WorkerLimits, WorkerLoras, WorkerStatus, Workers, schema,
+    Capability, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event, EventKind,
+    Health, HttpCode, ImageResult, JobId, JobResponse, JobStatus, JobView, Operation, OutputFormat, Timings,
+    WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -133,6 +133,11 @@ fn what_a_client_may_send_is_valid() {
             "worker_id": "w", "model": "tiny", "clip_skip": 11, "prompt_syntax": "a1111",
             "webhook_url": "https://x", "webhook_events": ["complete"]}),
         json!({"operation": "image_generation", "prompt": "a", "negative_prompt": null, "seed": null}),
+        json!({"operation": "image_generation", "prompt": "a", "loras": null, "output": null, "seed": -1, "steps": 20.0}),
+        json!({"operation": "image_generation", "prompt": "a", "output": {"format": null, "quality": null}}),
+        json!({"operation": "image_generation", "prompt": "a", "loras": [{"path": "x", "strength": null}]}),
+        json!({"operation": "image_generation", "prompt": "a", "model": "", "scheduler": "", "worker_id": "",
+            "hive_id": "", "job_id": "", "negative_prompt": "", "webhook_url": ""}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 1}),
         json!({"operation": "image_transform", "prompt": "a", "input_image": "AA=="}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "object:inputs/x", "mask_image": "AA=="}),
@@ -167,7 +172,10 @@ fn what_the_contract_refuses_is_not_valid() {
         json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0.5]}),
         json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0, 0.5, 1]}),
         json!({"operation": "image_generation", "prompt": "a", "guidance_interval": [0, 1.5]}),
-        json!({"operation": "image_generation", "prompt": "a", "seed": -1}),
+        json!({"operation": "image_generation", "prompt": "a", "seed": -2}),
+        json!({"operation": "image_generation", "prompt": "a", "seed": 0.5}),
+        json!({"operation": "image_generation", "prompt": "a", "nosuch": null}),
+        json!({"operation": "image_generation", "prompt": null}),
         json!({"operation": "image_generation", "prompt": "a", "n": 9}),
         json!({"operation": "image_generation", "prompt": "a", "deadline_ms": 0}),
         json!({"operation": "image_generation", "prompt": "a", "output": {"format": "gif"}}),
@@ -205,10 +213,43 @@ fn every_event_is_valid_and_a_damaged_one_is_not() {
 }
 
 #[test]
+fn every_optional_field_may_be_null() {
+    let text = std::fs::read_to_string(folder().join("operation.json")).unwrap();
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    let validator = validator("operation.json");
+    for (operation, required) in [
+        ("image_generation", json!({})),
+        ("image_transform", json!({"init_image": "AAAA"})),
+        ("image_inpaint", json!({"init_image": "AAAA", "mask_image": "AAAA"})),
+    ] {
+        let variant = schema["oneOf"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|variant| variant["properties"]["operation"]["const"] == operation);
+        let fields = variant.unwrap()["properties"].as_object().unwrap().keys();
+        let mut body = json!({"operation": operation, "prompt": "a"});
+        for (field, value) in required.as_object().unwrap() {
+            body[field] = value.clone();
+        }
+        let bare = Operation::parse(None, body.to_string().as_bytes()).unwrap();
+        for field in fields.filter(|field| *field != "input_image") {
+            if body.get(field).is_none() {
+                body[field] = Value::Null;
+            }
+        }
+        assert!(body.as_object().unwrap().len() > 18, "{body}");
+        assert!(validator.is_valid(&body), "{body}: {:?}", validator.validate(&body));
+        assert_eq!(Operation::parse(None, body.to_string().as_bytes()).unwrap(), bare);
+    }
+}
+
+#[test]
 fn answers_and_heartbeats_are_valid() {
     let job = JobId::generate();
     let view = JobView { job_id: job.clone(), status: JobStatus::Running, event: events().pop() };
     let health = Health { status: "ok".into(), nats: "connected".into(), durable: false, workers: 1 };
+    let error = |code| ErrorBody { error: ErrorDetail { code, message: "no".into(), retryable: false } };
     let letter = DeadLetter {
         job_id: job.clone(),
         capability: Capability::Inpaint,
@@ -226,6 +267,8 @@ fn answers_and_heartbeats_are_valid() {
         ("worker_info.json", serde_json::to_value(worker())),
         ("workers.json", serde_json::to_value(Workers { workers: vec![worker()] })),
         ("health.json", serde_json::to_value(health)),
+        ("error.json", serde_json::to_value(error(WireCode::Http(HttpCode::NotFound)))),
+        ("error.json", serde_json::to_value(error(WireCode::Job(ErrorCode::Busy)))),
     ] {
         let value = value.unwrap();
         let validator = validator(name);
@@ -234,5 +277,7 @@ fn answers_and_heartbeats_are_valid() {
     }
     let mut unknown = serde_json::to_value(worker()).unwrap();
     unknown["status"] = json!("asleep");
+    let other = json!({"error": {"code": "teapot", "message": "no", "retryable": false}});
+    assert!(!validator("error.json").is_valid(&other));
     assert!(!validator("worker_info.json").is_valid(&unknown));
 }

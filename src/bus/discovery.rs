@@ -2,12 +2,15 @@
 //!
 //! Jobs do not come through the protocol's endpoints: those have no notion of a free slot.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use async_nats::{Client, Message, Subject};
 use futures::{StreamExt, stream::SelectAll};
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use super::{BusError, DoorOptions, connect::Link, reply::may_be_answered, subscribe};
 use crate::contract::{Capability, WorkerInfo};
@@ -46,6 +49,8 @@ struct Service {
     counts: ReadCounts,
     /// RFC 3339.
     started: String,
+    /// Told when somebody asks who is there.
+    asked: Arc<Notify>,
 }
 
 impl Discovery {
@@ -54,6 +59,7 @@ impl Discovery {
         options: DoorOptions,
         info: watch::Receiver<WorkerInfo>,
         counts: ReadCounts,
+        asked: Arc<Notify>,
     ) -> Result<Self, BusError> {
         let mut requests = SelectAll::new();
         for verb in ["PING", "INFO", "STATS"] {
@@ -67,7 +73,7 @@ impl Discovery {
             }
         }
         let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let service = Service { client: link.client.clone(), options, info, counts, started };
+        let service = Service { client: link.client.clone(), options, info, counts, started, asked };
         Ok(Self(tokio::spawn(async move {
             while let Some((verb, request)) = requests.next().await {
                 service.answer(verb, request).await;
@@ -78,6 +84,10 @@ impl Discovery {
 
 impl Service {
     async fn answer(&self, verb: &str, request: Message) {
+        if verb == "INFO" {
+            // A queen that has just begun: with a heartbeat she knows all of it.
+            self.asked.notify_one();
+        }
         let answerable = |subject: &Subject| may_be_answered(subject, &self.options.subjects);
         let Some(reply) = request.reply.filter(answerable) else { return };
         let body = match verb {

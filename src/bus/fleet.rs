@@ -70,6 +70,12 @@ impl Fleet {
     /// Takes note of a heartbeat.
     pub fn heard(&self, info: WorkerInfo) {
         let mut seen = self.lock();
+        if info.is_farewell() {
+            if seen.workers.remove(&info.id).is_some() {
+                tracing::info!(worker = %info.id, "worker has ended");
+            }
+            return;
+        }
         if !seen.workers.contains_key(&info.id) {
             if seen.workers.len() >= MAX_WORKERS {
                 let now = Instant::now();
@@ -221,6 +227,18 @@ mod tests {
         fleet.heard(WorkerInfo { status: WorkerStatus::ShuttingDown, ..info("a") });
         assert_eq!((fleet.all().len(), fleet.with_taking(|workers| workers.len())), (1, 0));
         assert_eq!((fleet.with_all(|all| all.len()), fleet.with_taking(|taking| taking.len())), (1, 0));
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_is_gone_at_once_and_may_come_back() {
+        let fleet = Fleet::new(GONE_AFTER);
+        fleet.heard(info("a"));
+        fleet.heard(WorkerInfo { status: WorkerStatus::ShuttingDown, ..info("a") });
+        assert_eq!(fleet.all().len(), 1, "it finishes what it holds");
+        fleet.heard(info("a").farewell());
+        assert!(fleet.all().is_empty());
+        fleet.heard(info("a"));
+        assert_eq!(fleet.all(), [info("a")]);
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! What a worker says of itself: every 10 s, and soon after anything in it changed.
+//! What a worker says of itself: every 10 s, soon after anything in it changed, and when it is asked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use super::connect::Link;
 use crate::contract::{Subjects, WorkerInfo};
@@ -17,9 +21,15 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(250);
 pub struct Heartbeat(JoinHandle<()>);
 
 impl Heartbeat {
-    pub(super) fn start(link: Link, subjects: &Subjects, info: watch::Receiver<WorkerInfo>) -> Self {
+    /// `asked`: somebody wants one now.
+    pub(super) fn start(
+        link: Link,
+        subjects: &Subjects,
+        info: watch::Receiver<WorkerInfo>,
+        asked: Arc<Notify>,
+    ) -> Self {
         let subject = subjects.heartbeat(&info.borrow().id);
-        Self(tokio::spawn(beat(link, subject, info)))
+        Self(tokio::spawn(beat(link, subject, info, asked)))
     }
 }
 
@@ -29,7 +39,7 @@ impl Drop for Heartbeat {
     }
 }
 
-async fn beat(mut link: Link, subject: String, mut info: watch::Receiver<WorkerInfo>) {
+async fn beat(mut link: Link, subject: String, mut info: watch::Receiver<WorkerInfo>, asked: Arc<Notify>) {
     loop {
         let current = info.borrow_and_update().clone();
         let body = serde_json::to_vec(&current).expect("a heartbeat has string keys only");
@@ -43,6 +53,7 @@ async fn beat(mut link: Link, subject: String, mut info: watch::Receiver<WorkerI
         let changed = tokio::select! {
             changed = info.changed() => changed,
             () = link.reconnection() => Ok(()),
+            () = asked.notified() => Ok(()),
             () = tokio::time::sleep(HEARTBEAT_EVERY) => Ok(()),
         };
         if changed.is_err() {

@@ -56,6 +56,16 @@ struct Source {
     fan_out: FanOut,
     catching_up: Semaphore,
     unreadable: Unreadable,
+    ends: Ends,
+}
+
+/// Who is told of every end of a job.
+struct Ends(Box<dyn Fn(&Event) + Send + Sync>);
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ends")
+    }
 }
 
 /// A reader of one job: its stored events from the first, previews between them.
@@ -94,6 +104,12 @@ enum Phase {
 impl JobEvents {
     /// The events in these streams. Nothing is sent before the first reader.
     pub fn new(streams: &Streams) -> Self {
+        Self::telling(streams, |_| {})
+    }
+
+    /// As [`Self::new`]; `ends` is told how each job ends from [`Self::listen`] or the first reader on, but for what an
+    /// outage hides. It is called between two events, and must not take long.
+    pub fn telling(streams: &Streams, ends: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let source = Source {
             context: streams.context.clone(),
             subjects: streams.subjects.clone(),
@@ -101,18 +117,24 @@ impl JobEvents {
             fan_out: FanOut::default(),
             catching_up: Semaphore::new(CATCHING_UP),
             unreadable: Unreadable::default(),
+            ends: Ends(Box::new(ends)),
         };
         Self { source: Arc::new(source), listening: Arc::default() }
     }
 
-    /// Reads the events of a job, from the first that is stored. Outages are sat out.
-    pub fn of(&self, job: &JobId) -> EventReader {
+    /// Begins to listen, if it does not yet.
+    pub fn listen(&self) {
         self.listening.get_or_init(|| {
             let mut tasks = JoinSet::new();
             tasks.spawn(self.source.clone().hear_events());
             tasks.spawn(self.source.clone().hear_previews());
             tasks
         });
+    }
+
+    /// Reads the events of a job, from the first that is stored. Outages are sat out.
+    pub fn of(&self, job: &JobId) -> EventReader {
+        self.listen();
         EventReader {
             source: self.source.clone(),
             _listening: self.listening.clone(),
@@ -134,10 +156,16 @@ impl Source {
                 News::Gap => self.fan_out.gap(),
                 News::Message(message) => {
                     let job = message.subject.strip_prefix(&prefix).unwrap_or_default();
-                    if self.fan_out.is_read(job)
+                    let is_read = self.fan_out.is_read(job);
+                    if (is_read || is_end(&message))
                         && let Some(logged) = self.read(&message)
                     {
-                        self.fan_out.stored(job, &Arc::new(logged));
+                        if logged.event.kind.is_terminal() {
+                            (self.ends.0)(&logged.event);
+                        }
+                        if is_read {
+                            self.fan_out.stored(job, &Arc::new(logged));
+                        }
                     }
                 }
             }
@@ -300,6 +328,12 @@ impl EventReader {
 /// Whether a message of the stream is that event.
 fn is_the_same(message: &StreamMessage, last: &Logged) -> bool {
     message.sequence == last.sequence && logged(message).is_ok_and(|logged| logged == *last)
+}
+
+/// Whether a message says that it ends its job.
+fn is_end(message: &StreamMessage) -> bool {
+    let kind = message.headers.get(headers::JOB_EVENT);
+    kind.is_some_and(|kind| matches!(kind.as_str(), "complete" | "error" | "cancelled"))
 }
 
 /// The preview in a message on the subject of `job`.

@@ -128,6 +128,14 @@ impl Requester {
         matches!(tokio::time::timeout(CANCEL_ANSWER, answer).await, Ok(Ok(_)))
     }
 
+    /// Asks every worker for a heartbeat now: whoever follows them does not have to wait for the next. Nothing is said of what
+    /// did not work.
+    pub async fn ask_for_heartbeats(&self) {
+        if let Err(error) = self.client.publish(format!("$SRV.INFO.{SERVICE}"), Bytes::new()).await {
+            tracing::debug!(%error, "workers cannot be asked for heartbeats");
+        }
+    }
+
     /// The models of the workers that are up now, asked by the services protocol: a heartbeat may be 10 s away. Each
     /// worker's first model comes first. Nothing is said of what did not work.
     pub async fn models_of_the_pool(&self) -> Vec<String> {

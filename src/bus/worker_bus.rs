@@ -1,6 +1,8 @@
 //! Everything that a worker has on NATS, opened over one connection.
 
-use tokio::sync::watch;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
 
 use super::{
     BusError, Cancels, Connectivity, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions,
@@ -17,6 +19,8 @@ pub struct WorkerBus {
     barrier: Barrier,
     sink: NatsSink,
     options: DoorOptions,
+    /// Somebody wants a heartbeat now.
+    asked: Arc<Notify>,
 }
 
 impl WorkerBus {
@@ -28,7 +32,7 @@ impl WorkerBus {
         let link = open(nats, options.worker_id.as_str()).await?;
         let barrier = Barrier::start(&link).await?;
         let sink = NatsSink::new(link.clone(), barrier.clone(), options.subjects.clone());
-        Ok(Self { link, barrier, sink, options })
+        Ok(Self { link, barrier, sink, options, asked: Arc::default() })
     }
 
     /// Where events go.
@@ -81,12 +85,23 @@ impl WorkerBus {
         info: watch::Receiver<WorkerInfo>,
         counts: ReadCounts,
     ) -> Result<Discovery, BusError> {
-        Discovery::start(&self.link, self.options.clone(), info, counts).await
+        Discovery::start(&self.link, self.options.clone(), info, counts, self.asked.clone()).await
     }
 
     /// Publishes `info` regularly and when it changes, until the guard is dropped.
     pub fn heartbeat(&self, info: watch::Receiver<WorkerInfo>) -> Heartbeat {
-        Heartbeat::start(self.link.clone(), &self.options.subjects, info)
+        Heartbeat::start(self.link.clone(), &self.options.subjects, info, self.asked.clone())
+    }
+
+    /// Says that this worker has ended: nobody is to wait for a heartbeat that does not come. The heartbeats are to be over.
+    pub async fn farewell(&self, info: WorkerInfo) {
+        let subject = self.options.subjects.heartbeat(&info.id);
+        let body = serde_json::to_vec(&info.farewell()).expect("a heartbeat has string keys only");
+        if self.link.is_connected()
+            && let Err(error) = self.link.client.publish(subject, body.into()).await
+        {
+            tracing::warn!(%error, "the last heartbeat could not be published");
+        }
     }
 
     /// How the connection stands now; clones go on telling.

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capability, ContractError, GuidanceInterval, HiveId, JobId, Limits, Operation, WorkerId, inline,
+    Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, Operation,
+    WorkerId, fingerprint,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -56,15 +57,6 @@ impl OutputFormat {
             Self::Webp => "image/webp",
         }
     }
-}
-
-/// Where an input picture is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageInput {
-    /// Base64 text, without a `data:` prefix, unchecked.
-    Inline(String),
-    /// A key in the pool's store, unchecked (the store's key type checks it).
-    Object(String),
 }
 
 /// What a picture starts from.
@@ -149,16 +141,11 @@ pub struct Job {
     pub deadline: Option<Duration>,
     /// What the picture starts from.
     pub source: JobSource,
-    /// SHA-256 of what decides the picture.
-    pub fingerprint: String,
+    /// By what the request is known.
+    pub fingerprint: Fingerprint,
+    /// Fields that ask for webhooks, which whoever runs a job does not send.
+    pub ignored: Vec<&'static str>,
 }
-
-/// Strength of an image-to-image job that names none.
-const DEFAULT_TRANSFORM_STRENGTH: f64 = 0.8;
-/// Strength of an inpaint job that names none.
-const DEFAULT_INPAINT_STRENGTH: f64 = 1.0;
-/// JPEG quality of a job that names none.
-const DEFAULT_QUALITY: u8 = 90;
 
 impl Job {
     /// Checks every field against the contract and against `limits`, and gives the job an id and a seed if it has none.
@@ -167,7 +154,9 @@ impl Job {
     /// The first field that is wrong, with what is allowed.
     pub fn new(mut operation: Operation, limits: &Limits) -> Result<Self, ContractError> {
         let id = operation.settle()?;
-        let fingerprint = operation.fingerprint();
+        let fingerprint = Fingerprint::of(&operation);
+        let ignored = operation.webhook_fields();
+        operation.leave_out_defaults();
         let source = source(&operation, limits)?;
         on_body!(operation, body => {
             let output = body.output.unwrap_or_default();
@@ -185,10 +174,10 @@ impl Job {
                 guidance_interval: body.guidance_interval.map(GuidanceInterval::new).transpose()?,
                 seed: body.seed.expect("settle gives a seed"),
                 loras: loras(body.loras)?,
-                n: within("n", body.n.unwrap_or(1), 1, limits.max_images.min(MAX_IMAGES))?,
+                n: within("n", body.n.unwrap_or(fingerprint::IMAGES), 1, limits.max_images.min(MAX_IMAGES))?,
                 scheduler: body.scheduler,
                 format: output.format.unwrap_or_default(),
-                quality: within("output.quality", output.quality.unwrap_or(DEFAULT_QUALITY), 1, 100)?,
+                quality: within("output.quality", output.quality.unwrap_or(fingerprint::QUALITY), 1, 100)?,
                 preview_every: body.preview_every.unwrap_or(0),
                 stream: body.stream.unwrap_or(true),
                 deadline: body.deadline_ms
@@ -197,6 +186,7 @@ impl Job {
                     .map(Duration::from_millis),
                 source,
                 fingerprint,
+                ignored,
             })
         })
     }
@@ -263,22 +253,6 @@ fn side(field: &str, value: u32) -> Result<u32, ContractError> {
     Ok(value)
 }
 
-fn image(field: &str, value: &str, limits: &Limits) -> Result<ImageInput, ContractError> {
-    if value.is_empty() {
-        return Err(ContractError::field(field, "is empty; base64 or object:<key> is expected"));
-    }
-    if let Some(key) = value.strip_prefix("object:") {
-        return Ok(ImageInput::Object(key.to_owned()));
-    }
-    let unreadable = |source| ContractError::Image { field: field.into(), source };
-    let base64 = inline::base64_of(value).map_err(unreadable)?;
-    let bytes = inline::check(base64).map_err(unreadable)?;
-    if bytes > limits.max_input {
-        return Err(ContractError::TooLarge { field: field.into(), bytes, limit: limits.max_input });
-    }
-    Ok(ImageInput::Inline(base64.to_owned()))
-}
-
 fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractError> {
     match operation {
         Operation::ImageGeneration(body) => {
@@ -294,13 +268,13 @@ fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractE
             Ok(JobSource::Text { width, height })
         }
         Operation::ImageTransform(body) => Ok(JobSource::Image {
-            image: image("init_image", &body.init_image, limits)?,
-            strength: strength(body.strength, DEFAULT_TRANSFORM_STRENGTH)?,
+            image: ImageInput::read("init_image", &body.init_image, limits)?,
+            strength: strength(body.strength, fingerprint::TRANSFORM_STRENGTH)?,
         }),
         Operation::ImageInpaint(body) => Ok(JobSource::Inpaint {
-            image: image("init_image", &body.init_image, limits)?,
-            mask: image("mask_image", &body.mask_image, limits)?,
-            strength: strength(body.strength, DEFAULT_INPAINT_STRENGTH)?,
+            image: ImageInput::read("init_image", &body.init_image, limits)?,
+            mask: ImageInput::read("mask_image", &body.mask_image, limits)?,
+            strength: strength(body.strength, fingerprint::INPAINT_STRENGTH)?,
         }),
     }
 }
@@ -326,7 +300,7 @@ fn loras(loras: Vec<super::Lora>) -> Result<Vec<LoraRef>, ContractError> {
                     format!("`{}` is no name inside the LoRA folder", lora.path),
                 ));
             }
-            let strength = lora.strength.unwrap_or(1.0);
+            let strength = lora.strength.unwrap_or(fingerprint::LORA_STRENGTH);
             if !strength.is_finite() {
                 return Err(ContractError::field(format!("loras[{i}].strength"), "must be a finite number"));
             }
@@ -380,19 +354,5 @@ mod tests {
         let body = serde_json::json!({"prompt": "a", "init_image": "A".repeat(23 << 20)});
         let error = job(Capability::Transform, body).unwrap_err();
         assert_eq!(error.code(), super::super::ErrorCode::PayloadTooLarge);
-    }
-
-    #[test]
-    fn an_image_is_inline_a_data_url_or_an_object() {
-        let read = |text: &str| image("init_image", text, &Limits::default());
-        assert_eq!(read("AAAA").unwrap(), ImageInput::Inline("AAAA".into()));
-        assert_eq!(read("data:image/png;base64,AAAA").unwrap(), ImageInput::Inline("AAAA".into()));
-        assert_eq!(read("object:inputs/x").unwrap(), ImageInput::Object("inputs/x".into()));
-        assert_eq!(read("data:image/png;base64,AA\nAA").unwrap(), ImageInput::Inline("AA\nAA".into()));
-        for text in ["data:image/png,AAAA", "AAA!", "R0lGODlhAQABAAAAADs="] {
-            let error = read(text).unwrap_err();
-            assert_eq!(error.code(), super::super::ErrorCode::ImageInvalid, "{text}");
-            assert!(error.to_string().starts_with("`init_image`: "), "{error}");
-        }
     }
 }

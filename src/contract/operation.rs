@@ -30,7 +30,7 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(range(min = 0, max = 11))]
             pub clip_skip: Option<u32>,
-            /// What not to draw; may be empty.
+            /// What not to draw; an empty one is the same as none.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(length(max = 4096))]
             pub negative_prompt: Option<String>,
@@ -47,12 +47,13 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(inner(range(min = 0.0, max = 1.0)))]
             pub guidance_interval: Option<[f64; 2]>,
-            /// Seed of the noise; absent: drawn from the job's identifier, below 2^53.
+            /// Seed of the noise; absent, or -1: drawn from the job's identifier, below 2^53.
             #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(extend("minimum" = -1))]
             pub seed: Option<u64>,
             /// LoRAs of this job.
             #[serde(default, skip_serializing_if = "Vec::is_empty")]
-            #[schemars(length(max = 16))]
+            #[schemars(with = "Option<Vec<Lora>>", length(max = 16))]
             pub loras: Vec<Lora>,
             /// Route to that worker alone.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +65,7 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(range(min = 1, max = 8))]
             pub n: Option<u32>,
-            /// The scheduler by name; absent: the model's own.
+            /// The scheduler by one of its names, as `GET /v1/workers` lists them; absent: the model's own.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub scheduler: Option<String>,
             /// How the pictures are encoded.
@@ -80,7 +81,7 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(range(min = 1))]
             pub deadline_ms: Option<u64>,
-            /// Where queen posts events; ignored by workers.
+            /// Where queen posts events; refused by a queen that posts none, ignored by workers, with a warning.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub webhook_url: Option<String>,
             /// Which events queen posts; ignored by workers.
@@ -212,22 +213,6 @@ impl Operation {
         })
     }
 
-    /// SHA-256 (hexadecimal) of everything that decides the picture; two bodies with one job id must agree in it.
-    /// Routing, streaming, webhooks and the deadline are left out.
-    pub fn fingerprint(&self) -> String {
-        let mut plain = self.clone();
-        on_body!(&mut plain, body => {
-            body.hive_id = None;
-            body.worker_id = None;
-            body.stream = None;
-            body.preview_every = None;
-            body.deadline_ms = None;
-            body.webhook_url = None;
-            body.webhook_events = None;
-        });
-        hex(&Sha256::digest(plain.to_json()))
-    }
-
     /// The body as it travels.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an operation has string keys only")
@@ -236,6 +221,19 @@ impl Operation {
     /// The model asked for.
     pub fn model(&self) -> Option<&str> {
         on_body!(self, body => body.model.as_deref())
+    }
+
+    /// The scheduler asked for.
+    pub fn scheduler(&self) -> Option<&str> {
+        on_body!(self, body => body.scheduler.as_deref())
+    }
+
+    /// The fields that ask for webhooks.
+    pub fn webhook_fields(&self) -> Vec<&'static str> {
+        on_body!(self, body => {
+            let url = body.webhook_url.is_some().then_some("webhook_url");
+            url.into_iter().chain(body.webhook_events.is_some().then_some("webhook_events")).collect()
+        })
     }
 
     /// The worker asked for.
@@ -305,19 +303,6 @@ mod tests {
         assert_eq!(settled(), settled());
         let Operation::ImageGeneration(body) = settled() else { unreachable!() };
         assert!(body.seed.unwrap() < RANDOM_SEED_BELOW);
-    }
-
-    #[test]
-    fn the_fingerprint_sees_the_picture_and_not_the_route() {
-        let parse =
-            |text: &str| Operation::parse(Some(Capability::Generate), text.as_bytes()).unwrap().fingerprint();
-        let plain = parse(r#"{"prompt":"a","job_id":"j"}"#);
-        assert_eq!(
-            plain,
-            parse(r#"{"job_id":"j","prompt":"a","worker_id":"w","stream":false,"deadline_ms":5}"#)
-        );
-        assert_ne!(plain, parse(r#"{"prompt":"b","job_id":"j"}"#));
-        assert_ne!(plain, parse(r#"{"prompt":"a","job_id":"j","seed":1}"#));
     }
 
     #[test]

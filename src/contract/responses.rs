@@ -52,7 +52,7 @@ pub struct JobView {
 /// The answer to GET /v1/workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workers {
-    /// Workers whose heartbeat is fresh.
+    /// Workers whose heartbeat is fresh, and who have not said that they have ended.
     pub workers: Vec<WorkerInfo>,
 }
 

@@ -3,7 +3,7 @@
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
-use super::{DeadLetters, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
+use super::{DeadLetters, ErrorBody, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
 
 /// File name in `schemas/`, and the schema.
 pub fn all() -> Vec<(&'static str, Schema)> {
@@ -16,6 +16,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("workers.json", schema_for!(Workers)),
         ("health.json", schema_for!(Health)),
         ("dead_letters.json", schema_for!(DeadLetters)),
+        ("error.json", schema_for!(ErrorBody)),
     ]
 }
 

@@ -37,7 +37,7 @@ pub struct WorkerInfo {
     pub status: WorkerStatus,
     /// What it can do.
     pub capabilities: Vec<Capability>,
-    /// Jobs that may run together.
+    /// Jobs that may run together; 0 in the last heartbeat of a worker that has ended.
     pub slots: u32,
     /// Slots that are free now.
     pub free_slots: u32,
@@ -96,6 +96,17 @@ pub const MAX_LORA_NAMES: usize = 256;
 pub const MAX_HEARTBEAT: usize = 64 << 10;
 
 impl WorkerInfo {
+    /// The last heartbeat of a worker: it has ended.
+    #[must_use]
+    pub fn farewell(self) -> Self {
+        Self { status: WorkerStatus::ShuttingDown, slots: 0, free_slots: 0, ..self }
+    }
+
+    /// Whether it is the last heartbeat of a worker.
+    pub fn is_farewell(&self) -> bool {
+        self.status == WorkerStatus::ShuttingDown && self.slots == 0
+    }
+
     /// Whether it reads an input image of so many bytes.
     ///
     /// # Errors

@@ -7,19 +7,20 @@ use axum::{
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 
 use crate::{
-    contract::{ContractError, ErrorCode, JobId},
+    contract::{ContractError, ErrorBody, ErrorCode, ErrorDetail, HttpCode, JobId, WireCode},
     storage::StorageError,
 };
 
-/// An error answer: `{"error": {"code", "message", "retryable"}}`.
+/// An error answer: an [`ErrorBody`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
-    /// The code on the wire.
+    /// How a job would end by it.
     pub code: ErrorCode,
+    /// What is told in place of `code`, where it is about the request and not about a job.
+    pub http: Option<HttpCode>,
     /// What is wrong, and with which field.
     pub message: String,
     /// The HTTP status.
@@ -31,29 +32,43 @@ pub struct ApiError {
 impl ApiError {
     /// An error with the status that the contract gives its code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), status: code.http_status(), retry_after: None }
+        Self { code, http: None, message: message.into(), status: code.http_status(), retry_after: None }
+    }
+
+    /// An error that is about the request alone.
+    pub fn of_request(http: HttpCode, message: impl Into<String>) -> Self {
+        let code = if http.retryable() { ErrorCode::Busy } else { ErrorCode::InvalidRequest };
+        Self { code, http: Some(http), message: message.into(), status: http.status(), retry_after: None }
+    }
+
+    /// 404 for what there is not.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::of_request(HttpCode::NotFound, message)
     }
 
     /// 404 for a job that nothing is known of.
     pub fn unknown_job(id: &JobId) -> Self {
-        Self::new(ErrorCode::InvalidRequest, format!("there is no job `{id}` here")).with_status(404)
+        Self::not_found(format!("there is no job `{id}` here"))
     }
 
     /// 409 for what cannot be done to a job that has ended.
     pub fn has_ended(id: &JobId, how: &str) -> Self {
-        Self::new(ErrorCode::InvalidRequest, format!("job `{id}` has ended: {how}")).with_status(409)
-    }
-
-    /// With another status.
-    pub fn with_status(mut self, status: u16) -> Self {
-        self.status = status;
-        self
+        Self::of_request(HttpCode::Conflict, format!("job `{id}` has ended: {how}"))
     }
 
     /// With a time to wait before the next attempt.
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
+    }
+
+    /// The body of the answer.
+    pub fn body(&self) -> ErrorBody {
+        let (code, retryable) = match self.http {
+            Some(http) => (WireCode::Http(http), http.retryable()),
+            None => (WireCode::Job(self.code), self.code.retryable()),
+        };
+        ErrorBody { error: ErrorDetail { code, message: self.message.clone(), retryable } }
     }
 }
 
@@ -72,8 +87,7 @@ impl From<StorageError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let error = json!({"code": self.code, "message": self.message, "retryable": self.code.retryable()});
-        let mut response = (status, Json(json!({ "error": error }))).into_response();
+        let mut response = (status, Json(self.body())).into_response();
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up: 0 would mean at once.
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;

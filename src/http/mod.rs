@@ -2,6 +2,7 @@
 //!
 //! What a job is and where it runs is behind [`Jobs`]; here are paths, statuses, limits and the SSE format.
 
+mod body;
 mod error;
 mod picture;
 mod routes;
@@ -16,7 +17,7 @@ use futures::stream::BoxStream;
 use crate::contract::{Event, Health, JobId, JobView, Operation};
 
 pub use error::ApiError;
-pub use routes::{RouteLimits, fallback, job_routes};
+pub use routes::{RouteLimits, fallback, job_id, job_routes};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;
 
@@ -27,6 +28,23 @@ pub const DEFAULT_PICTURES: usize = 64;
 /// The largest picture that an endpoint reads from the store, in bytes.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
+/// What is known, while a job has no event yet, of why it waits; asked again and again, so it looks at memory alone.
+pub type Waiting = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// The stream of a job's events, opened.
+pub struct Opened {
+    /// The events.
+    pub events: BoxStream<'static, Event>,
+    /// Of a job that no worker has.
+    pub waiting: Option<Waiting>,
+}
+
+impl From<BoxStream<'static, Event>> for Opened {
+    fn from(events: BoxStream<'static, Event>) -> Self {
+        Self { events, waiting: None }
+    }
+}
+
 /// What the endpoints are about. Cheap to clone.
 pub trait Jobs: Clone + Send + Sync + 'static {
     /// Takes a job. The same id with the same body gives the same job again.
@@ -34,11 +52,8 @@ pub trait Jobs: Clone + Send + Sync + 'static {
 
     /// The events of a job, from the first that is remembered or from the one after number `after`,
     /// to the terminal one, which ends the stream.
-    fn events(
-        &self,
-        id: &JobId,
-        after: Option<u64>,
-    ) -> impl Future<Output = Result<BoxStream<'static, Event>, ApiError>> + Send;
+    fn events(&self, id: &JobId, after: Option<u64>)
+    -> impl Future<Output = Result<Opened, ApiError>> + Send;
 
     /// Where the job is.
     fn view(&self, id: &JobId) -> impl Future<Output = Result<JobView, ApiError>> + Send;
@@ -52,6 +67,11 @@ pub trait Jobs: Clone + Send + Sync + 'static {
         id: &JobId,
         index: u32,
     ) -> impl Future<Output = Result<(Bytes, &'static str), ApiError>> + Send;
+
+    /// Takes note of a job that was not taken: its body cannot be read, or [`Jobs::submit`] refused it.
+    fn refused(&self, error: &ApiError) {
+        let _ = error;
+    }
 
     /// How the service is.
     fn health(&self) -> impl Future<Output = Health> + Send;

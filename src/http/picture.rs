@@ -118,10 +118,11 @@ fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+    use futures::{StreamExt, TryStreamExt};
 
     use super::*;
     use crate::contract::{Event, Health, JobView, Operation};
+    use crate::http::Opened;
 
     /// Jobs of which each has one picture.
     #[derive(Clone)]
@@ -131,8 +132,8 @@ pub(super) mod tests {
         async fn submit(&self, _: Operation) -> Result<JobId, ApiError> {
             unreachable!("no test sends a job")
         }
-        async fn events(&self, _: &JobId, _: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
-            Ok(stream::empty().boxed())
+        async fn events(&self, _: &JobId, _: Option<u64>) -> Result<Opened, ApiError> {
+            Ok(stream::empty::<Event>().boxed().into())
         }
         async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
             Err(ApiError::unknown_job(id))

@@ -3,7 +3,10 @@
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{
         HeaderMap, StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -14,14 +17,11 @@ use axum::{
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, picture::Pictures, sse::sse};
-use crate::contract::{ErrorCode, JobId, JobResponse, Operation};
+use super::{ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, body, picture::Pictures, sse::sse};
+use crate::contract::{ErrorCode, HttpCode, JobId, JobResponse};
 
 /// The header of a client that connects again.
 const LAST_EVENT_ID: &str = "last-event-id";
-
-/// A body of at most so many bytes is parsed where it arrives: that takes no time that another request would notice.
-const SMALL_BODY: usize = 64 << 10;
 
 /// What the endpoints take and give at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,78 +60,68 @@ pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
 
 /// Answers in JSON where there is no endpoint, or none for the method.
 pub fn fallback(router: Router) -> Router {
-    let refuse = |status: u16, message: &'static str| async move {
-        ApiError::new(ErrorCode::InvalidRequest, message).with_status(status)
-    };
+    let refuse = |code: HttpCode, message: &'static str| async move { ApiError::of_request(code, message) };
     router
-        .fallback(move || refuse(404, "there is no such endpoint"))
-        .method_not_allowed_fallback(move || refuse(405, "this endpoint does not take that method"))
+        .fallback(move || refuse(HttpCode::NotFound, "there is no such endpoint"))
+        .method_not_allowed_fallback(move || {
+            refuse(HttpCode::MethodNotAllowed, "this endpoint does not take that method")
+        })
 }
 
 async fn submit<J: Jobs>(
     State(shared): State<Shared<J>>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<JobResponse>, ApiError> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-            ErrorCode::PayloadTooLarge,
-            format!("`body`: at most {} bytes are taken", shared.max_body),
-        ),
-        _ => ApiError::new(ErrorCode::InvalidRequest, format!("`body`: {}", rejection.body_text())),
-    })?;
-    let operation = parse(body).await?;
-    let id = shared.jobs.submit(operation).await?;
+    let submitted = async {
+        let operation = body::read(&headers, body, shared.max_body).await?;
+        shared.jobs.submit(operation).await
+    };
+    let id = submitted.await.inspect_err(|error| shared.jobs.refused(error))?;
     Ok(Json(JobResponse::new(id)))
-}
-
-/// Tens of megabytes are parsed where they hold up nobody.
-async fn parse(body: Bytes) -> Result<Operation, ApiError> {
-    if body.len() <= SMALL_BODY {
-        return Ok(Operation::parse(None, &body)?);
-    }
-    let parsed = tokio::task::spawn_blocking(move || Operation::parse(None, &body)).await;
-    Ok(parsed.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??)
 }
 
 async fn view<J: Jobs>(
     State(shared): State<Shared<J>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    Ok(Json(shared.jobs.view(&job_id(&id)?).await?).into_response())
+    Ok(Json(shared.jobs.view(&job_id(id)?).await?).into_response())
 }
 
 async fn cancel<J: Jobs>(
     State(shared): State<Shared<J>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&id)?;
+    let id = job_id(id)?;
     shared.jobs.cancel(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "job_id": id }))).into_response())
 }
 
 async fn stream<J: Jobs>(
     State(shared): State<Shared<J>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&id)?;
+    let id = job_id(id)?;
     let after = match headers.get(LAST_EVENT_ID) {
         None => None,
+        Some(value) if value.is_empty() => None,
         Some(value) => {
             Some(value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
                 ApiError::new(ErrorCode::InvalidRequest, "`Last-Event-ID`: must be the `seq` of an event")
             })?)
         }
     };
-    let events = shared.jobs.events(&id, after).await?;
-    Ok(sse(shared.jobs, shared.pictures, events))
+    let opened = shared.jobs.events(&id, after).await?;
+    Ok(sse(shared.jobs, shared.pictures, opened))
 }
 
 async fn image<J: Jobs>(
     State(shared): State<Shared<J>>,
-    Path((id, index)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let id = job_id(&id)?;
+    let Path((id, index)) = path.map_err(|_| bad_path())?;
+    let id = JobId::new(id)?;
     let index = index.parse().map_err(|_| {
         ApiError::new(ErrorCode::InvalidRequest, format!("`index`: `{index}` is no number of a picture"))
     })?;
@@ -147,22 +137,15 @@ async fn health<J: Jobs>(State(shared): State<Shared<J>>) -> Response {
     (status, Json(health)).into_response()
 }
 
-fn job_id(text: &str) -> Result<JobId, ApiError> {
-    Ok(JobId::new(text)?)
+/// The job that a path names.
+///
+/// # Errors
+/// `invalid_request` for what is no id.
+pub fn job_id(id: Result<Path<String>, PathRejection>) -> Result<JobId, ApiError> {
+    let Path(id) = id.map_err(|_| bad_path())?;
+    Ok(JobId::new(id)?)
 }
 
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_large_body_is_parsed_where_it_holds_up_nobody() {
-        let body = |size| Bytes::from(vec![b'{'; size]);
-        assert_eq!(parse(body(SMALL_BODY)).now_or_never().unwrap().unwrap_err().status, 400);
-        let mut parsing = Box::pin(parse(body(1 << 20)));
-        assert!((&mut parsing).now_or_never().is_none(), "this thread goes on with other work");
-        assert_eq!(parsing.await.unwrap_err().status, 400);
-    }
+fn bad_path() -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, "the path is not UTF-8")
 }

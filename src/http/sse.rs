@@ -6,7 +6,10 @@ use std::{io, time::Duration};
 
 use axum::{
     body::Body,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    http::{
+        HeaderName,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -15,7 +18,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use serde_json::{Value, json};
 
 use super::{
-    Jobs,
+    Jobs, Opened, Waiting,
     picture::{Picture, Pictures},
 };
 use crate::contract::{Event, EventKind};
@@ -23,11 +26,20 @@ use crate::contract::{Event, EventKind};
 /// A comment is sent after this long without an event, so that no proxy takes the stream for dead.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// What nginx reads, and others after it: nothing is held back until a buffer is full.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// The stream of a job's events. It ends after the terminal event and its `[DONE]`, `[ERROR] message` or
 /// `[CANCELLED]`; a stream that ends without one was cut short, and the client may connect again.
-pub(super) fn sse<J: Jobs>(jobs: J, pictures: Pictures, events: BoxStream<'static, Event>) -> Response {
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
-    (headers, Body::from_stream(keep_alive(text(jobs, pictures, events)))).into_response()
+pub(super) fn sse<J: Jobs>(jobs: J, pictures: Pictures, opened: Opened) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        // A proxy that compresses would hold events back.
+        (CACHE_CONTROL, "no-cache, no-transform"),
+        (ACCEL_BUFFERING, "no"),
+    ];
+    let Opened { events, waiting } = opened;
+    (headers, Body::from_stream(keep_alive(text(jobs, pictures, events), waiting))).into_response()
 }
 
 /// What is sent, in parts.
@@ -43,15 +55,31 @@ fn text<J: Jobs>(
     lines.flatten().boxed()
 }
 
-/// With a comment where nothing comes for long.
-fn keep_alive(text: BoxStream<'static, io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold(text, |mut text| async move {
+/// With a comment where nothing comes for long; one that says why the job waits, at once too, as long as that is all there is
+/// to say.
+fn keep_alive(
+    text: BoxStream<'static, io::Result<Bytes>>,
+    waiting: Option<Waiting>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let why = |waiting: &Option<Waiting>| waiting.as_ref().and_then(|why| why());
+    let comment = |why: String| Bytes::from(format!(": {}\n\n", one_line(&why)));
+    let first = why(&waiting).map(|why| Ok(comment(why)));
+    let rest = stream::unfold((text, waiting), move |(mut text, waiting)| async move {
         match tokio::time::timeout(KEEP_ALIVE, text.next()).await {
-            Ok(part) => part.map(|part| (part, text)),
+            // It waits no more.
+            Ok(part) => part.map(|part| (part, (text, None))),
             // Between two events: the parts of one come without a pause.
-            Err(_) => Some((Ok(Bytes::from_static(b":\n\n")), text)),
+            Err(_) => {
+                let nothing = || Bytes::from_static(b":\n\n");
+                Some((Ok(why(&waiting).map_or_else(nothing, comment)), (text, waiting)))
+            }
         }
-    })
+    });
+    stream::iter(first).chain(rest)
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
 }
 
 async fn lines<J: Jobs>(
@@ -62,7 +90,7 @@ async fn lines<J: Jobs>(
     let last = match &event.kind {
         EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => None,
         EventKind::Complete(_) => Some("[DONE]".to_owned()),
-        EventKind::Error { message, .. } => Some(format!("[ERROR] {}", message.replace(['\r', '\n'], " "))),
+        EventKind::Error { message, .. } => Some(format!("[ERROR] {}", one_line(message))),
         EventKind::Cancelled { .. } => Some("[CANCELLED]".to_owned()),
     };
     let id = match event.kind {
@@ -181,9 +209,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_in_which_nothing_happens_is_kept_alive() {
-        let mut kept = Box::pin(keep_alive(stream::pending().boxed()));
+        let mut kept = Box::pin(keep_alive(stream::pending().boxed(), None));
         for _ in 0..3 {
             assert_eq!(kept.next().await.unwrap().unwrap(), ":\n\n");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_waits_says_why_until_something_happens() {
+        let events = once("data: {}\n\n".into()).chain(stream::pending()).boxed();
+        let slow = stream::unfold(events, |mut events| async move {
+            tokio::time::sleep(KEEP_ALIVE * 3 / 2).await;
+            Some((events.next().await?, events))
+        });
+        let waiting: Waiting = Box::new(|| Some("no worker has\nthe model".into()));
+        let kept = keep_alive(slow.boxed(), Some(waiting));
+        let sent: Vec<_> = kept.take(4).map(|part| part.unwrap()).collect().await;
+        let why = ": no worker has the model\n\n";
+        assert_eq!(sent, [why, why, "data: {}\n\n", ":\n\n"]);
+        let silent: Waiting = Box::new(|| None);
+        let mut kept = Box::pin(keep_alive(once("data: {}\n\n".into()).boxed(), Some(silent)));
+        assert_eq!(kept.next().await.unwrap().unwrap(), "data: {}\n\n");
+    }
+
+    #[tokio::test]
+    async fn proxies_are_told_to_hold_nothing_back() {
+        let opened = Opened::from(stream::empty::<Event>().boxed());
+        let response = sse(OnePicture(Bytes::new()), Pictures::new(1), opened);
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("x-accel-buffering"), "no");
+        assert_eq!(header("cache-control"), "no-cache, no-transform");
+        assert_eq!(header("content-type"), "text/event-stream");
     }
 }

@@ -16,7 +16,7 @@ use axum::{
 };
 
 use super::Tokens;
-use crate::{contract::ErrorCode, http::ApiError};
+use crate::{contract::HttpCode, http::ApiError};
 
 /// Whoever sent a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,9 +47,12 @@ pub(super) async fn identify(
     let client = match &tokens {
         None => Client::at(peer.ip()),
         Some(_) if request.uri().path() == "/health" => Client::at(peer.ip()),
-        Some(tokens) => match bearer(&request).and_then(|token| tokens.client(token)) {
-            Some(name) => Client::Named(name),
-            None => return unauthorised(),
+        Some(tokens) => match bearer(&request) {
+            None => return unauthorised("this queen asks for a token"),
+            Some(token) => match tokens.client(token) {
+                Some(name) => Client::Named(name),
+                None => return unauthorised("this queen does not know the token"),
+            },
         },
     };
     request.extensions_mut().insert(client);
@@ -62,9 +65,9 @@ fn bearer(request: &Request) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-fn unauthorised() -> Response {
-    let message = "the header `Authorization: Bearer <token>` is missing or wrong";
-    let mut response = ApiError::new(ErrorCode::InvalidRequest, message).with_status(401).into_response();
+fn unauthorised(why: &str) -> Response {
+    let message = format!("{why}: send the header `Authorization: Bearer <token>` (rbee-keeper: --token)");
+    let mut response = ApiError::of_request(HttpCode::Unauthorized, message).into_response();
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
 }

@@ -14,17 +14,19 @@ mod known;
 mod options;
 mod rate;
 mod record;
+mod refuse;
 mod route;
 mod run;
 mod seek;
 mod table;
 mod tokens;
+mod told;
 mod watchdog;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, StreamExt};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ use crate::{
         CompleteEvent, ErrorCode, Event, EventKind, Health, Job, JobId, JobStatus, JobView, Limits,
         Operation, Workers,
     },
-    http::{ApiError, Jobs, MAX_IMAGE_BYTES},
+    http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened},
     storage::{Key, Store},
 };
 
@@ -144,7 +146,7 @@ impl Queen {
         let Some(durable) = self.durable() else { return Ok(false) };
         match durable.find(&job.id).await?.and_then(|log| log.ticket) {
             None => Ok(false),
-            Some(stored) if stored.ticket.fingerprint == job.fingerprint => Ok(true),
+            Some(stored) if stored.ticket.is_of(&job.fingerprint) => Ok(true),
             Some(_) => Err(other_request(&job.id)),
         }
     }
@@ -164,10 +166,12 @@ impl Queen {
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         tokio::spawn(async move {
+            let model = wish.model.clone();
             let seek = Seek { shared: &shared, record: &record, wish, body, first };
             if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
                 Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
             }
+            told::ended(&record, model.as_deref());
         });
         Ok(())
     }
@@ -175,6 +179,7 @@ impl Queen {
 
 impl Jobs for Queen {
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
+        self.refuse_early(&operation)?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
         // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.
@@ -199,12 +204,14 @@ impl Jobs for Queen {
             let submit = async move { queen.submit_durably(&durable, submission).await };
             return uninterrupted(submit).await;
         }
-        let body = Bytes::from(operation.to_json());
+        let mut sent = operation.clone();
+        sent.leave_out_defaults();
+        let body = Bytes::from(sent.to_json());
         let job = Job::new(operation, &self.shared.limits)?;
         if named && self.is_durable_already(&job).await? {
             return Ok(id);
         }
-        let claim = match self.shared.table.claim(&id, &job.fingerprint) {
+        let claim = match self.shared.table.claim(&id, job.fingerprint.plain()) {
             Claimed::New(claim) => claim,
             Claimed::Known => return Ok(id),
             Claimed::Other => return Err(other_request(&id)),
@@ -213,7 +220,7 @@ impl Jobs for Queen {
             }
         };
         if named && let Some(result) = self.stored(&id).await? {
-            if result.fingerprint != job.fingerprint {
+            if !job.fingerprint.is(&result.fingerprint) {
                 return Err(other_request(&id));
             }
             claim.record().push(result.event);
@@ -235,16 +242,19 @@ impl Jobs for Queen {
             answer.await.unwrap_or(Ok(()))?;
         }
         claim.keep();
+        told::accepted(&id, job.capability(), job.model.as_deref());
         Ok(id)
     }
 
-    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
+    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
         let place = self.shared.open_streams.clone().try_acquire_owned().map_err(|_| {
             busy(&format!("{} streams of events are open, as many as may", self.shared.options.max_streams))
         })?;
+        let mut waiting = None;
         let events = match self.known(id).await? {
             Known::Logged(log) => {
                 let durable = self.durable().expect("what is logged was found there");
+                waiting = self.waiting(durable, &log).await;
                 self.durable_events(durable, *log, after).await
             }
             Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
@@ -254,7 +264,7 @@ impl Jobs for Queen {
             let event = events.next().await?;
             Some((event, (events, place)))
         });
-        Ok(with_place.boxed())
+        Ok(Opened { events: with_place.boxed(), waiting })
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
@@ -306,7 +316,7 @@ impl Jobs for Queen {
             // A picture that is stored can be had whether NATS is there or not.
             Err(unknown) => complete_of(self.stored(id).await?.ok_or(unknown)?.event),
         };
-        let missing = |message: String| ApiError::new(ErrorCode::InvalidRequest, message).with_status(404);
+        let missing = |message: String| ApiError::not_found(message);
         let complete = complete.ok_or_else(|| missing(format!("job `{id}` has no pictures")))?;
         let image = complete.images.get(index as usize).ok_or_else(|| {
             missing(format!("job `{id}` has {} pictures, and none of index {index}", complete.images.len()))

@@ -14,7 +14,7 @@ use axum::{
 };
 
 use super::auth::Client;
-use crate::{contract::ErrorCode, http::ApiError};
+use crate::{contract::HttpCode, http::ApiError};
 
 /// The clients that are remembered. Beyond them all others share one bucket, so that the limit holds for many addresses.
 const MAX_CLIENTS: usize = 10_000;
@@ -108,10 +108,7 @@ pub(super) async fn limit(State(limits): State<RateLimits>, request: Request, ne
     {
         tracing::debug!(?client, method = %request.method(), "too many requests");
         let message = format!("more than {} requests a second of one client; try again later", limit.rate);
-        return ApiError::new(ErrorCode::Busy, message)
-            .with_status(429)
-            .with_retry_after(wait)
-            .into_response();
+        return ApiError::of_request(HttpCode::RateLimited, message).with_retry_after(wait).into_response();
     }
     next.run(request).await
 }

@@ -129,6 +129,7 @@ async fn start(
     let requester = Requester::new(link, subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
     fleet.follow(&client, &subjects).await?;
+    requester.ask_for_heartbeats().await;
     let durable = match options.streams.core {
         true => None,
         false => {

@@ -206,12 +206,12 @@ impl Seek<'_> {
     }
 
     fn nobody(&self) -> String {
-        let (subject, url) = (self.wish.capability, &self.shared.options.nats.nats_url);
+        let subject = self.wish.capability;
         match &self.wish.worker {
             Some(worker) => format!("worker `{worker}` is not up"),
             None => format!(
                 "no worker is up, or all are busy (nobody listens on image.{subject}); \
-                 start one: sd-worker-cpu --model <folder> --nats-url {url}"
+                 start one: sd-worker-cpu --model <folder> --nats-url <queen's>"
             ),
         }
     }

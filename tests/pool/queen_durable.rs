@@ -552,7 +552,7 @@ async fn core_queens_say_so_and_jobs_for_one_worker_are_not_durable() {
     let pool = DurablePool::start().await;
     let core = pool.queen(&["--core"]);
     assert_eq!(core.get("/health").await.1["durable"], false);
-    assert_eq!(core.get("/v1/dead-letters").await.0, 404);
+    assert_eq!(core.get("/v1/dead-letters").await.0, 501);
     let durable = pool.queen(&MODEL);
     for field in ["worker_id", "hive_id"] {
         let (answered, answer) = durable.post(&with(generation(), field, "gone")).await;

@@ -75,7 +75,7 @@ pub(super) fn not_of_the_syntax(prompt: &str) -> Option<&'static str> {
 }
 
 /// `to:when` or `from:to:when`.
-fn edits(inside: &str) -> bool {
+pub(super) fn edits(inside: &str) -> bool {
     inside.rsplit_once(':').is_some_and(|(_, when)| when.trim().parse::<f64>().is_ok())
 }
 

@@ -9,6 +9,7 @@ mod attention;
 mod chunk;
 mod emphasis;
 mod encoder;
+mod looks;
 
 use candle_core::Tensor;
 
@@ -16,6 +17,7 @@ pub use attention::{MAX_WEIGHT, Piece, WeightError, parse};
 pub use chunk::{Chunk, MAX_CHUNKS};
 pub use emphasis::emphasise;
 pub use encoder::{Encoded, PromptEncoder, Prompts};
+pub use looks::{Looks, looks_like};
 
 use super::{ClipTokenizer, DiffusionError};
 use crate::contract::PromptSyntax;

@@ -150,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn the_contract_s_list_is_of_every_kind_and_of_flux() {
+        let known = crate::contract::SCHEDULERS;
+        assert_eq!(known[..TABLE.len()], NAMES);
+        assert_eq!(known[TABLE.len()..], [crate::diffusion::flux::FluxDenoising::SCHEDULER]);
+    }
+
+    #[test]
     fn an_unknown_name_is_refused_with_the_names_there_are() {
         let text = SchedulerKind::from_name("dpm_fast").unwrap_err().to_string();
         assert!(text.contains("`scheduler`") && text.contains("ddim, ddpm, pndm, euler"), "{text}");

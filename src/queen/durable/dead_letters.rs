@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     routing::{delete, get, post},
 };
 use serde::Deserialize;
@@ -13,20 +16,24 @@ use serde_json::{Value, json};
 use super::{Durable, away, uninterrupted};
 use crate::{
     bus::Sending,
-    contract::{DeadLetters, ErrorCode, JobId, JobResponse, JobStatus, Operation, Ticket},
-    http::ApiError,
-    queen::{Queen, busy, ended_how},
+    contract::{
+        DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
+    },
+    http::{ApiError, job_id},
+    queen::{Queen, busy, ended_how, told},
 };
 
 /// Letters that are listed unless told.
 const DEFAULT_LIMIT: usize = 100;
 /// The most letters that are listed at one time.
 const MAX_LIMIT: usize = 1000;
+/// The most of a query that a message repeats, in characters.
+const MAX_SHOWN: usize = 40;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    limit: Option<usize>,
+    limit: Option<String>,
 }
 
 /// GET /v1/dead-letters, POST /v1/dead-letters/{id}/retry, DELETE /v1/dead-letters/{id}.
@@ -42,20 +49,28 @@ async fn list(
     State(queen): State<Queen>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<DeadLetters>, ApiError> {
-    let Query(query) =
-        query.map_err(|rejection| ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()))?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let message = format!("`limit`: {limit} is out of bounds; 1 to {MAX_LIMIT} are allowed");
-        return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-    }
+    let refuse = |message: String| ApiError::new(ErrorCode::InvalidRequest, message);
+    let Query(query) = query
+        .map_err(|_| refuse("the query cannot be read; `limit` is all that it may have, once".into()))?;
+    let limit = match query.limit.as_deref() {
+        None | Some("") => DEFAULT_LIMIT,
+        Some(limit) => {
+            limit.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+                let shown: String = limit.chars().take(MAX_SHOWN).collect();
+                refuse(format!("`limit`: `{shown}` is none; 1 to {MAX_LIMIT} are allowed"))
+            })?
+        }
+    };
     let durable = queen.with_streams()?;
     let dead_letters = durable.streams.dead_letters(limit).await.map_err(|error| away(&error))?;
     Ok(Json(DeadLetters { dead_letters }))
 }
 
-async fn retry(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<JobResponse>, ApiError> {
-    let id = JobId::new(id)?;
+async fn retry(
+    State(queen): State<Queen>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<JobResponse>, ApiError> {
+    let id = job_id(id)?;
     queen.may_accept()?;
     let durable = queen.with_streams()?.clone();
     uninterrupted(async move { send_again(&queen, &durable, id).await.map(JobResponse::new).map(Json) }).await
@@ -75,7 +90,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         (_, Some(status)) => return Err(ApiError::has_ended(&id, ended_how(status))),
         (_, None) => {
             let message = format!("job `{id}` waits or runs: it was sent again, or is not dead yet");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(409));
+            return Err(ApiError::of_request(HttpCode::Conflict, message));
         }
     }
     let (capability, model) = (letter.letter.capability, &letter.letter.model);
@@ -86,7 +101,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         operation.set_model(model);
     }
     operation.settle()?;
-    let fingerprint = operation.fingerprint();
+    let asked = Fingerprint::of(&operation);
+    operation.leave_out_defaults();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
     let sending = Sending {
@@ -98,6 +114,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         traceparent: letter.traceparent,
     };
     queen.unmark(&id).await?;
+    durable.events.listen();
+    durable.awaited.wait_for(&id, model);
     let sent = durable.send(&sending).await?;
     if sent.duplicate {
         // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.
@@ -109,14 +127,18 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
             )));
         }
     }
-    let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+    let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
+    told::accepted(&id, capability, Some(model));
     Ok(id)
 }
 
-async fn drop_letter(State(queen): State<Queen>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let id = JobId::new(id)?;
+async fn drop_letter(
+    State(queen): State<Queen>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let id = job_id(id)?;
     let durable = queen.with_streams()?;
     match durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))? {
         0 => Err(no_letter(&id)),
@@ -125,8 +147,11 @@ async fn drop_letter(State(queen): State<Queen>, Path(id): Path<String>) -> Resu
 }
 
 fn no_letter(id: &JobId) -> ApiError {
-    ApiError::new(ErrorCode::InvalidRequest, format!("there is no dead letter of job `{id}`"))
-        .with_status(404)
+    ApiError::not_found(format!("there is no dead letter of job `{id}`"))
+}
+
+fn not_durable(message: &str) -> ApiError {
+    ApiError::of_request(HttpCode::NotDurable, message)
 }
 
 impl Queen {
@@ -134,11 +159,11 @@ impl Queen {
     fn with_streams(&self) -> Result<&Arc<Durable>, ApiError> {
         match &self.shared.durable {
             Some(durable) if durable.is_ready() => Ok(durable),
-            Some(_) => Err(busy("NATS has no JetStream at present, and so no dead letters")),
-            None => {
-                let message = "queen was started with --core, and has no dead letters";
-                Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404))
-            }
+            Some(durable) if durable.is_absent() => Err(not_durable(
+                "the NATS server has no JetStream (nats-server -js turns it on), and so there are no dead letters",
+            )),
+            Some(_) => Err(busy("JetStream does not answer at present, and so dead letters cannot be read")),
+            None => Err(not_durable("queen was started with --core, and has no dead letters")),
         }
     }
 }

@@ -12,6 +12,7 @@ mod dead_letters;
 mod models;
 mod stream;
 mod submit;
+mod waiting;
 
 use std::{
     collections::HashSet,
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use super::{QueenOptions, busy};
+use super::{QueenOptions, busy, told::Awaited};
 use crate::{
     bus::{BusError, EventLog, JobEvents, Logged, StoredTicket, Streams, Sweeper},
     contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
@@ -60,6 +61,8 @@ pub(super) struct Durable {
     /// A job of which nothing was heard for this long stands still.
     still_after: Duration,
     events: JobEvents,
+    /// Whose ends are logged.
+    pub awaited: Arc<Awaited>,
 }
 
 /// What the streams say of a job.
@@ -74,8 +77,11 @@ pub(super) struct Log {
 
 impl Durable {
     pub fn new(streams: Streams, options: &QueenOptions) -> Self {
+        let awaited = Arc::<Awaited>::default();
+        let ends = awaited.clone();
         Self {
-            events: JobEvents::new(&streams),
+            events: JobEvents::telling(&streams, move |event| ends.ended(event)),
+            awaited,
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),

@@ -88,7 +88,6 @@ impl Models {
         named: Option<&str>,
         capability: Capability,
         workers: &[&WorkerInfo],
-        nats_url: &str,
     ) -> Result<String, ApiError> {
         self.hear(workers);
         let capable = || workers.iter().filter(|worker| worker.capabilities.contains(&capability));
@@ -110,10 +109,8 @@ impl Models {
         let of_worker = || capable().min_by(|a, b| a.id.cmp(&b.id)).map(|worker| worker.model_id.clone());
         self.catalogue.first().cloned().or_else(of_worker).or_else(|| known.into_iter().next()).ok_or_else(
             || {
-                let message = format!(
-                    "no worker is up, and which models the pool has is not known; start one: \
-                 sd-worker-cpu --model <folder> --nats-url {nats_url} (or tell queen: --models)"
-                );
+                let message = "no worker is up, and which models the pool has is not known; start one: \
+                     sd-worker-cpu --model <folder> --nats-url <queen's> (or tell queen: --models)";
                 ApiError::new(ErrorCode::Busy, message).with_retry_after(RETRY_AFTER)
             },
         )
@@ -131,7 +128,7 @@ mod tests {
 
     fn choose(models: &Models, named: Option<&str>, workers: &[WorkerInfo]) -> Result<String, ErrorCode> {
         let workers: Vec<_> = workers.iter().collect();
-        models.choose(named, Capability::Generate, &workers, "nats://n").map_err(|error| error.code)
+        models.choose(named, Capability::Generate, &workers).map_err(|error| error.code)
     }
 
     #[test]
@@ -173,7 +170,7 @@ mod tests {
         let models = Models::new(&["m".into()]);
         let inpaint = |workers: &[WorkerInfo]| {
             let workers: Vec<_> = workers.iter().collect();
-            models.choose(None, Capability::Inpaint, &workers, "")
+            models.choose(None, Capability::Inpaint, &workers)
         };
         assert_eq!(inpaint(&[worker(&["m"])]).unwrap_err().code, ErrorCode::UnsupportedOperation);
         assert_eq!(inpaint(&[]).unwrap(), "m");

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{Durable, Log, away};
 use crate::{
     bus::{SendError, Sending, Sent, Streams},
-    contract::{Capability, ErrorCode, Job, JobId, Operation, Ticket},
+    contract::{Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket},
     http::ApiError,
-    queen::{Queen, RETRY_AFTER, busy, inputs, other_request},
+    queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told},
     storage::Key,
 };
 
@@ -26,7 +26,7 @@ pub(in crate::queen) struct Submission {
     pub id: JobId,
     /// The client chose the id, so that it may be one that is known.
     pub named: bool,
-    /// Settled.
+    /// Settled, as it was sent.
     pub operation: Operation,
     /// For the store.
     pub inputs: Vec<(Key, Bytes)>,
@@ -52,11 +52,9 @@ impl Queen {
         // Before anything is asked: what is wrong with it is wrong with any model.
         let job = Job::new(operation.clone(), &self.shared.limits)?;
         self.may_accept()?;
-        let nats_url = &self.shared.options.nats.nats_url;
         let largest = inputs.iter().map(|(_, bytes)| bytes.len() as u64).max().unwrap_or(0);
         let chosen = self.shared.fleet.with_taking(|workers| {
-            let model =
-                durable.models.choose(operation.model(), operation.capability(), workers, nats_url)?;
+            let model = durable.models.choose(operation.model(), operation.capability(), workers)?;
             durable.models.may_be_done(&job, &model, largest, workers)?;
             Ok::<_, ApiError>(model)
         });
@@ -70,7 +68,9 @@ impl Queen {
         };
         let model = chosen?;
         operation.set_model(&model);
-        let fingerprint = operation.fingerprint();
+        let asked = Fingerprint::of(&operation);
+        // To every version of a worker it is the same request, however it was written.
+        operation.leave_out_defaults();
         inputs::store(&self.shared.store, inputs).await?;
         if named {
             self.unmark(&id).await?;
@@ -87,17 +87,22 @@ impl Queen {
             lost,
             traceparent: None,
         };
-        self.ensure_consumer(operation.capability(), model);
+        self.ensure_consumer(operation.capability(), model.clone());
+        durable.events.listen();
+        durable.awaited.wait_for(&id, &model);
         let sent = durable.send(&sending).await?;
-        let ticket = Ticket { job_id: id.clone(), fingerprint, sequence: sent.sequence, after };
+        let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
         if sent.duplicate {
-            self.is_the_same(durable, &ticket).await?;
+            self.is_the_same(durable, &ticket, &asked).await?;
         }
         durable.put_ticket(&log, &ticket).await?;
         if (after.is_some() || lost.is_some())
             && let Err(error) = durable.streams.drop_dead_letters(&id).await
         {
             tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
+        }
+        if !sent.duplicate {
+            told::accepted(&id, operation.capability(), Some(&model));
         }
         Ok(id)
     }
@@ -112,20 +117,21 @@ impl Queen {
     ) -> Result<Decision, ApiError> {
         let id = &log.id;
         // Which model a job got that named none may have been decided when other workers were up.
-        let is_same = |fingerprint: &str| {
-            operation.fingerprint() == fingerprint
+        let is_same = |matches: &dyn Fn(&Fingerprint) -> bool| {
+            matches(&Fingerprint::of(operation))
                 || operation.model().is_none()
-                    && durable.models.known().iter().any(|model| with_model(operation, model) == fingerprint)
+                    && durable.models.known().iter().any(|model| matches(&with_model(operation, model)))
         };
-        let known = |fingerprint: &str| match is_same(fingerprint) {
+        let known = |is_same: bool| match is_same {
             true => Ok(Decision::Known),
             false => Err(other_request(id)),
         };
         if let Some(ticket) = log.ticket() {
-            if let (Some(seq), true) = (log.may_run_again(), is_same(&ticket.fingerprint)) {
+            let is_same = is_same(&|asked| ticket.is_of(asked));
+            if let (Some(seq), true) = (log.may_run_again(), is_same) {
                 return Ok(Decision::Send { after: Some(seq), lost: None });
             }
-            let known = known(&ticket.fingerprint)?;
+            let known = known(is_same)?;
             if !durable.is_lost(log).await? {
                 return Ok(known);
             }
@@ -136,10 +142,10 @@ impl Queen {
         if let Some(record) = self.shared.table.get(id)
             && record.may_run_again().is_none()
         {
-            return known(&record.fingerprint);
+            return known(is_same(&|asked| asked.is(&record.fingerprint)));
         }
         if named && let Some(result) = self.stored(id).await? {
-            return known(&result.fingerprint);
+            return known(is_same(&|asked| asked.is(&result.fingerprint)));
         }
         match (log.may_run_again(), log.ended()) {
             (None, Some(_)) => Ok(Decision::Known),
@@ -148,27 +154,32 @@ impl Queen {
     }
 
     /// Whether a sending that was there before is of the same request.
-    async fn is_the_same(&self, durable: &Durable, ours: &Ticket) -> Result<(), ApiError> {
+    async fn is_the_same(
+        &self,
+        durable: &Durable,
+        ours: &Ticket,
+        asked: &Fingerprint,
+    ) -> Result<(), ApiError> {
         let id = &ours.job_id;
-        let of = |fingerprint: &str| match fingerprint == ours.fingerprint {
+        let same = |is_same: bool| match is_same {
             true => Ok(()),
             false => Err(other_request(id)),
         };
         let body = durable.streams.job_at(ours.sequence, id).await.map_err(|error| away(&error))?;
         if let Some(body) = body {
             let theirs = Operation::parse(None, &body).map_err(|_| other_request(id))?;
-            return of(&theirs.fingerprint());
+            return same(theirs.fingerprint() == asked.plain());
         }
         // It was taken from the stream already. Whoever sent it is writing its ticket, or has.
         for _ in 0..TICKET_TRIES {
             let ticket = durable.streams.stored_ticket(id).await.map_err(|error| away(&error))?;
             if let Some(stored) = ticket {
-                return of(&stored.ticket.fingerprint);
+                return same(stored.ticket.is_of(asked));
             }
             tokio::time::sleep(TICKET_PAUSE).await;
         }
         match self.stored(id).await? {
-            Some(result) => of(&result.fingerprint),
+            Some(result) => same(asked.is(&result.fingerprint)),
             // Its events are all that is left of it, and they do not say what it was.
             None => Ok(()),
         }
@@ -250,7 +261,7 @@ impl Durable {
             match &now {
                 // Another queen was first with the same.
                 Some(now) if now.ticket.sequence >= ticket.sequence => {
-                    return match now.ticket.fingerprint == ticket.fingerprint {
+                    return match now.ticket.is_same(ticket) {
                         true => Ok(()),
                         false => Err(other_request(id)),
                     };
@@ -268,10 +279,10 @@ impl Log {
     }
 }
 
-fn with_model(operation: &Operation, model: &str) -> String {
+fn with_model(operation: &Operation, model: &str) -> Fingerprint {
     let mut operation = operation.clone();
     operation.set_model(model);
-    operation.fingerprint()
+    Fingerprint::of(&operation)
 }
 
 /// Nobody knows whether the job was taken, and sending it again does no harm.

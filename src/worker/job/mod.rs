@@ -3,6 +3,7 @@
 mod follow;
 pub mod inputs;
 mod limit;
+mod notes;
 mod outcome;
 pub mod pictures;
 mod progress;
@@ -17,6 +18,7 @@ use follow::{Drawn, Follow};
 use futures::FutureExt;
 use inputs::{Resolved, check_loras, resolve};
 use limit::TimeLimit;
+use notes::notes;
 #[cfg(test)]
 pub use outcome::RETRY_AFTER;
 use outcome::{Failure, Standing, fate};
@@ -113,7 +115,8 @@ impl JobRun {
         limit: TimeLimit,
     ) -> Result<EventKind, Failure> {
         limit.check()?;
-        let Resolved { spec, mut warnings } = limit.within("reading the inputs", self.resolve()).await??;
+        let Resolved { spec, warnings } = limit.within("reading the inputs", self.resolve()).await??;
+        let mut warnings = [notes(&self.job), warnings].concat();
         if self.hold.job.stopped().is_some() {
             return Err(Failure::Stopped { step: 0 });
         }
@@ -210,7 +213,7 @@ impl JobRun {
             },
             warnings,
         }));
-        let result = StoredResult { fingerprint: self.job.fingerprint.clone(), event };
+        let result = StoredResult { fingerprint: self.job.fingerprint.written().to_owned(), event };
         self.context.store.put_result(&self.job.id, &result).await?;
         Ok(result.event.kind)
     }

@@ -103,8 +103,8 @@ impl Claiming<'_> {
                 Err(Unread::Bus(error)) => return self.away(delivery, ErrorCode::Busy, &error).await,
                 Err(Unread::Store(error)) => return self.away(delivery, error.code(), &error).await,
             };
-            let is_other = |fingerprint: &str| fingerprint != self.job.fingerprint;
-            if read.earlier.as_ref().is_some_and(|result| is_other(&result.fingerprint))
+            let is_other = |result: &StoredResult| !self.job.fingerprint.is(&result.fingerprint);
+            if read.earlier.as_ref().is_some_and(is_other)
                 || read.in_queue.as_ref().is_some_and(|queued| !self.is_same(queued))
             {
                 return self.other_request(delivery).await;
@@ -147,7 +147,7 @@ impl Claiming<'_> {
                         sink: self.context.sink.clone(),
                         traceparent: self.traceparent.clone(),
                         queued: delivery.as_ref().map(|delivery| delivery.sequence),
-                        request: request_mark(&self.job.fingerprint),
+                        request: request_mark(self.job.fingerprint.written()),
                         last: AtomicU64::new(sequence),
                         failures: counted,
                         confirmed: Mutex::new(tried),
@@ -169,7 +169,7 @@ impl Claiming<'_> {
         let mut earlier = None;
         if self.is_named {
             match self.context.store.find_result(&self.job.id).await {
-                Ok(Some(result)) if result.fingerprint != self.job.fingerprint => {
+                Ok(Some(result)) if !self.job.fingerprint.is(&result.fingerprint) => {
                     ownership.refuse(ErrorCode::InvalidRequest, conflict(&self.job.id)).await;
                     return Claimed::Over { has_ended: false };
                 }
@@ -212,7 +212,8 @@ impl Claiming<'_> {
             worker: &self.context.identity.worker_id,
             queued: delivery.map(|delivery| delivery.sequence),
             after: delivery.and_then(|delivery| delivery.after),
-            request: &request_mark(&self.job.fingerprint),
+            request: &request_mark(self.job.fingerprint.written()),
+            also: &request_mark(self.job.fingerprint.also_written()),
             quiet: quiet.unwrap_or_default(),
         };
         let earlier = match earlier {
@@ -235,7 +236,7 @@ impl Claiming<'_> {
             operation.set_model(named.map_or("", |named| &named.name));
         }
         operation.set_job_id(&self.job.id);
-        operation.settle().is_ok() && operation.fingerprint() == self.job.fingerprint
+        operation.settle().is_ok() && operation.fingerprint() == self.job.fingerprint.plain()
     }
 
     /// Whether somebody cancelled it while it waited, longer ago than events are kept.
@@ -274,7 +275,7 @@ impl Claiming<'_> {
         let entry = Entry {
             failures,
             queued: delivery.map(|delivery| delivery.sequence),
-            request: Some(request_mark(&self.job.fingerprint)),
+            request: Some(request_mark(self.job.fingerprint.written())),
             traceparent: self.traceparent.clone(),
             ..Entry::of(self.held.events.build(kind))
         };

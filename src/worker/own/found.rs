@@ -23,6 +23,8 @@ pub struct Asking<'a> {
     pub after: Option<u64>,
     /// The request, as [`request_mark`](crate::bus::request_mark) gives it.
     pub request: &'a str,
+    /// As another version may have written the same request.
+    pub also: &'a str,
     /// For how long this process has seen the same last event.
     pub quiet: Duration,
 }
@@ -51,7 +53,7 @@ pub fn found(last: Option<Logged>, asking: Asking) -> Found {
         attempt: last.event.attempt + 1,
         seq: last.event.seq + 1,
     };
-    if last.request.as_deref().is_some_and(|request| request != asking.request) {
+    if last.request.as_deref().is_some_and(|request| request != asking.request && request != asking.also) {
         return Found::OtherRequest;
     }
     // What was before it was sent again neither ends nor holds it now. Its end may be lost, and not what came before that.
@@ -120,8 +122,16 @@ mod tests {
     #[test]
     fn every_row_of_the_table() {
         let (me, anew) = (id("me"), id("w"));
-        let queue =
-            Asking { worker: &me, queued: Some(5), after: None, request: REQUEST, quiet: Duration::ZERO };
+        let queue = Asking {
+            worker: &me,
+            queued: Some(5),
+            after: None,
+            request: REQUEST,
+            also: REQUEST,
+            quiet: Duration::ZERO,
+        };
+        let other = |asking| Asking { request: "x", also: "y", ..asking };
+        let earlier = Asking { request: "x", ..queue };
         let core = Asking { queued: None, ..queue };
         let held = || Found::Held { by: id("w") };
         let new = || Found::Free { last: 0, failures: 0, attempt: 1, seq: 0 };
@@ -132,8 +142,9 @@ mod tests {
         let rows: Vec<(&str, Option<Logged>, Asking, Found)> = vec![
             ("an empty log", None, queue, new()),
             ("an empty log, a request", None, core, new()),
-            ("another request", Some(running()), Asking { request: "x", ..queue }, Found::OtherRequest),
-            ("another request has ended", Some(end()), Asking { request: "x", ..core }, Found::OtherRequest),
+            ("another request", Some(running()), other(queue), Found::OtherRequest),
+            ("the same, as an earlier version wrote it", Some(running()), earlier, free(1)),
+            ("another request has ended", Some(end()), other(core), Found::OtherRequest),
             ("of a version without marks", Some(Logged { request: None, ..running() }), queue, free(1)),
             ("its own message, delivered again", Some(running()), queue, free(1)),
             ("another message", Some(running()), Asking { queued: Some(6), ..queue }, held()),

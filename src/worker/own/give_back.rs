@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     bus::{AppendError, Delivery, Entry, Logged, Settle, request_mark},
-    contract::{ErrorCode, Event, EventKind, JobId},
+    contract::{ErrorCode, Event, EventKind, Fingerprint, JobId},
     units::random_unit,
     worker::{
         resume::Snapshots,
@@ -79,7 +79,7 @@ pub async fn tell_readers(context: &Context, job: &HeldJob) {
 pub async fn leave_to_others(
     context: &Context,
     id: &JobId,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
     deadline: Option<Duration>,
     delivery: Delivery,
     why: &str,
@@ -113,12 +113,13 @@ pub async fn leave_to_others(
 pub async fn end_unrun(
     context: &Context,
     id: &JobId,
-    fingerprint: Option<&str>,
+    fingerprint: Option<&Fingerprint>,
     delivery: Delivery,
     kind: EventKind,
     traceparent: Option<String>,
 ) {
-    let request = fingerprint.map(request_mark);
+    let request = fingerprint.map(|fingerprint| request_mark(fingerprint.written()));
+    let also = fingerprint.map(|fingerprint| request_mark(fingerprint.also_written()));
     for _ in 0..CLAIM_TRIES {
         let last = match context.log.last(id).await {
             Ok(last) => last,
@@ -142,6 +143,7 @@ pub async fn end_unrun(
             queued: Some(delivery.sequence),
             after: delivery.after,
             request: request.as_deref().unwrap_or(&written),
+            also: also.as_deref().unwrap_or(&written),
             quiet: quiet.unwrap_or_default(),
         };
         let (last, attempt, seq) = match found(last, asking) {

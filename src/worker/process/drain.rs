@@ -109,6 +109,8 @@ impl Ending<'_> {
                 false
             }
         };
+        self.heartbeat.take();
+        bus.farewell(context.info()).await;
         // Answers to late messages are with the server when this comes back.
         if timeout(FAREWELL_LIMIT, bus.round_trip()).await != Ok(true) {
             tracing::warn!("the server did not confirm the last messages");

@@ -52,7 +52,7 @@ impl Snapshots {
         Self {
             store: context.store.clone(),
             job: job.id.clone(),
-            origin: Origin::new(&job.fingerprint, &model.identity.loaded()),
+            origin: Origin::new(job.fingerprint.written(), &model.identity.loaded()),
             model: model.identity.clone(),
             loras: None,
             loras_are_same: Arc::default(),

@@ -4,7 +4,9 @@ use serde::Deserialize;
 
 use crate::{
     bus::{Incoming, Via},
-    contract::{ContractError, ErrorCode, Job, JobId, Limits, Operation, model_token},
+    contract::{
+        ContractError, ErrorCode, Job, JobId, Limits, Operation, check_scheduler, model_token, unmarked,
+    },
     models::ModelInfo,
     worker::shared::Identity,
 };
@@ -95,6 +97,9 @@ pub fn admit(
             return Err(NotAdmitted::NotHere(Box::new(job), error.into()));
         }
     };
+    if let Some(name) = &job.scheduler {
+        check_scheduler(name, []).map_err(|error| NotAdmitted::Wrong(error.into()))?;
+    }
     let not_here = |job, error: ContractError| NotAdmitted::NotHere(Box::new(job), error.into());
     if let Some(asked) = &job.hive_id
         && identity.hive_id.as_ref() != Some(asked)
@@ -137,7 +142,7 @@ pub fn job_id_of(message: &Incoming) -> Option<JobId> {
     struct Named {
         job_id: JobId,
     }
-    let in_body = || Some(serde_json::from_slice::<Named>(&message.body).ok()?.job_id);
+    let in_body = || Some(serde_json::from_slice::<Named>(unmarked(&message.body)).ok()?.job_id);
     message.job_id.clone().or_else(in_body)
 }
 
@@ -157,7 +162,8 @@ pub fn misnamed(message: &Incoming) -> Option<String> {
     let differs = |field: &str, named: &str| {
         (named != id.as_str()).then(|| format!("`{field}` is `{named}`, and the subject names job `{id}`"))
     };
-    let in_body = serde_json::from_slice::<Named>(&message.body).ok().and_then(|body| body.job_id);
+    let in_body = serde_json::from_slice::<Named>(unmarked(&message.body)).ok().and_then(|body| body.job_id);
+    let in_body = in_body.filter(|named| !named.is_empty());
     let in_header = message.named.as_deref().and_then(|named| differs("Job-Id", named));
     in_header.or_else(|| in_body.and_then(|named| differs("job_id", &named)))
 }

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     bus::{Delivery, Incoming, Settle, Via},
-    contract::{ErrorCode, Job, JobId, Operation, WorkerId},
+    contract::{ErrorCode, Fingerprint, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
     worker::{
-        job::JobRun,
+        job::{JobRun, inputs::InputError},
         own::{leave_to_others, set_aside},
         shared::{Begun, Context, Reader, Stop, conflict},
     },
@@ -100,13 +100,14 @@ impl JobRouter {
             return match (&message.via, WorkerId::new(&*other)) {
                 (Via::Door, Ok(worker)) => self.pass_on(message, id, Some(worker)),
                 (Via::Queue { .. }, Ok(_)) => {
-                    self.leave(message, &id, "", None, &Refusal::for_another(&other))
+                    let fingerprint = Fingerprint::of(&operation);
+                    self.leave(message, &id, &fingerprint, None, &Refusal::for_another(&other))
                 }
                 (_, Ok(_)) => self.refuse(message, Some(id), Refusal::for_another(&other)),
                 (_, Err(error)) => self.refuse(message, Some(id), error.into()),
             };
         }
-        let Admitted { job, model, is_named } =
+        let Admitted { mut job, model, is_named } =
             match admit(&self.context.identity, operation, queue.as_deref(), || read(&message).ok()) {
                 Ok(admitted) => admitted,
                 Err(NotAdmitted::Wrong(refusal)) => {
@@ -115,11 +116,15 @@ impl JobRouter {
                 }
                 Err(NotAdmitted::NotHere(job, refusal)) => match message.via {
                     Via::Queue { .. } => {
-                        return self.leave(message, &job.id, &job.fingerprint, job.deadline, &refusal);
+                        let fingerprint = job.fingerprint.of_the_queue();
+                        return self.leave(message, &job.id, &fingerprint, job.deadline, &refusal);
                     }
                     Via::Door | Via::Direct => return self.refuse(message, Some(job.id), refusal),
                 },
             };
+        if queue.is_some() {
+            job.fingerprint = job.fingerprint.of_the_queue();
+        }
         let (id, stream) = (job.id.clone(), job.stream);
         let traceparent = message.traceparent.clone();
         let reader =
@@ -173,7 +178,7 @@ impl JobRouter {
         }
     }
 
-    /// Takes or joins what came over HTTP.
+    /// Takes or joins what came over HTTP. It looks into the folder of LoRAs: not to be called where that holds up others.
     ///
     /// # Errors
     /// Why it is not taken.
@@ -187,6 +192,13 @@ impl JobRouter {
             .map_err(|not_admitted| match not_admitted {
                 NotAdmitted::Wrong(refusal) | NotAdmitted::NotHere(_, refusal) => refusal,
             })?;
+        let folder = self.context.identity.loras.as_ref();
+        for (index, lora) in job.loras.iter().enumerate() {
+            if let Some(Err(source)) = folder.map(|folder| folder.find(&lora.name)) {
+                let missing = InputError::Lora { index, source };
+                return Err(Refusal::new(missing.code(), missing.to_string()));
+            }
+        }
         let id = job.id.clone();
         let asked = Asked { received, reader: None, traceparent: None, delivery: None };
         match self.take(job, model, is_named, asked) {
@@ -219,7 +231,7 @@ impl JobRouter {
         let Asked { received, reader, traceparent, delivery } = asked;
         let too_many =
             || Refusal::new(ErrorCode::Busy, "as many requests read along with this job as may; try again");
-        match self.context.held.join(&job.id, &job.fingerprint, reader.clone()) {
+        match self.context.held.join(&job.id, job.fingerprint.plain(), reader.clone()) {
             Some(Begun::Conflict) => return Taken::Conflict(delivery),
             Some(Begun::TooMany) => return Taken::Full(too_many(), delivery),
             Some(Begun::Joined | Begun::New(_)) => return Taken::Joined(delivery),
@@ -228,7 +240,8 @@ impl JobRouter {
         let permits = if self.context.is_closed() { None } else { self.context.slots.try_take() };
         let Some(permits) = permits else { return Taken::Full(self.no_slot(), delivery) };
         let worker_id = &self.context.identity.worker_id;
-        match self.context.held.begin(&job.id, &job.fingerprint, worker_id, reader, traceparent.clone()) {
+        let plain = job.fingerprint.plain();
+        match self.context.held.begin(&job.id, plain, worker_id, reader, traceparent.clone()) {
             Begun::New(hold) => {
                 let context = self.context.clone();
                 let run = JobRun { context, hold, job, model, permits, received, is_named, traceparent };
@@ -267,13 +280,13 @@ impl JobRouter {
         &self,
         message: Incoming,
         id: &JobId,
-        fingerprint: &str,
+        fingerprint: &Fingerprint,
         deadline: Option<Duration>,
         refusal: &Refusal,
     ) -> Routed {
         let Via::Queue { delivery, .. } = message.via else { return Routed::Done };
         let (context, id) = (self.context.clone(), id.clone());
-        let (fingerprint, why) = (fingerprint.to_owned(), refusal.message.clone());
+        let (fingerprint, why) = (fingerprint.clone(), refusal.message.clone());
         tokio::spawn(async move {
             leave_to_others(&context, &id, &fingerprint, deadline, delivery, &why).await;
         });

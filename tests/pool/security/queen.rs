@@ -67,7 +67,7 @@ async fn only_a_client_of_the_file_is_let_in() {
             (401, true)
         );
         let body: Value = answer.json().await.unwrap();
-        assert_eq!(body["error"]["code"], "invalid_request");
+        assert_eq!(body["error"]["code"], "unauthorized");
     }
     for good in [&alice, &bob] {
         assert_eq!(get(&url, "/v1/workers", Some(good)).await, 200);
@@ -122,7 +122,7 @@ async fn a_client_that_sends_too_many_jobs_is_told_when_to_come_again() {
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((90..=100).contains(&wait), "{wait} s");
     let body: Value = refused.json().await.unwrap();
-    assert_eq!((&body["error"]["code"], &body["error"]["retryable"]), (&json!("busy"), &json!(true)));
+    assert_eq!((&body["error"]["code"], &body["error"]["retryable"]), (&json!("rate_limited"), &json!(true)));
     assert_eq!(get(&url, "/v1/workers", Some(&alice)).await, 200, "reading is not limited");
     assert_eq!(post(&url, Some(&bob)).await.status(), 503, "another client has its own");
 

@@ -13,16 +13,13 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
     bus::Connectivity,
     contract::{ErrorCode, Event, EventKind, Health, JobId, JobStatus, JobView, Operation},
-    http::{ApiError, Jobs, MAX_IMAGE_BYTES, RouteLimits, fallback, job_routes},
+    http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened, RouteLimits, fallback, job_routes},
     storage::Key,
     worker::{
         shared::{Context, HeldJob},
@@ -86,19 +83,29 @@ impl From<Refusal> for ApiError {
 
 impl Jobs for WorkerJobs {
     async fn submit(&self, operation: Operation) -> Result<JobId, ApiError> {
-        Ok(self.router.submit(operation)?)
+        let router = self.router.clone();
+        // Megabytes of base64 are looked at.
+        match tokio::task::spawn_blocking(move || router.submit(operation)).await {
+            Ok(submitted) => Ok(submitted?),
+            Err(error) => Err(ApiError::new(ErrorCode::Internal, error.to_string())),
+        }
     }
 
-    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<BoxStream<'static, Event>, ApiError> {
+    fn refused(&self, error: &ApiError) {
+        tracing::info!(code = %error.code, message = %error.message, "a request over HTTP is refused");
+        self.context().metrics.refused();
+    }
+
+    async fn events(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
         let is_new = move |event: &Event| after.is_none_or(|after| event.seq > after);
         let Some(job) = self.context().held.running(id) else {
             let event = self.ended(id).await?;
-            return Ok(stream::iter([event]).boxed());
+            return Ok(stream::iter([event]).boxed().into());
         };
         let (history, live) = job.events.follow();
         let history: Vec<Event> = history.iter().map(|event| Event::clone(event)).filter(is_new).collect();
         let live = live.map_or_else(|| stream::empty().boxed(), |live| follow(job, live).boxed());
-        Ok(stream::iter(history).chain(live).boxed())
+        Ok(stream::iter(history).chain(live).boxed().into())
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
@@ -127,12 +134,13 @@ impl Jobs for WorkerJobs {
             None => self.ended(id).await?,
         };
         let EventKind::Complete(complete) = event.kind else {
-            let message = format!("job `{id}` has no pictures");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404));
+            return Err(ApiError::not_found(format!("job `{id}` has no pictures")));
         };
         let Some(image) = complete.images.get(index as usize) else {
-            let message = format!("job `{id}` has {} pictures", complete.images.len());
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message).with_status(404));
+            let number = complete.images.len();
+            return Err(ApiError::not_found(format!(
+                "job `{id}` has {number} pictures, and none of index {index}"
+            )));
         };
         let key = Key::parse_reference(&image.key)?;
         Ok((self.context().store.get(&key, MAX_IMAGE_BYTES).await?, image.format.content_type()))
