@@ -105,6 +105,7 @@ impl Requester {
         let inbox = self.link.client.new_inbox();
         let subject = format!("{inbox}.*");
         let replies = self
+            .link
             .client
             .subscribe(subject.clone())
             .await
@@ -131,7 +132,7 @@ impl Requester {
     /// Asks every worker for a heartbeat now: whoever follows them does not have to wait for the next. Nothing is said of what
     /// did not work.
     pub async fn ask_for_heartbeats(&self) {
-        if let Err(error) = self.client.publish(format!("$SRV.INFO.{SERVICE}"), Bytes::new()).await {
+        if let Err(error) = self.link.client.publish(format!("$SRV.INFO.{SERVICE}"), Bytes::new()).await {
             tracing::debug!(%error, "workers cannot be asked for heartbeats");
         }
     }
@@ -194,6 +195,7 @@ impl Exchange {
         let mut header = HeaderMap::new();
         header.insert(headers::JOB_ID, self.job.as_str());
         self.requester
+            .link
             .client
             .publish_with_reply_and_headers(
                 subject.clone(),

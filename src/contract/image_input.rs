@@ -44,9 +44,7 @@ mod tests {
         assert_eq!(read("data:image/png;base64,AAAA").unwrap(), ImageInput::Inline("AAAA".into()));
         assert_eq!(read("object:inputs/x").unwrap(), ImageInput::Object("inputs/x".into()));
         assert_eq!(read("data:image/png;base64,AA\nAA").unwrap(), ImageInput::Inline("AA\nAA".into()));
-        for text in
-            ["data:image/png,AAAA", "AAA!", "R0lGODlhAQABAAAAADs=", "https://example.org/a.png"]
-        {
+        for text in ["data:image/png,AAAA", "AAA!", "R0lGODlhAQABAAAAADs=", "https://example.org/a.png"] {
             let error = read(text).unwrap_err();
             assert_eq!(error.code(), crate::contract::ErrorCode::ImageInvalid, "{text}");
             assert!(error.to_string().starts_with("`init_image`: "), "{error}");
