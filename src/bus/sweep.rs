@@ -155,7 +155,8 @@ impl Sweeper {
             gone.extend(from..there.min(delivered + 1));
             from = there + 1;
         }
-        let client = self.streams.context.client();
+        let (client, numbers) = (self.streams.context.client(), gone.len());
+        tracing::info!(consumer = %consumer.name, numbers, "a consumer is told which messages are gone");
         for sequence in gone {
             let (stream, name) = (&self.streams.jobs, &consumer.name);
             // Delivery, number in the stream, number of the delivery, time, what is left: the second alone counts.

@@ -43,7 +43,16 @@ pub struct Record {
 
 /// Where the server keeps the blocks of a stream.
 pub fn folder_of(server: &Path, stream: &str) -> PathBuf {
-    server.join("jetstream/$G/streams").join(stream).join("msgs")
+    stream_of(server, stream).join("msgs")
+}
+
+/// The file with what the server knows of a consumer: what was delivered, and what it waits for.
+pub fn state_of(server: &Path, stream: &str, consumer: &str) -> PathBuf {
+    stream_of(server, stream).join("obs").join(consumer).join("o.dat")
+}
+
+fn stream_of(server: &Path, stream: &str) -> PathBuf {
+    server.join("jetstream/$G/streams").join(stream)
 }
 
 /// Takes the last `bytes` from the newest block in a folder, at most all that it has; the records that are not whole any

@@ -1,22 +1,29 @@
-//! A consumer that waits for the end of deliveries whose messages are gone, as after a nats-server that was killed: with 2.9
-//! each of them stops what it gives out, until the next question.
+//! A consumer that waits for the end of deliveries whose messages are gone: a nats-server that was killed comes back with an
+//! older state of its consumers. Each of them stops what the consumer gives out until the next question (seen with 2.9).
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use futures::StreamExt;
 
 use super::{
+    blocks,
     evidence::Answer,
+    faults::Target,
     random::Random,
     wishes::{SIM, Wish},
     world::{Shape, World},
 };
 
-/// Jobs whose messages go while they are given out.
+/// Jobs whose messages are gone.
 const GONE: usize = 30;
-/// Two of queen's looks at the queue, on a busy machine.
-const WITHIN: Duration = Duration::from_secs(25);
+/// After this long the server has written down what it knows.
+const WRITTEN: Duration = Duration::from_secs(3);
+/// A few of queen's looks at the queue, on a busy machine.
+const WITHIN: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_does_not_wait_for_messages_that_are_gone() {
@@ -36,10 +43,28 @@ async fn a_consumer_does_not_wait_for_messages_that_are_gone() {
         }
     };
     let mut given = consumer.batch().max_messages(GONE).messages().await.unwrap();
+    let mut messages = vec![];
     while let Some(message) = given.next().await {
-        let sequence = message.unwrap().info().unwrap().stream_sequence;
-        stream.delete_message(sequence).await.unwrap();
+        messages.push(message.unwrap());
     }
+    assert_eq!(messages.len(), GONE);
+    let state = blocks::state_of(&world.server_folder(), "chaos-JOBS", "generate-sim");
+    tokio::time::sleep(WRITTEN).await;
+    let before = fs::read(&state).unwrap();
+    for message in messages {
+        message.double_ack().await.unwrap();
+    }
+    tokio::time::sleep(WRITTEN).await;
+    let (nats, known) = (world.process(Target::Nats), world.process(Target::Nats).exits().len());
+    assert!(nats.kill_and(move || fs::write(state, before).unwrap()));
+    nats.exit_after(known).await;
+    let mut consumer: PullConsumer = loop {
+        match context.get_consumer_from_stream("generate-sim", "chaos-JOBS").await {
+            Ok(consumer) => break consumer,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    assert_eq!(consumer.info().await.unwrap().num_ack_pending, GONE, "it waits for what is gone");
     let until = Instant::now() + WITHIN;
     loop {
         let info = consumer.info().await.unwrap();

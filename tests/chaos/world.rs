@@ -334,14 +334,18 @@ impl World {
 
     /// Kills nats-server and takes the last bytes of a stream before it starts again; false if it does not run.
     pub fn power_cut(&self, cut: Cut, bytes: u64) -> bool {
-        let data = self.disk.as_ref().map_or(self.folder.path(), SmallDisk::path);
-        let folder = blocks::folder_of(&server_folder(data), &format!("{PREFIX}-{}", cut.name()));
+        let folder = blocks::folder_of(&self.server_folder(), &format!("{PREFIX}-{}", cut.name()));
         let taken = self.taken.clone();
         self.nats.kill_and(move || {
             let records = blocks::cut(&folder, bytes);
             let jobs = records.iter().filter_map(|record| record.subject.rsplit('.').next());
             taken.lock().expect("no panic").extend(jobs.map(str::to_owned));
         })
+    }
+
+    /// Where nats-server keeps what it knows.
+    pub fn server_folder(&self) -> PathBuf {
+        server_folder(self.disk.as_ref().map_or(self.folder.path(), SmallDisk::path))
     }
 
     /// Jobs of which power cuts have taken something: of these alone may something be missing.
