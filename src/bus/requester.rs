@@ -105,6 +105,7 @@ impl Requester {
         let inbox = self.link.client.new_inbox();
         let subject = format!("{inbox}.*");
         let replies = self
+            .link
             .client
             .subscribe(subject.clone())
             .await
@@ -186,6 +187,7 @@ impl Exchange {
         let mut header = HeaderMap::new();
         header.insert(headers::JOB_ID, self.job.as_str());
         self.requester
+            .link
             .client
             .publish_with_reply_and_headers(
                 subject.clone(),
