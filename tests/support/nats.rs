@@ -151,9 +151,9 @@ impl NatsServer {
         }
     }
 
-    /// Whether it runs.
+    /// Whether it runs. One that has ended is waited for when the test ends, and has no command line until then.
     pub fn is_running(&self) -> bool {
-        Path::new(&format!("/proc/{}/cmdline", self.pid())).exists()
+        std::fs::read(format!("/proc/{}/cmdline", self.pid())).is_ok_and(|line| !line.is_empty())
     }
 
     /// Kills it. What it has written stays.

@@ -15,17 +15,17 @@ fn urls(servers: &[NatsServer]) -> String {
 async fn servers_of_a_cluster_are_killed_in_turn_and_no_job_is_lost() {
     let mut servers = NatsServer::cluster();
     let mut crowd = Crowd::start(&urls(&servers), &COPIES).await;
-    for index in 0..servers.len() {
+    for server in &mut servers {
         for _ in 0..8 {
             crowd.send().await;
         }
-        servers[index].stop();
+        server.stop();
         for _ in 0..8 {
             crowd.send().await;
         }
-        servers[index].restart();
+        server.restart();
         // The next one is killed when this one has again what the others have.
-        servers[index].is_in_step().await;
+        server.is_in_step().await;
     }
     crowd.all_are_drawn().await;
     assert_eq!(crowd.lost().await, Vec::<String>::new());
@@ -40,16 +40,16 @@ async fn a_server_that_is_upgraded_sends_its_clients_to_the_others() {
         crowd.send().await;
     }
     // One after the other, so that every client was at one of them.
-    for index in 0..servers.len() {
-        servers[index].lame_duck();
+    for server in &mut servers {
+        server.lame_duck();
         let until = Instant::now() + PATIENCE;
-        while servers[index].is_running() {
+        while server.is_running() {
             crowd.send().await;
             assert!(Instant::now() < until, "it goes on running");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        servers[index].restart();
-        servers[index].is_in_step().await;
+        server.restart();
+        server.is_in_step().await;
     }
     crowd.all_are_drawn().await;
     crowd.each_ended_once().await;

@@ -60,7 +60,7 @@ fn break_it(copy: &Path, broken: &Broken) -> usize {
             cut.sort();
             cut.dedup();
             // An odd number, so that it is not where a message ends.
-            cut.iter().for_each(|file| truncate(file, |bytes| bytes - bytes.min(bytes / 4 | 1)));
+            cut.iter().for_each(|file| truncate(file, |bytes| bytes - bytes.min((bytes / 4) | 1)));
             cut.len()
         }
         Broken::Descriptions => {

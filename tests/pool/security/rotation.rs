@@ -23,7 +23,7 @@ struct Watched {
 impl Watched {
     fn start(nats_url: &str, given: &[&str]) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let arguments = [&["--nats-url", nats_url, "--http", &address, "--core"], given].concat();
+        let arguments = [&["--nats-url", nats_url, "--http", &address, "--core"][..], given].concat();
         Self { worker: Program::worker(&arguments, &[]), url: format!("http://{address}") }
     }
 
