@@ -89,7 +89,7 @@ fn an_unpadded_network_of_more_blocks_than_the_smallest_picture_has_is_refused()
     copy.set("unet/config.json", "downsample_padding", json!(0));
     // Three blocks have four latents to look at, of eight.
     assert!(StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32).is_ok());
-    copy.set("unet/config.json", "block_out_channels", json!([8; 5]));
+    copy.set("unet/config.json", "block_out_channels", json!(vec![8; 5]));
     for (key, first, last) in
         [("down_block_types", "DownBlock2D", "DownBlock2D"), ("up_block_types", "UpBlock2D", "UpBlock2D")]
     {

@@ -230,7 +230,7 @@ mod tests {
     fn a_safetensors_file_is_none_of_them_whatever_the_length_of_its_header() {
         // 640 bytes of header begin as a pickle does, 2,056 as gzip nearly does.
         for length in [HEADER.len(), 0x0280, 0x0480, 0x8b1f, 0x12_0708] {
-            let file = safetensors(&format!("{HEADER:length$}"));
+            let file = safetensors(&format!("{HEADER}{}", " ".repeat(length - HEADER.len())));
             assert_eq!(what_is(&file), None, "{length}");
             assert_eq!(why_no_safetensors(&file, file.len() as u64), None, "{length}");
         }

@@ -5,12 +5,10 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
-    thread,
-    time::Duration,
 };
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 
 use super::stamp::Stamp;
 use crate::{
@@ -25,8 +23,6 @@ use crate::{
 pub const MAX_BYTES: u64 = 4 << 30;
 /// Bytes of a header's length.
 const HEADER_LENGTH: usize = 8;
-/// How long a file that was changed just now, and is damaged, is looked at again: one that is being copied grows.
-const STILL_WRITTEN: Duration = Duration::from_millis(50);
 
 /// Why a file is no LoRA that can be used. No text of these names the file: who asked for it knows its name.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +30,8 @@ pub enum LoraFileError {
     /// The system does not give it.
     #[error("it cannot be read: {0}; try again")]
     Unreadable(#[source] io::Error),
-    /// It was written to, or cut, between the first byte that was read and the last.
-    #[error("it changed while it was read; try again when it is whole")]
+    /// It was written to, or cut, between the first byte that was read and the last; or just before that, and is not whole.
+    #[error("it changed while it was read, or is still being written; try again")]
     Changed,
     /// Larger than any LoRA.
     #[error("it has {bytes} bytes; a LoRA has at most {MAX_BYTES}")]
@@ -48,7 +44,7 @@ pub enum LoraFileError {
     Foreign(FileKind),
     /// Its header is damaged or hostile.
     #[error("not a valid safetensors file: {}", shown(&.0.to_string()))]
-    Damaged(#[source] safetensors::SafeTensorError),
+    Damaged(#[source] SafeTensorError),
 }
 
 impl LoraFileError {
@@ -84,23 +80,11 @@ impl Content {
             return Err(LoraFileError::TooLarge { bytes: stamp.bytes() });
         }
         let bytes = read_whole(file, stamp.bytes())?;
-        let is_same = || Ok(stamp_of(file)? == stamp);
-        if bytes.len() as u64 != stamp.bytes() || !is_same()? {
+        if bytes.len() as u64 != stamp.bytes() || stamp_of(file)? != stamp {
             return Err(LoraFileError::Changed);
         }
-        let (header, metadata) = match SafeTensors::read_metadata(&bytes) {
-            Ok(found) => found,
-            Err(source) => {
-                if !stamp.is_settled() {
-                    thread::sleep(STILL_WRITTEN);
-                    if !is_same()? {
-                        return Err(LoraFileError::Changed);
-                    }
-                }
-                let kind = why_no_safetensors(&bytes, bytes.len() as u64);
-                return Err(kind.map_or(LoraFileError::Damaged(source), LoraFileError::Foreign));
-            }
-        };
+        let (header, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|source| unusable(&bytes, source, stamp))?;
         Ok(Self { data_start: HEADER_LENGTH + header, bytes, metadata, stamp })
     }
 
@@ -189,6 +173,16 @@ fn first<const N: usize>(bytes: &[u8], find: impl Fn([u8; N]) -> Option<f64>) ->
     bytes.as_chunks::<N>().0.iter().find_map(|bytes| find(*bytes))
 }
 
+/// What a file without a sound header is. One that was changed a moment ago, and looks as a file does of which a part is
+/// written, may be whole at the next try.
+fn unusable(bytes: &[u8], source: SafeTensorError, stamp: Stamp) -> LoraFileError {
+    match why_no_safetensors(bytes, bytes.len() as u64) {
+        None | Some(FileKind::Empty | FileKind::Cut { .. }) if !stamp.is_settled() => LoraFileError::Changed,
+        None => LoraFileError::Damaged(source),
+        Some(kind) => LoraFileError::Foreign(kind),
+    }
+}
+
 fn stamp_of(file: &File) -> Result<Stamp, LoraFileError> {
     file.metadata().map(|metadata| Stamp::of(&metadata)).map_err(LoraFileError::Unreadable)
 }
@@ -206,7 +200,10 @@ fn read_whole(mut file: &File, length: u64) -> Result<Vec<u8>, LoraFileError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, time::SystemTime};
+    use std::{
+        io::Write,
+        time::{Duration, SystemTime},
+    };
 
     use super::*;
 
@@ -237,25 +234,15 @@ mod tests {
 
     #[test]
     fn a_file_that_is_being_written_is_not_taken_for_a_damaged_one() {
-        let (file, bytes) = (file_of(&[]), whole());
-        let writes = thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                for chunk in bytes.chunks(bytes.len().div_ceil(40)) {
-                    file.as_file().write_all(chunk).unwrap();
-                    thread::sleep(STILL_WRITTEN / 5);
-                }
-            });
-            let mut seen = vec![];
-            while !writer.is_finished() {
-                match Content::read(file.path()) {
-                    Ok(_) => {}
-                    Err(error) => seen.push(error.code()),
-                }
-            }
-            seen
-        });
-        assert!(!writes.is_empty() && writes.iter().all(|code| *code == ErrorCode::Storage), "{writes:?}");
-        assert!(Content::read(file.path()).is_ok());
+        let bytes = whole();
+        for written in [0, 5, 20, 1000, bytes.len() - 1] {
+            let file = file_of(&bytes[..written]);
+            let code = || Content::read(file.path()).err().map(|error| error.code());
+            assert_eq!(code(), Some(ErrorCode::Storage), "{written}");
+            settle(file.as_file());
+            assert_eq!(code(), Some(ErrorCode::InvalidRequest), "{written}");
+        }
+        assert!(Content::read(file_of(&bytes).path()).is_ok());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! LoRAs that jobs name, in a real worker with a folder of them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{HeaderMap, jetstream};
 use sd_worker_rbee::contract::{Capability, ErrorCode, EventKind, JobId, headers};
@@ -100,7 +104,11 @@ async fn a_durable_job_with_a_file_that_is_no_lora_fails_once_and_is_told_what_t
         ("nan", with_a_nan(&data("loras/text/old.safetensors")), "finite numbers, found NaN"),
     ];
     for (name, bytes, _) in &cases {
-        std::fs::write(folder.path().join(format!("{name}.safetensors")), bytes).unwrap();
+        let file = folder.path().join(format!("{name}.safetensors"));
+        std::fs::write(&file, bytes).unwrap();
+        // A part of a file that was written just now may become a whole one.
+        let long_ago = SystemTime::now() - Duration::from_secs(60);
+        File::options().write(true).open(&file).unwrap().set_modified(long_ago).unwrap();
     }
     let model = format!("text={}", data("text").to_str().unwrap());
     let _worker = pool.worker("a", &model, &["--lora-dir", folder.path().to_str().unwrap()]).await;
