@@ -7,6 +7,7 @@ mod support;
 mod full_stack;
 mod job_events;
 mod owner;
+mod pictures;
 mod queen_core;
 mod queen_durable;
 mod queen_http;
