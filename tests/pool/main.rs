@@ -8,6 +8,7 @@ mod full_stack;
 mod job_events;
 mod nats_server;
 mod owner;
+mod pictures;
 mod process;
 mod queen_core;
 mod queen_durable;

@@ -5,8 +5,9 @@ use std::io::Cursor;
 
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageDecoder, RgbImage, RgbaImage};
 use moxcms::{
-    Chromaticity, CicpProfile, CmsError, ColorPrimaries, ColorProfile, DataColorSpace, Layout, ProfileText,
-    ToneReprCurve, TransformExecutor, TransformOptions, XyY,
+    Chromaticity, CicpColorPrimaries, CicpProfile, CmsError, ColorPrimaries, ColorProfile, DataColorSpace,
+    Layout, MatrixCoefficients, ProfileText, ToneReprCurve, TransferCharacteristics, TransformExecutor,
+    TransformOptions, XyY,
 };
 
 /// The largest profile that is read, in bytes: those of printers have a few megabytes.
@@ -155,9 +156,11 @@ fn code_points(primaries: u8, transfer: u8, matrix: u8) -> Colours {
     if matches!(transfer, 16 | 18) {
         return Colours::Unusable("is one of HDR, which is not used");
     }
-    let (Ok(color_primaries), Ok(transfer_characteristics), Ok(matrix_coefficients)) =
-        (primaries.try_into(), transfer.try_into(), matrix.try_into())
-    else {
+    let (Ok(color_primaries), Ok(transfer_characteristics), Ok(matrix_coefficients)) = (
+        CicpColorPrimaries::try_from(primaries),
+        TransferCharacteristics::try_from(transfer),
+        MatrixCoefficients::try_from(matrix),
+    ) else {
         return Colours::Unusable("cannot be read");
     };
     let profile = ColorProfile::new_from_cicp(CicpProfile {

@@ -35,7 +35,7 @@ pub fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<Decoded, 
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| undecodable(image::ImageError::IoError(error)))?;
-    let Some(format) = reader.format() else {
+    let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) = reader.format() else {
         let found = other_kind(bytes).unwrap_or(if bytes.is_empty() { "empty" } else { "none of these" });
         return Err(InputError::Kind { field, found });
     };
