@@ -235,7 +235,7 @@ impl StorageError {
                 "what answers there does not speak TLS: AWS_ENDPOINT_URL may have to begin with http://"
             }
             Self::Unreachable { .. } if says(&[CERTIFICATE]) => {
-                "SSL_CERT_FILE names the certificates that are trusted beside the system's, as that of a private authority"
+                "the certificate of a private authority is trusted by SSL_CERT_FILE, which takes the place of the system's"
             }
             Self::Unreachable { .. } | Self::TimedOut { .. } => {
                 "check AWS_ENDPOINT_URL and that the store is up"
