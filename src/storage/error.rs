@@ -10,6 +10,8 @@ use crate::contract::ErrorCode;
 /// The longest part of a server's answer that is repeated in a message, in characters.
 const MAX_CAUSE: usize = 300;
 
+/// What servers say of a request that was signed at another time than theirs: the code is S3's, the words are also of others.
+const OF_CLOCKS: [&str; 2] = ["RequestTimeTooSkewed", "difference between the request time"];
 /// What servers say of a request that was signed for another region, or that was sent to the wrong one.
 const OF_REGIONS: [&str; 4] = [
     "AuthorizationHeaderMalformed",
@@ -215,7 +217,7 @@ impl StorageError {
     pub(super) fn hint(&self) -> &'static str {
         let says =
             |words: &[&str]| self.cause().is_some_and(|cause| words.iter().any(|word| cause.contains(word)));
-        if says(&["RequestTimeTooSkewed"]) {
+        if says(&OF_CLOCKS) {
             return "the clocks of this machine and of the store are too far apart: set this machine's right";
         }
         if says(&OF_REGIONS) {
@@ -233,7 +235,7 @@ impl StorageError {
                 "what answers there does not speak TLS: AWS_ENDPOINT_URL may have to begin with http://"
             }
             Self::Unreachable { .. } if says(&[CERTIFICATE]) => {
-                "SSL_CERT_FILE names the certificates that are trusted beside the system's, as that of a private authority"
+                "the certificate of a private authority is trusted by SSL_CERT_FILE, which takes the place of the system's"
             }
             Self::Unreachable { .. } | Self::TimedOut { .. } => {
                 "check AWS_ENDPOINT_URL and that the store is up"
@@ -320,7 +322,7 @@ pub(super) fn cause(error: &object_store::Error) -> String {
     let text = text.strip_prefix("Server returned non-2xx status code: ").unwrap_or(&text);
     let short = match (text.split_once(": <"), tag(text, "Code")) {
         (Some((status, _)), Some(code)) => match tag(text, "Message") {
-            Some(message) => format!("{status}: {code}: {message}"),
+            Some(message) => format!("{status}: {code}: {}", plain(message)),
             None => format!("{status}: {code}"),
         },
         _ => text.trim_end_matches([':', ' ', '\n']).to_owned(),
@@ -330,6 +332,20 @@ pub(super) fn cause(error: &object_store::Error) -> String {
     } else {
         short
     }
+}
+
+/// Text as it was before XML took it.
+fn plain(xml: &str) -> String {
+    let entities = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#34;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&amp;", "&"),
+    ];
+    entities.iter().fold(xml.to_owned(), |text, (entity, character)| text.replace(entity, character))
 }
 
 fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {

@@ -88,6 +88,15 @@ async fn a_wrong_region_is_told_by_the_variable_to_set() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_wrong_is_told_as_aws_says_it() {
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the current \
+                  time is too large.</Message></Error>";
+    let text = said(environment(&answers("403 Forbidden", skewed).await, SECRET)).await;
+    assert!(text.contains("RequestTimeTooSkewed") && text.contains("clocks of this machine"), "{text}");
+    assert!(!text.contains("AWS_SECRET_ACCESS_KEY"), "{text}");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_does_not_speak_tls_is_told() {
     let server = S3Server::rclone();
     server.bucket("pool");
@@ -120,7 +129,11 @@ async fn a_clock_that_is_wrong_is_told() {
         let mut worker = worker(&pool, variables, &[]);
         assert_eq!(worker.exit().await.code(), Some(1));
         let log = worker.log();
-        assert!(log.contains("RequestTimeTooSkewed") && log.contains("clocks of this machine"), "{log}");
+        assert!(
+            log.contains("difference between the request time and the server's time")
+                && log.contains("clocks of this machine"),
+            "{log}"
+        );
     }
 }
 

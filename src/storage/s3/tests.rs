@@ -105,14 +105,14 @@ fn whoever_has_only_a_profile_is_told_that_it_is_not_read() {
     assert!(kept.contains("profiles") && kept.contains("export-credentials --format env"), "{kept}");
 }
 
-#[test]
-fn the_bucket_is_that_of_the_url_and_white_space_around_a_value_is_none_of_it() {
+#[tokio::test]
+async fn the_bucket_is_that_of_the_url_and_white_space_around_a_value_is_none_of_it() {
     let variables =
         [("AWS_ACCESS_KEY_ID", "key\n"), ("AWS_SECRET_ACCESS_KEY", " secret\r\n"), ("AWS_BUCKET", "another")];
     let store = opened(&StoreOptions::new("s3://pool"), &variables).unwrap();
     let Backend::S3(s3) = store.backend() else { panic!("S3") };
     assert_eq!(s3.bucket, "pool");
-    let url = futures::executor::block_on(store.url(&crate::storage::Key::Check)).unwrap();
+    let url = store.url(&crate::storage::Key::Check).await.unwrap();
     assert!(url.contains("/pool/store-check.txt") && url.contains("Credential=key%2F"), "{url}");
 }
 

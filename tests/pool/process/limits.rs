@@ -21,7 +21,7 @@ async fn the_limit_of_open_files_is_raised() {
     for (program, arguments, up) in
         [(worker_program(), worker, " ready "), (queen_program(), queen, "listening on ")]
     {
-        let mut program = Program::start("ulimit -Hn 600; ulimit -Sn 64", &program, &arguments, &debug);
+        let mut program = Program::start("ulimit -Sn 64; ulimit -Hn 600", &program, &arguments, &debug);
         program.wait_for_log(up).await;
         assert_eq!(limits(&program), ("600".into(), "600".into()));
         assert!(program.log().contains("the limit is raised"), "{}", program.log());

@@ -171,8 +171,7 @@ async fn a_panic_is_a_line_of_the_log_and_hides_from_no_filter() {
 
 #[test]
 fn a_filter_that_cannot_be_read_is_said() {
-    let program = Program::worker(&["--model", "sim://", "--device", "9"], &[("RUST_LOG", "a=b=c")]);
-    let mut program = program;
+    let mut program = Program::worker(&["--model", "sim://", "--device", "9"], &[("RUST_LOG", "a=b=c")]);
     assert_eq!(program.child.wait().expect("a child").code(), Some(1));
     assert!(program.log().contains("RUST_LOG: `a=b=c`"), "{}", program.log());
     let mut program = Program::worker(&["--model", "sim://", "--device", "9"], &[("RUST_LOG", "")]);

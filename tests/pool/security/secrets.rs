@@ -95,10 +95,11 @@ async fn what_cannot_be_reached_is_said_without_secrets() {
     let secrets = [SECRET, PASSWORD, TOKEN, SESSION];
     let store = ["--store-url", "s3://pictures", "--store-timeout", "1s", "--nats-url", nats.as_str()];
     let session = [("AWS_SESSION_TOKEN", SESSION)];
+    // The store and NATS are looked at beside each other: one is wrong at a time.
+    let good = format!("{TOKEN}-right");
     for (variables, flags, message) in [
-        // The store comes first, then NATS.
-        (environment(&wrong, &session), ["--nats-token", TOKEN], "check AWS_ACCESS_KEY_ID"),
-        (environment(&nowhere, &session), ["--nats-token", TOKEN], "check AWS_ENDPOINT_URL"),
+        (environment(&wrong, &session), ["--nats-token", &good], "check AWS_ACCESS_KEY_ID"),
+        (environment(&nowhere, &session), ["--nats-token", &good], "check AWS_ENDPOINT_URL"),
         (environment(&right, &[]), ["--nats-token", TOKEN], "check the credentials"),
         (
             environment(&right, &[("NATS_USER", "alice")]),
