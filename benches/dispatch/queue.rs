@@ -32,6 +32,7 @@ pub async fn fill(streams: &Streams, body: &str, jobs: usize) {
             job,
             body: body.to_owned().into(),
             after: None,
+            lost: None,
             traceparent: None,
         }
     });

@@ -31,6 +31,13 @@ impl Heartbeat {
         let subject = subjects.heartbeat(&info.borrow().id);
         Self(tokio::spawn(beat(link, subject, info, asked)))
     }
+
+    /// Ends them; none is published after this.
+    pub async fn stop(mut self) {
+        self.0.abort();
+        // That it was aborted is what was wanted.
+        let _ = (&mut self.0).await;
+    }
 }
 
 impl Drop for Heartbeat {

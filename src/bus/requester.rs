@@ -129,15 +129,19 @@ impl Requester {
         matches!(tokio::time::timeout(CANCEL_ANSWER, answer).await, Ok(Ok(_)))
     }
 
-    /// Asks every worker for a heartbeat now: whoever follows them does not have to wait for the next. Nothing is said of what
+    /// Asks every worker who it is, and waits for no answer: whoever is asked sends a heartbeat too. Nothing is said of what
     /// did not work.
     pub async fn ask_for_heartbeats(&self) {
-        if let Err(error) = self.link.client.publish(format!("$SRV.INFO.{SERVICE}"), Bytes::new()).await {
+        // Nobody listens there.
+        let reply = self.link.client.new_inbox();
+        let asked =
+            self.link.client.publish_with_reply(format!("$SRV.INFO.{SERVICE}"), reply, Bytes::new()).await;
+        if let Err(error) = asked {
             tracing::debug!(%error, "workers cannot be asked for heartbeats");
         }
     }
 
-    /// The models of the workers that are up now, asked by the services protocol: a heartbeat may be 10 s away. Each
+    /// The models of the workers that are up now, asked by the services protocol; whoever is asked sends a heartbeat too. Each
     /// worker's first model comes first. Nothing is said of what did not work.
     pub async fn models_of_the_pool(&self) -> Vec<String> {
         let inbox = self.link.client.new_inbox();

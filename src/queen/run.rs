@@ -129,9 +129,11 @@ async fn start(
     let requester = Requester::new(link, subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
     fleet.follow(&client, &subjects).await?;
-    requester.ask_for_heartbeats().await;
     let durable = match options.streams.core {
-        true => None,
+        true => {
+            requester.ask_for_heartbeats().await;
+            None
+        }
         false => {
             let streams = Streams::new(client, subjects, options.streams.clone());
             let durable = Arc::new(Durable::new(streams, &options));

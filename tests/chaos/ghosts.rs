@@ -35,7 +35,7 @@ async fn a_consumer_does_not_wait_for_messages_that_are_gone() {
     }
     let context = jetstream::new(world.client().await);
     let stream = context.get_stream("chaos-JOBS").await.unwrap();
-    let mut consumer: PullConsumer = loop {
+    let consumer: PullConsumer = loop {
         // Queen makes it beside the first job.
         match stream.get_consumer("generate-sim").await {
             Ok(consumer) => break consumer,
@@ -58,7 +58,7 @@ async fn a_consumer_does_not_wait_for_messages_that_are_gone() {
     let (nats, known) = (world.process(Target::Nats), world.process(Target::Nats).exits().len());
     assert!(nats.kill_and(move || fs::write(state, before).unwrap()));
     nats.exit_after(known).await;
-    let mut consumer: PullConsumer = loop {
+    let consumer: PullConsumer = loop {
         match context.get_consumer_from_stream("generate-sim", "chaos-JOBS").await {
             Ok(consumer) => break consumer,
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

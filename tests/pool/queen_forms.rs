@@ -171,6 +171,11 @@ async fn every_refusal_has_a_code_that_says_what_it_is() {
     let client = reqwest::Client::new();
     let (own, jobs) = (&pool.queen.url, format!("{}/v1/jobs", pool.queen.url));
     let latin = || client.post(&jobs).header("content-type", "application/json; charset=iso-8859-1");
+    let anew = client.get(format!("{jobs}/{id}/stream")).header("last-event-id", "");
+    assert!(
+        anew.send().await.unwrap().text().await.unwrap().starts_with("id: 0\n"),
+        "an empty number is none"
+    );
     let cases = [
         (client.get(format!("{}/v1/workers", guarded.queen.url)), 401, "unauthorized", "--token"),
         (
@@ -184,6 +189,12 @@ async fn every_refusal_has_a_code_that_says_what_it_is() {
         (client.get(format!("{jobs}/{id}/images/7")), 404, "not_found", "none of index 7"),
         (client.get(format!("{jobs}/%ff")), 400, "invalid_request", "UTF-8"),
         (client.get(format!("{jobs}/a%20b/stream")), 400, "invalid_request", "`job_id`"),
+        (
+            client.get(format!("{jobs}/{id}/stream")).header("last-event-id", "x"),
+            400,
+            "invalid_request",
+            "`Last-Event-ID`",
+        ),
         (client.put(&jobs), 405, "method_not_allowed", "method"),
         (client.delete(format!("{jobs}/{id}")), 409, "conflict", "has ended"),
         (latin().body(b"{\"prompt\":\"caf\xe9\"}".to_vec()), 415, "unsupported_media_type", "iso-8859-1"),

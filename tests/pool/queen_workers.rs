@@ -65,6 +65,7 @@ async fn a_job_of_an_earlier_version_goes_on_and_is_the_same_request() {
         subject: pool.streams.subject_of_job(Capability::Generate, "m", &id),
         body: operation.to_json().into(),
         after: None,
+        lost: None,
         traceparent: None,
     };
     let sent = pool.streams.send_job(&sending).await.unwrap();

@@ -109,7 +109,9 @@ impl Ending<'_> {
                 false
             }
         };
-        self.heartbeat.take();
+        if let Some(heartbeat) = self.heartbeat.take() {
+            heartbeat.stop().await;
+        }
         bus.farewell(context.info()).await;
         // Answers to late messages are with the server when this comes back.
         if timeout(FAREWELL_LIMIT, bus.round_trip()).await != Ok(true) {
