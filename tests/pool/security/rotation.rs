@@ -151,19 +151,27 @@ fn credentials(account: &KeyPair, user: &KeyPair) -> String {
 async fn a_worker_whose_user_was_revoked_comes_back_with_new_credentials() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("worker.creds");
-    let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+    let operator = KeyPair::new_operator();
+    let (account, system) = (KeyPair::new_account(), KeyPair::new_account());
     let (first, second) = (KeyPair::new_user(), KeyPair::new_user());
     let configuration = |revoked: &[&KeyPair]| {
-        let revocations: serde_json::Map<_, _> =
-            revoked.iter().map(|user| (user.public_key(), json!(1_900_000_000))).collect();
-        let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1});
-        let of_account =
-            json!({"type": "account", "version": 2, "limits": limits, "revocations": revocations});
+        let revocations: Value = revoked
+            .iter()
+            .map(|user| (user.public_key(), json!(1_900_000_000)))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        let limits = json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        });
+        let with = |revocations: &Value| json!({"type": "account", "version": 2, "limits": limits, "revocations": revocations});
         format!(
-            "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}\n",
+            "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}\n",
             jwt(&operator, &operator, &json!({"type": "operator", "version": 2})),
+            system.public_key(),
+            system.public_key(),
+            jwt(&operator, &system, &with(&json!({}))),
             account.public_key(),
-            jwt(&operator, &account, &of_account),
+            jwt(&operator, &account, &with(&revocations)),
         )
     };
     fs::write(&file, credentials(&account, &first)).unwrap();
