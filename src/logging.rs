@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when `RUST_LOG` is not set.
-const DEFAULT_FILTER: &str = "warn,sd_worker_rbee=info";
+/// What is logged when `RUST_LOG` is not set. Why a connection to NATS fails is said by us, once and not at each attempt.
+const DEFAULT_FILTER: &str = "warn,sd_worker_rbee=info,async_nats::connector=off";
 
 /// Stays so whatever RUST_LOG says: at `trace` the client writes down every message, with prompts and pictures, and URLs
 /// that give a picture to whoever has them.

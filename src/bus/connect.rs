@@ -8,22 +8,20 @@ use std::{
 use async_nats::{Client, ConnectErrorKind, Event, connection::State};
 use tokio::sync::watch;
 
-use super::NatsOptions;
+use super::{
+    NatsOptions,
+    connectivity::{Connectivity, LOG_EVERY, Observer},
+};
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between attempts while NATS is away at start.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause between attempts to reconnect. Every client of the pool is back this soon after its server,
-/// within [`RECONNECT_SETTLE`].
-const MAX_RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// After this long without traffic the server is asked whether it is there; a third silence ends the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a reconnected worker waits before it publishes what it kept: NATS clients try every 2 s by default,
 /// and an event that is published before its reader is back is lost.
 pub(super) const RECONNECT_SETTLE: Duration = Duration::from_millis(2_500);
-/// How often a wait for NATS is logged.
-const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// What can go wrong on the bus.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +91,12 @@ pub enum BusError {
     /// A stream is not there; it is being made again.
     #[error("stream {0} is not there")]
     NoStream(String),
+    /// A stream is not there, and the server gives no answer to its making, as to a user who may not make one.
+    #[error(
+        "stream {0} is not there, and this user may not make it or JetStream is slow: queen makes it when she starts, \
+         and so may whoever has the right to; it is looked for until then"
+    )]
+    NotMade(String),
     /// A stream of a version in which a job's subject did not name the job.
     #[error(
         "{what} was made by an earlier version; stop every queen and worker, and run `queen-rbee move-jobs` once: \
@@ -135,8 +139,10 @@ impl BusError {
 
 /// A connection whose state can be watched. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub struct Link {
+    /// The client.
     pub client: Client,
+    observer: Arc<Observer>,
     /// When the client last came back after an outage; `None` before the first.
     reconnected: watch::Receiver<Option<Instant>>,
 }
@@ -150,6 +156,15 @@ impl Link {
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// How the connection stands now.
+    pub fn connectivity(&self) -> Connectivity {
+        match self.is_connected() {
+            true => Connectivity::Connected,
+            false if self.observer.is_refused() => Connectivity::Refused,
+            false => Connectivity::Away,
+        }
     }
 
     /// Resolves when the client comes back after an outage that begins later than this call.
@@ -188,7 +203,10 @@ pub async fn connect(options: &NatsOptions, name: &str) -> Result<Client, BusErr
 }
 
 /// As [`connect`], with the connection's state.
-pub(super) async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusError> {
+///
+/// # Errors
+/// As [`connect`].
+pub async fn open(options: &NatsOptions, name: &str) -> Result<Link, BusError> {
     let servers = options.servers()?;
     // rustls does not choose between cryptographic libraries where a crate brings a second one. An error says that
     // somebody has chosen before.
@@ -245,7 +263,8 @@ async fn attempt(
     name: &str,
     servers: Vec<async_nats::ServerAddr>,
 ) -> Result<Result<Link, async_nats::ConnectError>, BusError> {
-    let quiet = Arc::new(Mutex::new(None::<Instant>));
+    let observer = Arc::new(Observer::new(options));
+    let [events, attempts, pauses] = [&observer; 3].map(Arc::clone);
     let (came_back, reconnected) = watch::channel(None);
     let connected_before = Mutex::new(false);
     let options = options
@@ -254,9 +273,14 @@ async fn attempt(
         .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(reconnect_pause)
+        .reconnect_delay_callback(move |attempts| pauses.pause(attempts))
+        // It chooses no server: it is where the client says how attempts end, in full.
+        .reconnect_to_server_callback(move |servers, _| {
+            attempts.attempt(&servers);
+            std::future::ready(None)
+        })
         .event_callback(move |event| {
-            log_event(&event, &quiet);
+            events.event(&event);
             if event == Event::Connected {
                 let mut before = connected_before.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if std::mem::replace(&mut *before, true) {
@@ -265,49 +289,5 @@ async fn attempt(
             }
             std::future::ready(())
         });
-    Ok(options.connect(servers).await.map(|client| Link { client, reconnected }))
-}
-
-/// No pause before the first attempt, then doubling from 20 ms.
-fn reconnect_pause(attempts: usize) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(2)).unwrap_or(u32::MAX).min(8);
-    if attempts <= 1 {
-        Duration::ZERO
-    } else {
-        (Duration::from_millis(20) * 2u32.pow(doublings)).min(MAX_RECONNECT_PAUSE)
-    }
-}
-
-/// `last_failure` is when a failed attempt was logged: there are several a second while a server is away.
-fn log_event(event: &Event, last_failure: &Mutex<Option<Instant>>) {
-    match event {
-        Event::Connected => tracing::info!("NATS: connected"),
-        Event::Disconnected => tracing::warn!("NATS: disconnected; reconnecting, events are kept until then"),
-        Event::LameDuckMode => tracing::warn!("NATS: the server is about to shut down (lame duck)"),
-        Event::Draining => tracing::debug!("NATS: draining"),
-        Event::Closed => tracing::info!("NATS: closed"),
-        Event::SlowConsumer(id) => {
-            tracing::error!(subscription = id, "NATS: messages were dropped (slow consumer)")
-        }
-        Event::ServerError(error) => tracing::error!(%error, "NATS: the server reports an error"),
-        Event::ClientError(error) => {
-            let mut last = last_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if last.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
-                tracing::warn!(%error, "NATS: still away");
-                *last = Some(Instant::now());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_back_half_a_second_after_its_server() {
-        assert_eq!(reconnect_pause(1), Duration::ZERO);
-        assert_eq!(reconnect_pause(2), Duration::from_millis(20));
-        assert_eq!(reconnect_pause(usize::MAX), MAX_RECONNECT_PAUSE);
-    }
+    Ok(options.connect(servers).await.map(|client| Link { client, observer, reconnected }))
 }

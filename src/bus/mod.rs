@@ -1,5 +1,6 @@
 //! NATS in and out. async-nats lives here and nowhere else; what goes in and out is the contract's types.
 //!
+//! The connection: `connect` (with `options`, `sign_in`, and `connectivity`, which says how it stands).
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
@@ -9,6 +10,8 @@
 mod barrier;
 mod cancels;
 mod connect;
+mod connectivity;
+mod consumer_limit;
 mod dead_letters;
 mod delivery;
 mod discovery;
@@ -28,6 +31,7 @@ mod ordered;
 mod queue;
 mod reply;
 mod requester;
+mod sign_in;
 mod sink;
 mod stream_options;
 mod streams;
@@ -35,7 +39,8 @@ mod sweep;
 mod worker_bus;
 
 pub use cancels::{CancelRequest, Cancels};
-pub use connect::{BusError, connect};
+pub use connect::{BusError, Link, connect, open};
+pub use connectivity::Connectivity;
 pub use dead_letters::StoredLetter;
 pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};

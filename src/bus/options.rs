@@ -2,16 +2,14 @@
 //!
 //! A user and password inside the URL are ignored by the client library, so they are refused here instead.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{AuthError, ConnectOptions, ServerAddr};
 
 use super::{
     BusError,
     reply::{INBOX, is_inbox_prefix},
+    sign_in::{SignIn, read},
 };
 
 /// The flags of the connection to NATS.
@@ -112,35 +110,23 @@ impl NatsOptions {
         }
     }
 
-    /// The client library's options: credentials read from their files, certificates.
+    /// The client library's options: how to sign in, certificates. Their files are read here once, so that a start with a
+    /// file that cannot be used ends, and again whenever a connection is made.
     ///
     /// # Errors
     /// [`BusError::Options`] for a file that cannot be used; it never repeats what is in it.
     pub(super) async fn to_connect_options(&self) -> Result<ConnectOptions, BusError> {
+        let sign_in = SignIn::new(self);
+        sign_in.auth(&[]).await?;
+        let sign_in = move |nonce: Vec<u8>| {
+            let sign_in = sign_in.clone();
+            async move { sign_in.auth(&nonce).await.map_err(AuthError::new) }
+        };
         // Whoever names a certificate wants TLS: a server, or who pretends to be one, that has none gets no password.
         let tls = self.nats_ca.is_some() || self.nats_cert.is_some();
-        let mut options = ConnectOptions::new().custom_inbox_prefix(&self.nats_inbox_prefix).require_tls(tls);
-        if let Some(path) = &self.nats_creds {
-            options = options.credentials_file(path).await.map_err(|e| BusError::Options {
-                flag: "--nats-creds",
-                reason: format!("{}: {e}", path.display()),
-            })?;
-        }
-        if let Some(path) = &self.nats_nkey {
-            let seed = read("--nats-nkey", path).await?;
-            let seed = seed.lines().map(str::trim).find(|line| line.starts_with("SU"));
-            let seed = seed.ok_or_else(|| BusError::Options {
-                flag: "--nats-nkey",
-                reason: format!("{}: it has no line with a user's seed (SU...)", path.display()),
-            })?;
-            options = options.nkey(seed.to_owned());
-        }
-        if let (Some(user), Some(password)) = (&self.nats_user, &self.nats_password) {
-            options = options.user_and_password(user.clone(), password.clone());
-        }
-        if let Some(token) = &self.nats_token {
-            options = options.token(token.clone());
-        }
+        let mut options = ConnectOptions::with_auth_callback(sign_in)
+            .custom_inbox_prefix(&self.nats_inbox_prefix)
+            .require_tls(tls);
         if let Some(path) = &self.nats_ca {
             read("--nats-ca", path).await?;
             options = options.add_root_certificates(path.clone());
@@ -152,11 +138,6 @@ impl NatsOptions {
         }
         Ok(options)
     }
-}
-
-async fn read(flag: &'static str, path: &Path) -> Result<String, BusError> {
-    let text = tokio::fs::read_to_string(path).await;
-    text.map_err(|error| BusError::Options { flag, reason: format!("{}: {error}", path.display()) })
 }
 
 /// Whether a URL names a user or a password.

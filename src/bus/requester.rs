@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, connection::State};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 
-use super::{BusError, SERVICE};
+use super::{BusError, Connectivity, Link, SERVICE};
 use crate::contract::{Capability, Event, JobId, Subjects, WorkerId, headers};
 
 /// How long a worker has to answer that it holds a job that is to be cancelled.
@@ -40,7 +40,7 @@ struct Endpoint {
 /// Asks for jobs.
 #[derive(Clone)]
 pub struct Requester {
-    client: Client,
+    link: Link,
     subjects: Subjects,
 }
 
@@ -86,20 +86,26 @@ pub struct Exchange {
 
 impl Requester {
     /// A requester on this connection.
-    pub fn new(client: Client, subjects: Subjects) -> Self {
-        Self { client, subjects }
+    pub fn new(link: Link, subjects: Subjects) -> Self {
+        Self { link, subjects }
     }
 
     /// Whether NATS is reachable now.
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.link.is_connected()
+    }
+
+    /// How the connection to NATS stands now.
+    pub fn connectivity(&self) -> Connectivity {
+        self.link.connectivity()
     }
 
     /// Opens an inbox for a job.
     pub async fn open(&self, job: JobId) -> Result<Exchange, BusError> {
-        let inbox = self.client.new_inbox();
+        let inbox = self.link.client.new_inbox();
         let subject = format!("{inbox}.*");
         let replies = self
+            .link
             .client
             .subscribe(subject.clone())
             .await
@@ -110,7 +116,8 @@ impl Requester {
     /// Tells whoever holds the job to stop; nothing is awaited.
     pub async fn cancel(&self, job: &JobId) -> Result<(), BusError> {
         let subject = self.subjects.cancel(job);
-        self.client
+        self.link
+            .client
             .publish(subject.clone(), Bytes::new())
             .await
             .map_err(|e| BusError::Publish { subject, reason: e.to_string() })
@@ -118,19 +125,19 @@ impl Requester {
 
     /// As [`Requester::cancel`]; whether a worker answered that it holds the job.
     pub async fn cancel_and_ask(&self, job: &JobId) -> bool {
-        let answer = self.client.request(self.subjects.cancel(job), Bytes::new());
+        let answer = self.link.client.request(self.subjects.cancel(job), Bytes::new());
         matches!(tokio::time::timeout(CANCEL_ANSWER, answer).await, Ok(Ok(_)))
     }
 
     /// The models of the workers that are up now, asked by the services protocol: a heartbeat may be 10 s away. Each
     /// worker's first model comes first. Nothing is said of what did not work.
     pub async fn models_of_the_pool(&self) -> Vec<String> {
-        let inbox = self.client.new_inbox();
+        let inbox = self.link.client.new_inbox();
         let mut models = vec![];
         let ask = async {
-            let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
+            let mut answers = self.link.client.subscribe(inbox.clone()).await.ok()?;
             let subject = format!("$SRV.INFO.{SERVICE}");
-            self.client.publish_with_reply(subject, inbox.clone(), Bytes::new()).await.ok()?;
+            self.link.client.publish_with_reply(subject, inbox.clone(), Bytes::new()).await.ok()?;
             loop {
                 let answer = answers.next().await?;
                 if answer.status == Some(StatusCode::NO_RESPONDERS) {
@@ -154,7 +161,7 @@ impl Requester {
     /// Sends what is buffered, within a bound, before the process ends.
     pub async fn flush(&self) {
         // `flush` waits for the socket alone, and for ever while NATS is away.
-        let _ = tokio::time::timeout(CANCEL_ANSWER, self.client.flush()).await;
+        let _ = tokio::time::timeout(CANCEL_ANSWER, self.link.client.flush()).await;
     }
 }
 
@@ -171,7 +178,7 @@ impl Exchange {
             Target::Any => subjects.image(capability),
             Target::Worker(worker) => subjects.direct(worker, capability),
         };
-        let limit = self.requester.client.max_payload();
+        let limit = self.requester.link.client.max_payload();
         if body.len() > limit {
             return Err(BusError::TooLarge { subject, bytes: body.len(), limit });
         }
@@ -180,6 +187,7 @@ impl Exchange {
         let mut header = HeaderMap::new();
         header.insert(headers::JOB_ID, self.job.as_str());
         self.requester
+            .link
             .client
             .publish_with_reply_and_headers(
                 subject.clone(),

@@ -12,7 +12,7 @@ use async_nats::{
     jetstream::{
         self, Context, ErrorCode,
         consumer::{AckPolicy, PullConsumer, pull},
-        context::{GetStreamError, GetStreamErrorKind, RequestErrorKind},
+        context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, RequestErrorKind},
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
@@ -32,8 +32,15 @@ const MAX_ACK_PENDING: i64 = 10_000;
 /// The waiting pulls of a model: more than a pool has workers.
 const MAX_WAITING: i64 = 10_000;
 
+/// The consumers that a stream may have. A server of 2.15 takes 1,000 where a stream says nothing, and JOBS has one for
+/// each capability and model, EVENTS one for each queen; nats-server 2.9 does not let it be edited afterwards.
+pub(super) const MAX_CONSUMERS: i32 = 10_000;
+
 /// The time between two looks for streams that are missing.
 const MEND_EVERY: Duration = Duration::from_secs(2);
+
+/// A user who may not make streams gets no answer: how long they are only looked for after that.
+const MAKE_AGAIN: Duration = Duration::from_secs(20);
 
 /// The three streams. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +56,8 @@ pub struct Streams {
     pub(super) dead_letters: String,
     /// When missing streams were last looked for.
     mended: Arc<Mutex<Option<Instant>>>,
+    /// When the server last gave no answer to the making of a stream.
+    not_made: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Streams {
@@ -58,7 +67,16 @@ impl Streams {
         context.set_timeout(ANSWER_WITHIN);
         let name = |name| subjects.stream(name);
         let (jobs, events, dead_letters) = (name("JOBS"), name("EVENTS"), name("DLQ"));
-        Self { context, subjects, options, jobs, events, dead_letters, mended: Arc::default() }
+        Self {
+            context,
+            subjects,
+            options,
+            jobs,
+            events,
+            dead_letters,
+            mended: Arc::default(),
+            not_made: Arc::default(),
+        }
     }
 
     /// Makes the streams that are missing, and reads all of them back.
@@ -110,6 +128,7 @@ impl Streams {
             subjects,
             max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
             storage: StorageType::File,
+            max_consumers: MAX_CONSUMERS,
             num_replicas: self.options.stream_replicas,
             duplicate_window: DUPLICATES_WITHIN,
             ..Config::default()
@@ -151,10 +170,25 @@ impl Streams {
             Err(error) if is_disabled(&error) => return Err(BusError::NoJetStream),
             Err(error) => return Err(BusError::jetstream(format!("stream {name}"), error)),
         }
-        let made = self.context.create_stream(config).await;
-        let made = made.map_err(|error| BusError::jetstream(format!("making stream {name}"), error))?;
+        if self.may_not_be_made() {
+            return Err(BusError::NotMade(name.clone()));
+        }
+        let made = match self.context.create_stream(config).await {
+            Ok(made) => made,
+            Err(error) if error.kind() == CreateStreamErrorKind::TimedOut => {
+                *self.not_made.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                return Err(BusError::NotMade(name.clone()));
+            }
+            Err(error) => return Err(BusError::jetstream(format!("making stream {name}"), error)),
+        };
         tracing::info!(stream = %name, "made a stream");
         Ok(made.cached_info().config.clone())
+    }
+
+    /// Whether a stream could not be made a while ago, as this user may not make any, so that it is only looked for.
+    fn may_not_be_made(&self) -> bool {
+        let last = *self.not_made.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() < MAKE_AGAIN)
     }
 
     /// The name of the consumer of a capability and model.

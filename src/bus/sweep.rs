@@ -44,6 +44,8 @@ pub struct Sweeper {
     streams: Streams,
     still_after: Duration,
     seen: HashMap<JobId, Seen>,
+    /// The connection on which the limits of consumers were looked at.
+    limits_of: Option<u64>,
 }
 
 /// The last event of a job, and since when it has been the last.
@@ -61,7 +63,7 @@ struct Seen {
 impl Sweeper {
     /// A job whose log does not grow for `still_after` stands still.
     pub fn new(streams: Streams, still_after: Duration) -> Self {
-        Self { streams, still_after, seen: HashMap::new() }
+        Self { streams, still_after, seen: HashMap::new(), limits_of: None }
     }
 
     /// Looks at the messages that were delivered and are still there, which are no more than workers have in their hands,
@@ -70,6 +72,11 @@ impl Sweeper {
     /// # Errors
     /// When JetStream does not answer; what was put right by then stays so.
     pub async fn sweep(&mut self) -> Result<Swept, BusError> {
+        let connection = self.streams.connection();
+        if self.limits_of != Some(connection) {
+            self.streams.lift_consumer_limits().await;
+            self.limits_of = Some(connection);
+        }
         let failed = |error| BusError::jetstream("sweeping the queue", error);
         let stream = self.streams.context.get_stream_no_info(&self.streams.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream("sweeping the queue", error))?;

@@ -3,8 +3,8 @@
 use tokio::sync::watch;
 
 use super::{
-    BusError, Cancels, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions, NatsSink,
-    ReadCounts, StreamOptions, Streams,
+    BusError, Cancels, Connectivity, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions,
+    NatsSink, ReadCounts, StreamOptions, Streams,
     barrier::{Barrier, Passed},
     connect::{Link, open},
     offers::Offers,
@@ -89,10 +89,10 @@ impl WorkerBus {
         Heartbeat::start(self.link.clone(), &self.options.subjects, info)
     }
 
-    /// Whether there is a connection now; clones go on telling.
-    pub fn connectivity(&self) -> impl Fn() -> bool + Send + Sync + Clone + use<> {
+    /// How the connection stands now; clones go on telling.
+    pub fn connectivity(&self) -> impl Fn() -> Connectivity + Send + Sync + Clone + use<> {
         let link = self.link.clone();
-        move || link.is_connected()
+        move || link.connectivity()
     }
 
     /// Waits until the server has read everything published so far; false when that could not be confirmed.

@@ -62,7 +62,7 @@ pub struct Health {
     /// `ok`, or `degraded` while NATS is away or no worker is up. `starting` and `failed` are a worker's own: `failed`, with
     /// status 503, when its device failed or is stuck, and it is to be started again.
     pub status: String,
-    /// `connected` or `disconnected`.
+    /// `connected`, `disconnected`, or `refused` while the server does not let this process in: its log says why.
     pub nats: String,
     /// Whether jobs survive the process that accepted them.
     pub durable: bool,

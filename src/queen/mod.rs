@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Fleet, Requester},
+    bus::{Connectivity, Fleet, Requester},
     contract::{
         CompleteEvent, ErrorCode, Event, EventKind, Health, Job, JobId, JobStatus, JobView, Limits,
         Operation, Workers,
@@ -317,12 +317,12 @@ impl Jobs for Queen {
     }
 
     async fn health(&self) -> Health {
-        let connected = self.shared.requester.is_connected();
+        let connectivity = self.shared.requester.connectivity();
         let workers = self.shared.fleet.with_all(|workers| workers.len());
-        let status = if connected && workers > 0 { "ok" } else { "degraded" };
+        let status = if connectivity == Connectivity::Connected && workers > 0 { "ok" } else { "degraded" };
         Health {
             status: status.into(),
-            nats: if connected { "connected" } else { "disconnected" }.into(),
+            nats: connectivity.name().into(),
             durable: self.durable().is_some_and(|durable| durable.is_ready()),
             workers: u32::try_from(workers).unwrap_or(u32::MAX),
         }

@@ -14,7 +14,7 @@ use super::{
     rate::{self, RateLimit, RateLimits},
 };
 use crate::{
-    bus::{BusError, Fleet, Requester, Streams, connect},
+    bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
     http::{RouteLimits, fallback, job_routes, serve},
     storage::{StorageError, Store},
@@ -78,12 +78,13 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
 
     let store = Store::open(&options.store)?;
     store.check().await?;
-    let client = tokio::select! {
-        client = connect(&options.nats, "queen-rbee") => client?,
+    let link = tokio::select! {
+        link = open(&options.nats, "queen-rbee") => link?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let requester = Requester::new(client.clone(), subjects.clone());
+    let client = link.client.clone();
+    let requester = Requester::new(link, subjects.clone());
     let fleet = Fleet::new(options.worker_silence);
     fleet.follow(&client, &subjects).await?;
     let durable = match options.streams.core {

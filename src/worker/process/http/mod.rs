@@ -20,6 +20,7 @@ use futures::{
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
+    bus::Connectivity,
     contract::{ErrorCode, Event, EventKind, Health, JobId, JobStatus, JobView, Operation},
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, RouteLimits, fallback, job_routes},
     storage::Key,
@@ -37,18 +38,20 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// When a client that came while models were loaded may try again.
 const RETRY_WHILE_IT_STARTS: Duration = Duration::from_secs(5);
 const NOT_READY: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+const REFUSED: (StatusCode, &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready: NATS does not let this worker in; its log says why\n");
 
 /// The jobs of this worker, for the endpoints. Cheap to clone.
 #[derive(Clone)]
 pub struct WorkerJobs {
     router: JobRouter,
-    is_connected: Arc<dyn Fn() -> bool + Send + Sync>,
+    connectivity: Arc<dyn Fn() -> Connectivity + Send + Sync>,
 }
 
 impl WorkerJobs {
-    /// `is_connected` says whether NATS is there.
-    pub fn new(router: JobRouter, is_connected: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { router, is_connected: Arc::new(is_connected) }
+    /// `connectivity` says how the connection to NATS stands.
+    pub fn new(router: JobRouter, connectivity: impl Fn() -> Connectivity + Send + Sync + 'static) -> Self {
+        Self { router, connectivity: Arc::new(connectivity) }
     }
 
     /// All endpoints of a worker.
@@ -136,25 +139,25 @@ impl Jobs for WorkerJobs {
     }
 
     async fn health(&self) -> Health {
-        let connected = (self.is_connected)();
-        let status = match connected && !self.context().is_closed() {
+        let connectivity = (self.connectivity)();
+        let status = match connectivity == Connectivity::Connected && !self.context().is_closed() {
             _ if self.context().is_engine_lost() => Health::FAILED,
             true => "ok",
             false => "degraded",
         };
-        Health {
-            status: status.into(),
-            nats: if connected { "connected" } else { "disconnected" }.into(),
-            durable: false,
-            workers: 1,
-        }
+        Health { status: status.into(), nats: connectivity.name().into(), durable: false, workers: 1 }
     }
 }
 
 /// What a worker answers while it loads models, or waits for NATS.
 pub fn while_it_starts() -> Router {
     let health = || async {
-        Json(Health { status: "starting".into(), nats: "disconnected".into(), durable: false, workers: 1 })
+        Json(Health {
+            status: "starting".into(),
+            nats: Connectivity::Away.name().into(),
+            durable: false,
+            workers: 1,
+        })
     };
     let refuse = || async {
         ApiError::new(ErrorCode::Busy, "this worker starts: it takes jobs when /ready says so")
@@ -180,8 +183,11 @@ fn follow(job: Arc<HeldJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream
 }
 
 async fn ready(State(jobs): State<WorkerJobs>) -> (StatusCode, &'static str) {
-    let ready = !jobs.context().is_closed() && (jobs.is_connected)();
-    if ready { (StatusCode::OK, "ready\n") } else { NOT_READY }
+    match (jobs.connectivity)() {
+        Connectivity::Connected if !jobs.context().is_closed() => (StatusCode::OK, "ready\n"),
+        Connectivity::Refused => REFUSED,
+        Connectivity::Connected | Connectivity::Away => NOT_READY,
+    }
 }
 
 async fn metrics(State(jobs): State<WorkerJobs>) -> impl IntoResponse {
