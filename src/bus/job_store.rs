@@ -40,6 +40,8 @@ pub struct Sending {
     pub body: Bytes,
     /// Of a job that is sent again after it ended: the number of the event that ended it.
     pub after: Option<u64>,
+    /// Of a job that is sent again because its message was lost: the number of that one.
+    pub lost: Option<u64>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
 }
@@ -260,9 +262,11 @@ impl Streams {
 impl Sending {
     fn headers(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
-        let id = match self.after {
-            None => self.job.to_string(),
-            Some(after) => format!("{}:r{after}", self.job),
+        // A server knows the ids of its last minutes also when the messages are gone.
+        let id = match (self.lost, self.after) {
+            (Some(lost), _) => format!("{}:s{lost}", self.job),
+            (None, Some(after)) => format!("{}:r{after}", self.job),
+            (None, None) => self.job.to_string(),
         };
         map.insert(headers::MESSAGE_ID, id);
         map.insert(headers::JOB_ID, self.job.as_str());

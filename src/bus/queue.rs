@@ -40,6 +40,8 @@ const LOST_AFTER: Duration = Duration::from_secs(1);
 const LOOK_FOR: Duration = Duration::from_millis(500);
 /// The pause before streams and consumers are looked for again.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How soon it is seen that they were found.
+const OPENED_WITHIN: Duration = Duration::from_millis(50);
 
 /// Jobs from JetStream.
 pub struct JobStreams {
@@ -55,6 +57,9 @@ pub struct JobStreams {
     /// Told to end the subscriptions.
     closed: watch::Sender<bool>,
     state: State,
+    /// The connection on which the consumers were found. A server that was started again may have lost them, and says
+    /// nothing to who asks one that is not there (2.9).
+    opened_on: u64,
 }
 
 struct Queue {
@@ -68,13 +73,16 @@ struct Queue {
     connection: u64,
 }
 
+/// The consumers of all queues, and the connection on which they were looked for.
+type Found = (Vec<PullConsumer>, u64);
+
 /// Capabilities and models, each with a queue.
 type Wanted = Vec<(Capability, String)>;
 
 enum State {
     Ready,
     /// Streams and consumers are being looked for.
-    Opening(oneshot::Receiver<Vec<PullConsumer>>),
+    Opening(oneshot::Receiver<Found>),
     Closed,
 }
 
@@ -113,13 +121,15 @@ impl JobStreams {
             first: 0,
             closed,
             state: State::Ready,
+            opened_on: 0,
         };
+        let connection = jobs.link.connections();
         match consumers(&streams, &wanted).await {
-            Ok(consumers) => jobs.use_consumers(consumers),
+            Ok(consumers) => jobs.use_consumers((consumers, connection)),
             Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "no durable jobs at present");
-                jobs.state = jobs.opening();
+                jobs.state = jobs.opening(OPEN_AGAIN);
             }
         }
         Ok(jobs)
@@ -129,30 +139,49 @@ impl JobStreams {
     pub(super) fn none(link: Link, barrier: Barrier, streams: Streams) -> Self {
         let (queues, messages) = (vec![], SelectAll::new());
         let (ready, closed) = (VecDeque::new(), watch::Sender::new(true));
-        Self { link, barrier, streams, queues, messages, ready, first: 0, closed, state: State::Closed }
+        let state = State::Closed;
+        Self { link, barrier, streams, queues, messages, ready, first: 0, closed, state, opened_on: 0 }
     }
 
-    fn use_consumers(&mut self, consumers: Vec<PullConsumer>) {
+    fn use_consumers(&mut self, (consumers, connection): Found) {
         for (queue, consumer) in self.queues.iter_mut().zip(consumers) {
             (queue.consumer, queue.asked) = (Some(consumer), None);
         }
+        self.opened_on = connection;
         self.state = State::Ready;
     }
 
-    fn opening(&self) -> State {
+    /// Whether jobs can be asked for. On a new connection the consumers are looked for first.
+    fn is_ready(&mut self) -> bool {
+        if !matches!(self.state, State::Ready) || !self.link.is_connected() {
+            return false;
+        }
+        if self.opened_on != self.link.connections() {
+            self.state = self.opening(Duration::ZERO);
+            return false;
+        }
+        true
+    }
+
+    /// Looks for streams and consumers after this pause, and then again and again.
+    fn opening(&self, mut pause: Duration) -> State {
         let (found, opened) = oneshot::channel();
-        let streams = self.streams.clone();
+        let (link, streams, quiet) = (self.link.clone(), self.streams.clone(), pause.is_zero());
         let wanted: Wanted =
             self.queues.iter().map(|queue| (queue.capability, queue.model.clone())).collect();
         tokio::spawn(async move {
             let mut told = String::new();
             while !found.is_closed() {
-                tokio::time::sleep(OPEN_AGAIN).await;
+                tokio::time::sleep(pause).await;
+                pause = OPEN_AGAIN;
+                let connection = link.connections();
                 match consumers(&streams, &wanted).await {
                     Ok(consumers) => {
-                        tracing::info!("durable jobs are taken");
+                        if !quiet || !told.is_empty() {
+                            tracing::info!("durable jobs are taken");
+                        }
                         // The worker may have ended.
-                        let _ = found.send(consumers);
+                        let _ = found.send((consumers, connection));
                         return;
                     }
                     Err(error) => {
@@ -205,7 +234,7 @@ impl JobStreams {
                     if matches!(self.state, State::Ready) {
                         tracing::warn!(model = %queue.model, %status, description, "the queue is gone; looking for it");
                         self.queues.iter_mut().for_each(|queue| queue.consumer = None);
-                        self.state = self.opening();
+                        self.state = self.opening(OPEN_AGAIN);
                     }
                 } else {
                     tracing::debug!(model = %queue.model, %status, description, "no job");
@@ -293,7 +322,7 @@ impl JobQueue for JobStreams {
         if let Some(job) = self.ready.pop_front() {
             return Some(job);
         }
-        if !matches!(self.state, State::Ready) || !self.link.is_connected() {
+        if !self.is_ready() {
             return None;
         }
         for turn in 0..self.queues.len() {
@@ -328,16 +357,17 @@ impl JobQueue for JobStreams {
             }
             if let State::Opening(opened) = &mut self.state {
                 match opened.try_recv() {
-                    Ok(consumers) => self.use_consumers(consumers),
+                    Ok(found) => self.use_consumers(found),
                     Err(oneshot::error::TryRecvError::Empty) => {}
-                    Err(oneshot::error::TryRecvError::Closed) => self.state = self.opening(),
+                    Err(oneshot::error::TryRecvError::Closed) => self.state = self.opening(OPEN_AGAIN),
                 }
             }
-            if ask && matches!(self.state, State::Ready) && self.link.is_connected() {
+            if ask && self.is_ready() {
                 for index in 0..self.queues.len() {
                     self.ask(index, true).await;
                 }
             }
+            let again = if matches!(self.state, State::Opening(_)) { OPENED_WITHIN } else { LOST_AFTER };
             tokio::select! {
                 message = self.messages.next(), if !self.messages.is_empty() => {
                     if let Some((index, message)) = message
@@ -347,7 +377,7 @@ impl JobQueue for JobStreams {
                     }
                 }
                 // Requests that were lost are made again, and what was opened is used.
-                () = tokio::time::sleep(LOST_AFTER) => {}
+                () = tokio::time::sleep(again) => {}
             }
         }
     }

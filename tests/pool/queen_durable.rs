@@ -257,6 +257,36 @@ async fn a_job_that_failed_for_now_is_sent_again_under_its_id() {
 }
 
 #[tokio::test]
+async fn a_job_that_the_queue_has_forgotten_is_put_into_it_again_when_its_client_asks() {
+    let pool = DurablePool::start().await;
+    let (one, two) = (pool.queen(&MODEL), pool.queen(&MODEL));
+    let worker = pool.worker("w", "m").await;
+    let body = with(generation(), "job_id", "lost");
+    for begun in [false, true] {
+        one.submit(&body).await;
+        if begun {
+            let mut job = worker.job().await;
+            job.accept().await;
+        }
+        let name = pool.subjects.stream("JOBS");
+        pool.jetstream.get_stream(name).await.unwrap().purge().await.unwrap();
+        assert_eq!(two.post(&with(body.clone(), "steps", 3)).await.0, 400, "it stays the id of that request");
+        let answers = futures::future::join_all([&one, &two, &one].map(|queen| queen.post(&body))).await;
+        assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+        assert_eq!(pool.messages("JOBS").await, 1);
+    }
+    // One that waits, and one that has ended, are what they were.
+    one.submit(&body).await;
+    assert_eq!(pool.messages("JOBS").await, 1);
+    let mut job = worker.job().await;
+    job.accept().await;
+    job.complete().await;
+    one.stream("lost").await;
+    one.submit(&body).await;
+    assert_eq!((pool.messages("JOBS").await, status(&two, "lost").await), (0, json!("completed")));
+}
+
+#[tokio::test]
 async fn a_waiting_job_is_cancelled_by_any_queen() {
     let pool = DurablePool::start().await;
     let (one, two) = (pool.queen(&MODEL), pool.queen(&MODEL));

@@ -91,6 +91,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         subject: durable.streams.subject_of_job(capability, model, &id),
         body: operation.to_json().into(),
         after,
+        lost: None,
         traceparent: letter.traceparent,
     };
     queen.unmark(&id).await?;

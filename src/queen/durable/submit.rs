@@ -18,6 +18,9 @@ const TICKET_TRIES: u32 = 5;
 /// The pause between.
 const TICKET_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the message of a job may be out of the queue while the job is ended or sent again.
+const AWAY_FOR_A_MOMENT: Duration = Duration::from_secs(1);
+
 /// A job that came in.
 pub(in crate::queen) struct Submission {
     pub id: JobId,
@@ -33,8 +36,9 @@ pub(in crate::queen) struct Submission {
 enum Decision {
     /// It is known, and runs or has run.
     Known,
-    /// It is sent. Of a job that ended in an error which another run may avoid: behind the event of that number.
-    Send { after: Option<u64> },
+    /// It is sent. Of a job that ended in an error which another run may avoid: behind the event of that number. Of one
+    /// that the queue has forgotten: in place of the message of the number `lost`.
+    Send { after: Option<u64>, lost: Option<u64> },
 }
 
 impl Queen {
@@ -60,9 +64,9 @@ impl Queen {
             return Err(busy("JetStream does not answer at present"));
         }
         let log = if named { durable.look(&id).await? } else { Log::nothing(&id) };
-        let after = match self.decide(durable, &log, &operation, named).await? {
+        let (after, lost) = match self.decide(durable, &log, &operation, named).await? {
             Decision::Known => return Ok(id),
-            Decision::Send { after } => after,
+            Decision::Send { after, lost } => (after, lost),
         };
         let model = chosen?;
         operation.set_model(&model);
@@ -80,6 +84,7 @@ impl Queen {
             ),
             body: Bytes::from(operation.to_json()),
             after,
+            lost,
             traceparent: None,
         };
         self.ensure_consumer(operation.capability(), model);
@@ -118,7 +123,13 @@ impl Queen {
         };
         if let Some(ticket) = log.ticket() {
             return match log.may_run_again() {
-                Some(seq) if is_same(&ticket.fingerprint) => Ok(Decision::Send { after: Some(seq) }),
+                Some(seq) if is_same(&ticket.fingerprint) => {
+                    Ok(Decision::Send { after: Some(seq), lost: None })
+                }
+                None if is_same(&ticket.fingerprint) && self.is_forgotten(durable, log).await? => {
+                    tracing::warn!(job = %id, "the queue has forgotten a job; it is sent again, as its client asks");
+                    Ok(Decision::Send { after: ticket.after, lost: Some(ticket.sequence) })
+                }
                 _ => known(&ticket.fingerprint),
             };
         }
@@ -132,8 +143,22 @@ impl Queen {
         }
         match (log.may_run_again(), log.ended()) {
             (None, Some(_)) => Ok(Decision::Known),
-            (after, _) => Ok(Decision::Send { after }),
+            (after, _) => Ok(Decision::Send { after, lost: None }),
         }
+    }
+
+    /// Whether a job that has not ended is in the queue no more, as after a power cut that took its message and not its
+    /// ticket. It is looked for twice: while a job is ended or sent again its message is away for a moment.
+    async fn is_forgotten(&self, durable: &Durable, log: &Log) -> Result<bool, ApiError> {
+        if log.ended().is_some() {
+            return Ok(false);
+        }
+        let in_queue = async || durable.streams.job_in_queue(&log.id).await.map_err(|error| away(&error));
+        if in_queue().await?.is_some() {
+            return Ok(false);
+        }
+        tokio::time::sleep(AWAY_FOR_A_MOMENT).await;
+        Ok(in_queue().await?.is_none() && durable.look(&log.id).await?.ended().is_none())
     }
 
     /// Whether a sending that was there before is of the same request.
