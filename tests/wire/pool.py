@@ -36,6 +36,11 @@ def worker_binary() -> Path:
     return Path(os.environ.get("SD_WORKER", ROOT / "target/debug/sd-worker-cpu"))
 
 
+def nats_server() -> str:
+    """`NATS_SERVER`, or the one on PATH."""
+    return os.environ.get("NATS_SERVER", "nats-server")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -51,10 +56,14 @@ def wait_until_answering(port: int, process: subprocess.Popen[bytes], log: Path)
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is stopped at the end, and waited for."""
+def running(
+    command: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped at the end, and waited for. `environment`: in place of ours."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
+        )
         try:
             yield process
         finally:
@@ -72,7 +81,7 @@ def pool(model: str) -> Iterator[Pool]:
     with tempfile.TemporaryDirectory() as folder:
         temp, port = Path(folder), free_port()
         url, store = f"nats://127.0.0.1:{port}", temp / "store"
-        server = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(temp / "nats")]
+        server = [nats_server(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(temp / "nats")]
         worker = [str(worker_binary()), "--model", model, "--nats-url", url, "--store-url", str(store)]
         with running(server, temp / "nats.log") as process:
             wait_until_answering(port, process, temp / "nats.log")
