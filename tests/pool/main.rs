@@ -6,6 +6,7 @@ mod support;
 
 mod full_stack;
 mod job_events;
+mod nats_server;
 mod owner;
 mod queen_core;
 mod queen_durable;

@@ -1,9 +1,11 @@
 //! What SECURITY.md says is defended, on real servers with real processes.
 
+mod advice;
 mod permissions;
-mod processes;
+pub mod processes;
 mod queen;
 mod replies;
+mod rotation;
 mod secrets;
 mod sign_in;
-mod users;
+pub mod users;

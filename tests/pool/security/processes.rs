@@ -19,52 +19,84 @@ pub const MODEL: &str = "sim://?step_ms=1&size=64";
 
 /// A nats-server with JetStream and this configuration.
 pub struct Server {
-    _process: Leashed,
+    /// `None` while it is started again.
+    process: Option<Leashed>,
     folder: TempDir,
     pub port: u16,
+    variables: Vec<String>,
+}
+
+/// A configuration with JetStream, for a server in this folder.
+fn write(folder: &TempDir, configuration: &str) {
+    let store = folder.path().join("js");
+    let text = format!("{configuration}\njetstream {{ store_dir: {store:?} }}\n");
+    fs::write(folder.path().join("nats.conf"), text).expect("a file");
 }
 
 impl Server {
     /// A server whose configuration is this text. JetStream is on.
     pub fn with(configuration: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let file = folder.path().join("nats.conf");
-        let store = folder.path().join("js");
-        fs::write(&file, format!("{configuration}\njetstream {{ store_dir: {store:?} }}\n")).expect("a file");
-        Self::start(folder, &file, &[])
+        write(&folder, configuration);
+        Self::start(folder, &[])
     }
 
-    /// A server as `deploy/nats.conf` makes it, with these variables.
-    pub fn deployed(environment: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().expect("a folder");
+    /// A server as `deploy/nats.conf` makes it, with more of a configuration behind it, and with these variables.
+    pub fn deployed_with(more: &str, environment: &[(&str, &str)]) -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nats.conf");
-        Self::start(folder, &file, environment)
+        let deployed = fs::read_to_string(file).expect("deploy/nats.conf");
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("nats.conf"), format!("{deployed}\n{more}\n")).expect("a file");
+        Self::start(folder, environment)
     }
 
-    fn start(folder: TempDir, configuration: &Path, environment: &[(&str, &str)]) -> Self {
-        let store = format!("NATS_STORE={}", folder.path().join("js").display());
-        let variables = environment.iter().map(|(name, value)| format!("{name}={value}"));
-        let mut command = vec![store];
-        command.extend(variables);
-        command.extend([program("nats-server", "NATS_SERVER"), "-a".into(), "127.0.0.1".into()]);
-        command.extend(["-c".into(), configuration.to_str().expect("a UTF-8 path").into()]);
+    fn start(folder: TempDir, environment: &[(&str, &str)]) -> Self {
+        let variables = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut server = Self { process: None, folder, port: 0, variables };
         // Another process may take a port in between.
         for _ in 0..3 {
-            let (port, monitor) = (free_port(), free_port().to_string());
-            let number = port.to_string();
-            let mut arguments: Vec<_> = command.iter().map(String::as_str).collect();
-            arguments.extend(["-p", &number, "-m", &monitor]);
-            let process = Leashed::start("env", &arguments, &folder.path().join("log"));
-            if listens(port, Duration::from_secs(20)) {
-                return Self { _process: process, folder, port };
+            server.port = free_port();
+            if server.launch() {
+                return server;
             }
-            eprintln!("nats-server does not listen:\n{}", process.log());
         }
         panic!("no nats-server could be started");
     }
 
+    fn launch(&mut self) -> bool {
+        let path = |name: &str| self.folder.path().join(name).to_str().expect("a UTF-8 path").to_owned();
+        let [store, configuration, pid] = ["js", "nats.conf", "pid"].map(path);
+        let (port, monitor) = (self.port.to_string(), free_port().to_string());
+        let (store, program) = (format!("NATS_STORE={store}"), program("nats-server", "NATS_SERVER"));
+        let mut arguments = vec![store.as_str()];
+        arguments.extend(self.variables.iter().map(String::as_str));
+        arguments.extend([program.as_str(), "-c", &configuration, "-a", "127.0.0.1"]);
+        arguments.extend(["-p", &port, "-m", &monitor, "-P", &pid]);
+        let process = Leashed::start("env", &arguments, &self.folder.path().join("log"));
+        if listens(self.port, Duration::from_secs(20)) {
+            self.process = Some(process);
+            return true;
+        }
+        eprintln!("nats-server does not listen:\n{}", process.log());
+        false
+    }
+
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Has it read another configuration of [`with`](Self::with): whoever may not stay is sent away.
+    pub fn reload(&self, configuration: &str) {
+        write(&self.folder, configuration);
+        let pid = fs::read_to_string(self.folder.path().join("pid")).expect("a file with its pid");
+        assert!(Command::new("kill").args(["-HUP", pid.trim()]).status().expect("kill").success());
+    }
+
+    /// Starts it again, on the same port, with another configuration of [`with`](Self::with).
+    pub fn restart_with(&mut self, configuration: &str) {
+        self.process = None;
+        write(&self.folder, configuration);
+        assert!(self.launch(), "the port is free again");
     }
 
     pub fn log(&self) -> String {

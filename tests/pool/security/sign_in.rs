@@ -47,7 +47,7 @@ fn data(name: &str) -> String {
 }
 
 /// An authority, a certificate of 127.0.0.1 and one of a client, both signed by it.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     let openssl = |arguments: &str| {
         let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
         let output = output.expect("openssl, which these tests need");

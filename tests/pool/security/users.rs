@@ -13,14 +13,19 @@ use crate::support::worker::PATIENCE;
 
 const USERS: [&str; 4] = ["worker", "queen", "operator", "client"];
 
-fn password(user: &str) -> String {
+pub fn password(user: &str) -> String {
     format!("p{user}secret")
 }
 
 /// A server as `deploy/nats.conf` makes it.
 pub fn server() -> Server {
+    server_with("")
+}
+
+/// As [`server`], with more of a configuration.
+pub fn server_with(more: &str) -> Server {
     let variables = USERS.map(|user| (format!("{}_PASSWORD", user.to_uppercase()), password(user)));
-    Server::deployed(&variables.each_ref().map(|(name, value)| (name.as_str(), value.as_str())))
+    Server::deployed_with(more, &variables.each_ref().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
 fn inbox_prefix(user: &str) -> String {
