@@ -5,8 +5,10 @@ use std::fs;
 
 use crate::checkpoint_copy::Copy;
 use crate::support::{copy_folder, data};
-use candle_core::{DType, Device};
-use sd_worker_rbee::diffusion::{Checkpoint, StableDiffusion, flux, inspect};
+use candle_core::{DType, Device, Tensor};
+use sd_worker_rbee::diffusion::{
+    Checkpoint, DiffusionError, ImageSpec, Source, StableDiffusion, flux, inspect,
+};
 use serde_json::json;
 
 #[test]
@@ -160,4 +162,120 @@ fn another_kind_of_pipeline_is_refused_by_its_name() {
         "StableDiffusionPipeline",
         "KandinskyPipeline",
     ]);
+}
+
+/// The numbers that are read, by file.
+const NUMBERS: [(&str, &[&str]); 4] = [
+    (
+        "unet",
+        &[
+            "attention_head_dim",
+            "block_out_channels",
+            "conv_in_kernel",
+            "conv_out_kernel",
+            "cross_attention_dim",
+            "downsample_padding",
+            "freq_shift",
+            "in_channels",
+            "layers_per_block",
+            "norm_eps",
+            "norm_num_groups",
+            "out_channels",
+            "sample_size",
+            "time_cond_proj_dim",
+            "time_embedding_dim",
+            "transformer_layers_per_block",
+        ],
+    ),
+    (
+        "vae",
+        &[
+            "block_out_channels",
+            "latent_channels",
+            "layers_per_block",
+            "norm_num_groups",
+            "scaling_factor",
+            "shift_factor",
+        ],
+    ),
+    (
+        "text_encoder",
+        &[
+            "eos_token_id",
+            "hidden_size",
+            "intermediate_size",
+            "layer_norm_eps",
+            "max_position_embeddings",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "vocab_size",
+        ],
+    ),
+    ("scheduler", &["beta_end", "beta_start", "num_train_timesteps", "steps_offset"]),
+];
+/// Tensors that are made for one value, and numbers of one.
+const MOST_TENSORS: usize = 40;
+const LARGEST_TENSOR: usize = 1 << 18;
+
+/// The checkpoint with the tensors that its configurations ask for, where they are few and small.
+fn load_with_its_weights(copy: &Copy) -> Option<StableDiffusion> {
+    for _ in 0..MOST_TENSORS {
+        let (file, key, expected) = match StableDiffusion::load(copy.0.path(), &Device::Cpu, DType::F32) {
+            Ok(model) => return Some(model),
+            Err(
+                DiffusionError::MissingTensor { file, key, expected }
+                | DiffusionError::TensorShape { file, key, expected, .. },
+            ) => (file, key, expected),
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                return None;
+            }
+        };
+        if expected.iter().product::<usize>() > LARGEST_TENSOR {
+            return None;
+        }
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+        tensors.insert(key, (Tensor::ones(expected, DType::F32, &Device::Cpu).unwrap() * 0.01).unwrap());
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+    }
+    None
+}
+
+#[test]
+fn every_value_of_a_number_is_refused_or_drawn_with() {
+    let far =
+        [json!(0), json!(-1), json!(1_048_576), json!(u64::MAX), json!(1e300), json!(1e-300), json!([])];
+    let near = [json!(1), json!(2), json!(3), json!(5), json!(16), json!(0.5), json!(vec![8; 9])];
+    let (mut drawn, mut refused) = (0, 0);
+    for (component, keys) in NUMBERS {
+        let name = if component == "scheduler" { "scheduler_config" } else { "config" };
+        for key in keys {
+            for value in far.iter().chain(&near) {
+                let copy = Copy::new();
+                copy.set(&format!("{component}/{name}.json"), key, value.clone());
+                let Some(model) = load_with_its_weights(&copy) else {
+                    refused += 1;
+                    continue;
+                };
+                let spec = ImageSpec {
+                    steps: 2,
+                    guidance_scale: 1.0,
+                    seed: 1,
+                    ..ImageSpec::new("a red circle", Source::Text { width: 64, height: 64 })
+                };
+                let picture = || {
+                    let mut job = model.begin(&spec)?;
+                    while !job.is_done() {
+                        model.advance(&mut [&mut job])?;
+                    }
+                    model.finish(&job)
+                };
+                // An error is one as well: what is not finite, or a request that this model does not take.
+                drop(picture());
+                drawn += 1;
+            }
+        }
+    }
+    println!("{refused} values were refused, {drawn} drawn with");
+    assert!(drawn > 20 && refused > 200, "{drawn} {refused}");
 }

@@ -48,6 +48,9 @@ fn a_lora_in_any_format_draws_diffusers_picture() {
     }
 }
 
+/// A tensor's name to another.
+type Rename<'a> = dyn Fn(&str) -> String + 'a;
+
 /// A copy of a file with other names for its tensors.
 fn renamed(from: &str, to: &Path, rename: impl Fn(&str) -> String) -> LoraSpec {
     let bytes = std::fs::read(data(&format!("loras/{from}.safetensors"))).unwrap();
@@ -72,7 +75,7 @@ fn the_names_that_trainers_leave_in_peft_s_files_draw_the_same_picture() {
     let with_adapter =
         |key: &str| key.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.");
     let bare = |key: &str| key.strip_prefix("unet.").unwrap_or(key).to_owned();
-    let cases: [(&str, &dyn Fn(&str) -> String); 7] = [
+    let cases: [(&str, &Rename<'_>); 7] = [
         ("adapter", &with_adapter),
         ("wrapper", &|key| format!("base_model.model.{key}")),
         ("wrapper inside", &|key| {

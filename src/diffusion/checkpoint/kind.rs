@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_safetensors_file_is_none_of_them_whatever_the_length_of_its_header() {
-        // 640 bytes of header begin as a pickle does, 2,056 as gzip nearly does.
+        // In these lengths are the first bytes of pickles, of gzip and of ONNX.
         for length in [HEADER.len(), 0x0280, 0x0480, 0x8b1f, 0x12_0708] {
             let file = safetensors(&format!("{HEADER}{}", " ".repeat(length - HEADER.len())));
             assert_eq!(what_is(&file), None, "{length}");
