@@ -31,6 +31,8 @@ const FLUX_MAPS: u64 = 32;
 const TINY_MAPS: u64 = 6;
 /// Maps of the autoencoder's attention.
 const ATTENTION_MAPS: u64 = 10;
+/// Levels of an autoencoder that are told apart; deeper ones count as the last.
+const LEVELS: usize = 8;
 /// Bands that are made of each other: seen, convolved, added, joined.
 const BANDS: u64 = 4;
 /// Scores of attention on candle's operations: as they are, normalised, and in between.
@@ -82,22 +84,40 @@ pub struct Activations {
 struct Line {
     fixed: u64,
     per_pixel: u64,
+    /// Channels of the widest map that is made in bands at each level, the one with all pixels first.
+    banded: [u64; LEVELS],
+}
+
+impl Line {
+    fn bytes(&self, pixels: u64) -> u64 {
+        let band = |(level, channels): (usize, &u64)| {
+            channels.saturating_mul((pixels / area_of(level)).min(BAND_PIXELS as u64))
+        };
+        let bands = self.banded.iter().enumerate().map(band).max().unwrap_or(0);
+        let maps = self.per_pixel.saturating_mul(pixels);
+        self.fixed.saturating_add(maps).saturating_add(bands.saturating_mul(BANDS * FLOAT))
+    }
 }
 
 impl Activations {
     /// At the peak of a picture of so many pixels.
     pub fn bytes(&self, pixels: u64) -> u64 {
-        let at = |line: Line| line.fixed.saturating_add(line.per_pixel.saturating_mul(pixels));
-        at(self.denoising).max(at(self.decoding))
+        self.denoising.bytes(pixels).max(self.decoding.bytes(pixels))
     }
 
     /// Pixels of the largest picture that takes at most so many bytes; none where a single one takes more.
     pub fn pixels(&self, bytes: u64) -> Option<u64> {
-        let within = |line: Line| {
-            let left = bytes.checked_sub(line.fixed)?;
-            Some(left.checked_div(line.per_pixel).unwrap_or(u64::MAX))
-        };
-        Some(within(self.denoising)?.min(within(self.decoding)?)).filter(|pixels| *pixels > 0)
+        let fits = |pixels: u64| self.bytes(pixels) <= bytes;
+        if fits(u64::MAX) {
+            return Some(u64::MAX);
+        }
+        // More pixels never take less.
+        let (mut least, mut beyond) = (0, u64::MAX);
+        while beyond - least > 1 {
+            let middle = least + (beyond - least) / 2;
+            if fits(middle) { least = middle } else { beyond = middle }
+        }
+        Some(least).filter(|pixels| *pixels > 0)
     }
 
     /// Of a UNet and its autoencoder.
@@ -106,7 +126,7 @@ impl Activations {
         let per_pixel = (GUIDED * with.denoiser * unet_maps(unet)).div_ceil(area);
         // Computed once for a picture, and there until it is decoded.
         let prompts = attending_width(unet).saturating_mul(GUIDED * with.denoiser * TOKENS * OF_TOKEN);
-        let denoising = Line { fixed: with.fixed().saturating_add(prompts), per_pixel };
+        let denoising = Line { fixed: with.fixed().saturating_add(prompts), per_pixel, ..Line::default() };
         let decoding = of_autoencoder(vae, with);
         Self { denoising, decoding: Line { fixed: decoding.fixed.saturating_add(prompts), ..decoding } }
     }
@@ -121,7 +141,7 @@ impl Activations {
     ) -> Self {
         let token = FLUX_MAPS * with.denoiser * width as u64;
         let per_pixel = token.div_ceil((side * side) as u64);
-        let denoising = Line { fixed: with.fixed() + words as u64 * token, per_pixel };
+        let denoising = Line { fixed: with.fixed() + words as u64 * token, per_pixel, ..Line::default() };
         Self { denoising, decoding: of_autoencoder(&AutoencoderConfig::Kl(vae.clone()), with) }
     }
 }
@@ -171,7 +191,8 @@ fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
         AutoencoderConfig::Kl(config) => config,
         AutoencoderConfig::Tiny(config) => {
             let channels = config.encoder_channels.max(config.decoder_channels) as u64;
-            return Line { fixed: with.fixed(), per_pixel: TINY_MAPS * with.vae * channels };
+            let per_pixel = TINY_MAPS * with.vae * channels;
+            return Line { fixed: with.fixed(), per_pixel, ..Line::default() };
         }
     };
     let channels: Vec<u64> = config.block_out_channels.iter().map(|channels| *channels as u64).collect();
@@ -181,9 +202,11 @@ fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
         let first = channels.get(1).copied().unwrap_or(0).max(channels[0]);
         let norm = 2 * FLOAT + 2 * with.vae;
         let convolution = if cfg!(feature = "cudnn") { 0 } else { LAID_OUT * with.vae };
-        return Line { fixed: with.fixed(), per_pixel: first * norm.max(convolution) + 4 * 3 * FLOAT };
+        let per_pixel = first * norm.max(convolution) + 4 * 3 * FLOAT;
+        return Line { fixed: with.fixed(), per_pixel, ..Line::default() };
     }
     let mut per_pixel = 0;
+    let mut banded = [0; LEVELS];
     for (level, own) in channels.iter().enumerate() {
         let area = area_of(level);
         let below = channels.get(level + 1).unwrap_or(own);
@@ -193,13 +216,12 @@ fn of_autoencoder(config: &AutoencoderConfig, with: Arithmetic) -> Line {
             maps = maps.max(ATTENTION_MAPS * own);
         }
         per_pixel = per_pixel.max((FLOAT * maps).div_ceil(area));
+        // What comes from below has this level's pixels before it has its channels.
+        let widest = &mut banded[level.min(LEVELS - 1)];
+        *widest = (*widest).max(*own).max(*below);
     }
-    let largest = channels.iter().max().copied().unwrap_or(0);
     // The picture is there as values, as bytes and as a file.
-    Line {
-        fixed: with.fixed() + BANDS * FLOAT * largest * BAND_PIXELS as u64,
-        per_pixel: per_pixel + 4 * 3 * FLOAT,
-    }
+    Line { fixed: with.fixed(), per_pixel: per_pixel + 4 * 3 * FLOAT, banded }
 }
 
 #[cfg(test)]
@@ -223,6 +245,21 @@ mod tests {
         assert!(gpu.decoding.per_pixel > cpu.decoding.per_pixel);
         assert_eq!(gpu.denoising.per_pixel, cpu.denoising.per_pixel);
         assert!(half.denoising.per_pixel.abs_diff(gpu.denoising.per_pixel / 2) <= 1);
+    }
+
+    #[test]
+    fn the_pixels_that_fit_are_the_most_that_do() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text");
+        let inspected = crate::diffusion::inspect(&folder, &Device::Cpu, Precision::all(DType::F32));
+        let activations = inspected.unwrap().activations;
+        for pixels in [1, 4096, 65_536, 1_000_003, 4 << 20] {
+            let bytes = activations.bytes(pixels);
+            let found = activations.pixels(bytes).unwrap();
+            assert!(found >= pixels && activations.bytes(found) == bytes, "{pixels}: {found}");
+            assert!(activations.bytes(found + 1) > bytes, "{pixels}: {found}");
+        }
+        assert_eq!(activations.pixels(activations.bytes(0)), None);
+        assert_eq!(Activations::default().pixels(1), Some(u64::MAX));
     }
 
     #[test]
