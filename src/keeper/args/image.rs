@@ -1,13 +1,13 @@
 //! What a job takes: the flags of `image generate`, `image transform` and `image inpaint`, one for each field of the body.
 
-use std::{path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use super::values::{self, Seed, Text};
+use super::values::{self, Seed, Stray, Text};
 use crate::{
     contract::{HiveId, JobId, Lora, OutputFormat, PromptSyntax, WorkerId},
     units::{parse_duration, parse_size},
@@ -137,6 +137,9 @@ pub struct Common {
     /// Cancel the job when it has not ended by then, waiting included, for example 90s.
     #[arg(long, value_parser = parse_duration, help_heading = "The job")]
     pub timeout: Option<Duration>,
+    /// Nothing belongs here.
+    #[arg(hide = true, value_parser = Stray)]
+    pub stray: Option<Infallible>,
     /// The largest input or mask file that is read.
     #[arg(long, env = "RBEE_MAX_INPUT", default_value = "16MiB", value_parser = parse_size, help_heading = "The job")]
     pub max_input: u64,

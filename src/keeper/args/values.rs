@@ -1,6 +1,6 @@
 //! How the values of flags are read, and what is said of those that cannot be.
 
-use std::ffi::OsStr;
+use std::{convert::Infallible, ffi::OsStr};
 
 use clap::{
     Arg, Command, Error,
@@ -75,6 +75,23 @@ impl TypedValueParser for Text {
             format!("--{name} needs a text, and `{text}` is a flag; as text, write a space before it\n"),
         )
         .with_cmd(command))
+    }
+}
+
+/// What stands where no argument belongs. It is an argument of its own for the order of what is told: a text that was
+/// forgotten before a flag comes first.
+#[derive(Debug, Clone, Copy)]
+pub struct Stray;
+
+impl TypedValueParser for Stray {
+    type Value = Infallible;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Infallible, Error> {
+        let text = format!(
+            "unexpected argument `{}`; a text of several words needs quotes\n",
+            value.to_string_lossy()
+        );
+        Err(Error::raw(ErrorKind::UnknownArgument, text).with_cmd(command))
     }
 }
 

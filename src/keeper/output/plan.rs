@@ -208,6 +208,15 @@ mod tests {
     }
 
     #[test]
+    fn every_name_of_standard_output_is_standard_output() {
+        for name in STANDARD_OUTPUT {
+            let wish = Wish { output: Some(Path::new(name)), format: None, pictures: 1, json: true };
+            let Err(refused) = Plan::new(wish, &JobId::new("job").unwrap()) else { panic!("{name}") };
+            assert!(refused.to_string().contains("standard output has the events"), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_folder_that_is_missing_is_refused() {
         for bad in ["missing/a.png", "missing/", "missing/..", ""] {
             let refused = plan(Some(Path::new(bad)), 1);
