@@ -37,12 +37,7 @@ pub struct Swept {
     pub sent_again: u64,
     /// Consumers that somebody had edited.
     pub mended: u64,
-    /// Consumers that waited for messages which are gone.
-    pub forgotten: u64,
 }
-
-/// The most numbers that a sweep tells a consumer to wait for no more.
-const MAX_FORGOTTEN: u64 = 10_000;
 
 /// Sweeps again and again, and remembers since when each job has stood still.
 #[derive(Debug)]
@@ -103,7 +98,7 @@ impl Sweeper {
             }
             // Workers ask for jobs at present, and get none.
             let wanted = consumer.num_waiting > 0;
-            let (mut from, mut there) = (1, 0);
+            let mut from = 1;
             while from <= consumer.delivered.stream_sequence {
                 let next = stream
                     .raw_message_builder()
@@ -118,53 +113,14 @@ impl Sweeper {
                 if message.sequence > consumer.delivered.stream_sequence {
                     break;
                 }
-                there += 1;
                 let sequence = message.sequence;
                 if let Err(error) = self.look_at(message, wanted, begun, &mut swept).await {
                     tracing::warn!(sequence, %error, "a message of the queue cannot be looked at");
                 }
             }
-            if consumer.num_ack_pending > there {
-                match self.forget_what_is_gone(&stream, &consumer).await {
-                    Ok(()) => swept.forgotten += 1,
-                    Err(error) => tracing::warn!(%error, "a consumer waits for what is gone"),
-                }
-            }
         }
         self.seen.retain(|_, seen| seen.sweep == begun);
         Ok(swept)
-    }
-
-    /// Tells a consumer which waits for the end of more deliveries than there are messages that those which are gone have
-    /// ended. With 2.9 each of them stops, every ack wait, what it gives out, until somebody asks for another job.
-    async fn forget_what_is_gone(
-        &self,
-        stream: &Stream<()>,
-        consumer: &consumer::Info,
-    ) -> Result<(), BusError> {
-        let doing = || format!("mending consumer {}", consumer.name);
-        let (floor, delivered) = (consumer.ack_floor.stream_sequence, consumer.delivered.stream_sequence);
-        let (mut gone, mut from) = (vec![], floor + 1);
-        while from <= delivered && (gone.len() as u64) < MAX_FORGOTTEN {
-            let next = stream.raw_message_builder().sequence(from).next_by_subject(">");
-            let there = match next.send().await {
-                Ok(message) => message.sequence,
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => delivered + 1,
-                Err(error) => return Err(BusError::jetstream(doing(), error)),
-            };
-            gone.extend(from..there.min(delivered + 1));
-            from = there + 1;
-        }
-        let (client, numbers) = (self.streams.context.client(), gone.len());
-        tracing::info!(consumer = %consumer.name, numbers, "a consumer is told which messages are gone");
-        for sequence in gone {
-            let (stream, name) = (&self.streams.jobs, &consumer.name);
-            // Delivery, number in the stream, number of the delivery, time, what is left: the second alone counts.
-            let subject = format!("$JS.ACK.{stream}.{name}.1.{sequence}.1.0.0");
-            let told = client.publish(subject, "+ACK".into()).await;
-            told.map_err(|error| BusError::jetstream(doing(), error))?;
-        }
-        Ok(())
     }
 
     /// `wanted`: workers ask for jobs of its consumer.

@@ -17,7 +17,6 @@ mod faults;
 mod follow;
 mod full_disk;
 mod full_jetstream;
-mod ghosts;
 mod journal;
 mod killed_worker;
 mod load;

@@ -247,8 +247,13 @@ async fn nobody_does_what_is_anothers() {
     let answers = ["_INBOX.queen.guessed", "_INBOX.worker.guessed", "$JS.ACK.JOBS.m.1.1.1.1.0"];
     let of_queen = ["jobs.image.generate.m.j", "queued.j", "control.job.j.cancel", "$SRV.PING"];
     let streams_are_made_by_queen = ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS"];
-    // Acknowledgements are not among them: who may remove a message of the queue may settle it too.
-    let of_workers = ["previews.j", "worker.w.heartbeat", "_INBOX.client.guessed", "$SRV.PING"];
+    let of_workers = [
+        "previews.j",
+        "worker.w.heartbeat",
+        "_INBOX.client.guessed",
+        "$SRV.PING",
+        "$JS.ACK.JOBS.m.1.1.1.1.0",
+    ];
 
     let mut client = User::connect(&server, "client").await;
     for subject in streams_are_changed_by_none
