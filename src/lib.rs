@@ -18,7 +18,6 @@ pub mod environment;
 #[cfg(feature = "bus")]
 pub mod http;
 #[cfg(feature = "keeper")]
-#[allow(clippy::print_stderr)]
 pub mod keeper;
 pub mod logging;
 #[cfg(feature = "worker")]

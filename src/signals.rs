@@ -20,7 +20,7 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut signals = Self::without_hangup()?;
-        if !ignores_hangup() {
+        if !ignored()(SignalKind::hangup().as_raw_value()) {
             signals.hangup = Some(signal(SignalKind::hangup())?);
         }
         Ok(signals)
@@ -102,15 +102,16 @@ impl Signals {
     }
 }
 
-/// Whether whoever started this process has SIGHUP ignored.
+/// Which signals, by their numbers, whoever started this process has it ignore; none where the system does not tell.
 #[cfg(unix)]
-fn ignores_hangup() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, 1))
+pub fn ignored() -> impl Fn(i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    move |signal| is_ignored(&status, signal)
 }
 
 /// Whether a signal is ignored by the process with this `/proc/<pid>/status`.
 #[cfg(unix)]
-fn is_ignored(status: &str, signal: u32) -> bool {
+fn is_ignored(status: &str, signal: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     const BYTES: &[u8] =
-        b"\x89PNG\r\n\x1a\n????>>>>\xfb\xff\xfe any bytes at all, enough of them for two lines of 76";
+        b"\x89PNG\r\n\x1a\n????>>>>\xfb\xff\xfe any bytes at all, enough of them for two lines of 76.";
 
     fn read(text: &str) -> Result<Vec<u8>, InlineError> {
         let base64 = base64_of(text)?;

@@ -4,6 +4,8 @@ use std::future;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::signals::ignored;
+
 /// Which signal it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -45,9 +47,9 @@ pub struct Signals {
 impl Signals {
     /// From here on they do not end the process by themselves.
     pub fn new() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = ignored();
         // A signal that cannot be waited for ends the process, as it does everywhere.
-        let wait = |kind: SignalKind| match is_ignored(&status, kind.as_raw_value()) {
+        let wait = |kind: SignalKind| match ignored(kind.as_raw_value()) {
             true => None,
             false => signal(kind).ok(),
         };
@@ -75,23 +77,4 @@ async fn one(signal: &mut Option<Signal>) {
         return;
     }
     future::pending().await
-}
-
-/// Whether a signal is ignored by the process with this `/proc/<pid>/status`; where there is none, it is not.
-fn is_ignored(status: &str, signal: i32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_that_was_ignored_is_known_by_its_bit() {
-        let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\n";
-        assert!(is_ignored(status, 1) && is_ignored(status, 2) && is_ignored(status, 13));
-        assert!(!is_ignored(status, 15) && !is_ignored("", 1));
-    }
 }

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn compose_waits_for_longer_than_a_drain_takes() {
         let compose = include_str!("../../../docker-compose.yml");
-        let worker = compose.split("\n  worker:").nth(1).unwrap();
+        let worker = compose.split("\n  worker:\n").nth(1).unwrap();
         let wait = worker.split("stop_grace_period: ").nth(1).unwrap();
         let wait = crate::units::parse_duration(wait.lines().next().unwrap().trim()).unwrap();
         let grace = crate::units::parse_duration("60s").unwrap();

@@ -118,6 +118,10 @@ fn a_sample_has_the_bits_that_it_has_alone() {
 /// Deep enough that a thread transforms its weights in parts, where they are not kept.
 const DEEP: Shape = Shape { samples: 1, inputs: 1300, outputs: 40, height: 8, width: 9, padding: 1 };
 
+/// Sums of 9 * 1300 products are around 36. Added up one by one in the transformed domain, whose values are larger, they are
+/// off by up to 1.6e-3.
+const DEEP_TOLERANCE: f64 = 4e-3;
+
 #[test]
 fn weights_that_are_transformed_in_parts_give_the_bits_of_weights_that_are_kept() {
     // Two batches: their weights are kept, whole.
@@ -138,7 +142,9 @@ fn weights_that_are_transformed_in_parts_give_the_bits_of_weights_that_are_kept(
         assert!(kept.chunks_exact(parts.len()).all(|kept| bits(kept) == bits(&parts)));
         assert_eq!(bits(&of(DEEP, Kept::F16(&halves))), bits(&parts));
         let exact = exact(DEEP, &x, &widened, &[0.0; 40]);
-        assert!(parts.iter().zip(&exact).all(|(x, exact)| (f64::from(*x) - exact).abs() < 10.0 * TOLERANCE));
+        let off =
+            parts.iter().zip(&exact).map(|(x, exact)| (f64::from(*x) - exact).abs()).fold(0.0, f64::max);
+        assert!(off < DEEP_TOLERANCE, "{level:?}: off by {off}");
     }
 }
 

@@ -21,6 +21,8 @@ const SRGB_GAMMA: f64 = 0.45455;
 const SRGB_PLACES: [f64; 8] = [0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06];
 /// The gammas that a PNG may name: from a quarter of linear to four times sRGB's.
 const GAMMAS: std::ops::RangeInclusive<f64> = 0.1..=4.0;
+/// The least area of the triangle of three primaries, in x and y: sRGB's is 0.11. Below it no colour can be told from grey.
+const LEAST_GAMUT: f64 = 0.01;
 /// Characters of a profile's own name that are shown.
 const MAX_NAME: usize = 64;
 
@@ -202,6 +204,11 @@ fn measured(gamma: Option<f64>, places: Option<Result<[f64; 8], std::array::TryF
         said.push(format!("gamma {:.3}", 1.0 / gamma));
     }
     if let Some([white_x, white_y, colours @ ..]) = places {
+        let [red_x, red_y, green_x, green_y, blue_x, blue_y] = colours;
+        let twice = (green_x - red_x) * (blue_y - red_y) - (blue_x - red_x) * (green_y - red_y);
+        if twice.abs() / 2.0 < LEAST_GAMUT {
+            return Colours::Unusable("cannot be read");
+        }
         let [red, green, blue] =
             [0, 2, 4].map(|at| Chromaticity::new(colours[at] as f32, colours[at + 1] as f32));
         profile.update_rgb_colorimetry(
