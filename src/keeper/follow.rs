@@ -65,7 +65,7 @@ impl<'a> Follower<'a> {
     ///
     /// # Errors
     /// [`KeeperError::Unreachable`] when queen stayed away, or her refusal.
-    pub async fn to_the_end(mut self) -> Result<Event, KeeperError> {
+    pub async fn until_the_end(mut self) -> Result<Event, KeeperError> {
         loop {
             let before = self.last_seq;
             let lost = match self.listen().await {

@@ -131,7 +131,7 @@ async fn draw_job(
     reporter.submitted(&job);
     let started = Cell::new(false);
     let end = tokio::select! {
-        end = Follower::new(queen, &job, reporter, preview, &started).to_the_end() => end,
+        end = Follower::new(queen, &job, reporter, preview, &started).until_the_end() => end,
         never = waiting::watch(queen, &needs, reporter, &started) => match never {},
     };
     let end = end.inspect_err(|error| {
