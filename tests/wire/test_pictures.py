@@ -59,14 +59,15 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
     async def test_jpeg_and_webp_say_what_a_png_says(self) -> None:
         for name, (prompt, negative) in PROMPTS.items():
             fields = {"prompt": prompt, "negative_prompt": negative, "seed": 7}
-            png = Image.open(await self.file(**fields)).info["parameters"]
+            with Image.open(await self.file(**fields)) as picture:
+                png = picture.info["parameters"]
             for kind in ("jpeg", "webp"):
                 with self.subTest(f"{name} in {kind}"):
                     file = await self.file(**fields, output={"format": kind})
-                    picture = Image.open(file)
-                    self.assertEqual((picture.format, picture.size), (kind.upper(), (64, 72)))
-                    # As A1111 reads it: piexif's UserComment, whose first 8 bytes name the encoding.
-                    comment = picture.getexif().get_ifd(0x8769)[0x9286]
+                    with Image.open(file) as picture:
+                        self.assertEqual((picture.format, picture.size), (kind.upper(), (64, 72)))
+                        # As A1111 reads it: piexif's UserComment, whose first 8 bytes name the encoding.
+                        comment = picture.getexif().get_ifd(0x8769)[0x9286]
                     self.assertEqual((comment[:8], comment[8:].decode("utf-16-be")), (b"UNICODE\0", png))
                     again = await self.file(**fields, output={"format": kind})
                     self.assertNotEqual(file, again)
@@ -78,7 +79,8 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
     async def test_the_longest_prompts_fit_into_a_jpeg(self) -> None:
         longest = "\U0001f534" * 4096
         file = await self.file(prompt=longest, negative_prompt=longest, output={"format": "jpeg"})
-        comment = Image.open(file).getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+        with Image.open(file) as picture:
+            comment = picture.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
         self.assertTrue(comment.startswith(f"{longest}\nNegative prompt: {longest}\nSteps: 2, "))
 
     async def test_what_draws_the_picture_again_comes_back(self) -> None:
