@@ -129,7 +129,7 @@ impl JobStreams {
             Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "no durable jobs at present");
-                jobs.state = jobs.opening(OPEN_AGAIN);
+                jobs.state = jobs.opening(OPEN_AGAIN, error.to_string());
             }
         }
         Ok(jobs)
@@ -157,20 +157,20 @@ impl JobStreams {
             return false;
         }
         if self.opened_on != self.link.connections() {
-            self.state = self.opening(Duration::ZERO);
+            self.state = self.opening(Duration::ZERO, String::new());
             return false;
         }
         true
     }
 
-    /// Looks for streams and consumers after this pause, and then again and again.
-    fn opening(&self, mut pause: Duration) -> State {
+    /// Looks for streams and consumers after this pause, and then again and again. `told`: why there were none, if that was
+    /// logged.
+    fn opening(&self, mut pause: Duration, mut told: String) -> State {
         let (found, opened) = oneshot::channel();
         let (link, streams, quiet) = (self.link.clone(), self.streams.clone(), pause.is_zero());
         let wanted: Wanted =
             self.queues.iter().map(|queue| (queue.capability, queue.model.clone())).collect();
         tokio::spawn(async move {
-            let mut told = String::new();
             while !found.is_closed() {
                 tokio::time::sleep(pause).await;
                 pause = OPEN_AGAIN;
@@ -234,7 +234,7 @@ impl JobStreams {
                     if matches!(self.state, State::Ready) {
                         tracing::warn!(model = %queue.model, %status, description, "the queue is gone; looking for it");
                         self.queues.iter_mut().for_each(|queue| queue.consumer = None);
-                        self.state = self.opening(OPEN_AGAIN);
+                        self.state = self.opening(OPEN_AGAIN, String::new());
                     }
                 } else {
                     tracing::debug!(model = %queue.model, %status, description, "no job");
@@ -359,7 +359,9 @@ impl JobQueue for JobStreams {
                 match opened.try_recv() {
                     Ok(found) => self.use_consumers(found),
                     Err(oneshot::error::TryRecvError::Empty) => {}
-                    Err(oneshot::error::TryRecvError::Closed) => self.state = self.opening(OPEN_AGAIN),
+                    Err(oneshot::error::TryRecvError::Closed) => {
+                        self.state = self.opening(OPEN_AGAIN, String::new())
+                    }
                 }
             }
             if ask && self.is_ready() {

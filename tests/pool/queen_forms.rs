@@ -109,9 +109,9 @@ async fn what_would_come_to_nothing_is_refused_before_anybody_is_asked() {
             "invalid_request",
             ["`webhook_events`", "no webhooks"],
         ),
-        (picture("http://example.org/a.png"), 400, "image_invalid", ["`init_image`", "no base64"]),
-        (picture("AAAAA"), 400, "image_invalid", ["`init_image`", "cut"]),
-        (picture(&"!".repeat(100 << 10)), 400, "image_invalid", ["`init_image`", "no base64"]),
+        (picture("http://example.org/a.png"), 400, "image_invalid", ["`init_image`", "an address"]),
+        (picture("AAAAA"), 400, "image_invalid", ["`init_image`", "cut off"]),
+        (picture(&"!".repeat(100 << 10)), 400, "image_invalid", ["`init_image`", "not base64"]),
         (ask(json!({"steps": "20"})), 400, "invalid_request", ["`steps`", "write it without quotes"]),
         (ask(json!({"loras": ["ink"]})), 400, "invalid_request", ["`loras[0]`", "the fields path, strength"]),
     ] {

@@ -4,11 +4,16 @@ use futures::{FutureExt, StreamExt};
 use sd_worker_rbee::contract::{Capability, EventKind};
 
 use super::processes::MODEL;
-use crate::support::worker::{PATIENCE, Pool, next_event};
+use crate::support::{
+    nats::NatsServer,
+    worker::{PATIENCE, Pool, next_event},
+};
 
 #[tokio::test]
 async fn a_reply_subject_that_means_something_gets_no_answer() {
-    let pool = Pool::new().await;
+    // A server of its own: workers of other pools answer discovery too.
+    let server = NatsServer::start();
+    let pool = Pool::on(&server.url()).await;
     let _worker = pool.worker("a", MODEL, &[]).await;
     let own = |subject: &str| format!("{}.{subject}", pool.prefix);
     let targets = [
