@@ -93,7 +93,7 @@ pub enum BusError {
     NoStream(String),
     /// A stream is not there, and the server gives no answer to its making, as to a user who may not make one.
     #[error(
-        "stream {0} is not there, and this user may not make it or JetStream is slow: queen makes it when she starts, \
+        "stream {0} is not there, and this user may not make it or JetStream is slow: queen makes it when it starts, \
          and so may whoever has the right to; it is looked for until then"
     )]
     NotMade(String),

@@ -208,7 +208,7 @@ fn hint(error: &str, named_inboxes: bool) -> Option<&'static str> {
         });
     }
     error.contains("$js.api.stream.create.").then_some(
-        "this user may not make streams: they are made by queen when she starts, or by somebody who may; until then there \
+        "this user may not make streams: they are made by queen when it starts, or by somebody who may; until then there \
          are no durable jobs",
     )
 }

@@ -85,7 +85,7 @@ impl Discovery {
 impl Service {
     async fn answer(&self, verb: &str, request: Message) {
         if verb == "INFO" {
-            // A queen that has just begun: with a heartbeat she knows all of it.
+            // A queen that has just begun: with a heartbeat it knows all of it.
             self.asked.notify_one();
         }
         let answerable = |subject: &Subject| may_be_answered(subject, &self.options.subjects);

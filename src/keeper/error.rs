@@ -36,7 +36,7 @@ pub enum KeeperError {
     /// No connection to queen, or it broke and did not come back.
     #[error("cannot reach queen at {url}: {reason}")]
     Unreachable {
-        /// Where she was looked for, and through which proxy.
+        /// Where queen was looked for, and through which proxy.
         url: String,
         /// Why, down to the operating system's words.
         reason: String,
@@ -60,7 +60,7 @@ pub enum KeeperError {
     NoWorker {
         /// Queen's words.
         message: String,
-        /// When to ask again, if she says so.
+        /// When to ask again, if it says so.
         after: Option<Duration>,
     },
     /// Queen answered with an error.
@@ -70,7 +70,7 @@ pub enum KeeperError {
         status: u16,
         /// Queen's words.
         message: String,
-        /// When to ask again, if she says so.
+        /// When to ask again, if it says so.
         after: Option<Duration>,
     },
     /// The job ended in an error.
@@ -151,7 +151,7 @@ impl KeeperError {
         }
     }
 
-    /// When queen, or who stands before her, said to ask again.
+    /// When queen, or who stands before it, said to ask again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Foreign { after, .. } | Self::NoWorker { after, .. } | Self::Refused { after, .. } => {

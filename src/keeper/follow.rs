@@ -18,7 +18,7 @@ use super::{
 };
 use crate::contract::{Event, EventKind, JobId};
 
-/// After so long a silence queen is asked how the job is. She sends a comment every 10 s: something holds the events back.
+/// After so long a silence queen is asked how the job is. It sends a comment every 10 s: something holds the events back.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// A job that is followed.
@@ -64,7 +64,7 @@ impl<'a> Follower<'a> {
     /// Reports every event but the one that ends the job, which it returns.
     ///
     /// # Errors
-    /// [`KeeperError::Unreachable`] when queen stayed away, or her refusal.
+    /// [`KeeperError::Unreachable`] when queen stayed away, or its refusal.
     pub async fn until_the_end(mut self) -> Result<Event, KeeperError> {
         loop {
             let before = self.last_seq;
@@ -72,7 +72,7 @@ impl<'a> Follower<'a> {
                 Ok(Some(event)) => return Ok(event),
                 Ok(None) => KeeperError::Protocol(format!("the events of {} broke off", self.job)),
                 Err(error @ (KeeperError::Unreachable { .. } | KeeperError::Foreign { .. })) => error,
-                // 429: more requests than one client may send. 5xx: she is starting or stopping. The job runs all the same.
+                // 429: more requests than one client may send. 5xx: it is starting or stopping. The job runs all the same.
                 Err(KeeperError::Refused { status, message, after }) if status >= 500 || status == 429 => {
                     KeeperError::Refused { status, message, after }
                 }
@@ -125,7 +125,7 @@ impl<'a> Follower<'a> {
                     }
                 }
             }
-            // It was she: what is no event of hers has ended the connection.
+            // Queen answered: what is no event of its own has ended the connection.
             self.again.heard();
         }
     }
@@ -154,7 +154,7 @@ impl<'a> Follower<'a> {
 
     /// Asks queen how the job is; the event that ended it, if it has ended.
     async fn ask(&mut self) -> Option<Event> {
-        // Where she does not answer, the stream says so too, in its own time.
+        // Where it does not answer, the stream says so too, in its own time.
         let view = timeout(QUIET, self.queen.job(self.job)).await.ok()?.ok()?;
         self.again.heard();
         if !std::mem::replace(&mut self.told_quiet, true) {

@@ -35,9 +35,9 @@ use report::Reporter;
 use request::Request;
 use signals::Signals;
 
-/// The longest that queen is asked to cancel a job, before keeper ends without her answer.
+/// The longest that queen is asked to cancel a job, before keeper ends without its answer.
 const CANCEL_FOR: Duration = Duration::from_secs(5);
-/// The pause before she is asked again about a job that had not reached her yet.
+/// The pause before it is asked again about a job that had not reached it yet.
 const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does what the command line asks for. Errors are printed here; the exit code says which kind it was.
@@ -172,8 +172,8 @@ async fn draw_job(
     }
 }
 
-/// Asks queen to cancel. Nothing is lost when she cannot: the user is told, and the exit code stays. One that `is_taken` not
-/// may be on its way to her, and is asked for until it is there.
+/// Asks queen to cancel. Nothing is lost when it cannot: the user is told, and the exit code stays. One that `is_taken` not
+/// may be on its way to it, and is asked for until it is there.
 async fn cancel(queen: &Queen, job: &JobId, reporter: &Reporter, is_taken: bool) {
     let asked = tokio::time::timeout(CANCEL_FOR, async {
         loop {

@@ -102,7 +102,7 @@ impl Reporter {
         self.note(why);
     }
 
-    /// Queen did not answer, or not as she should; she is asked again.
+    /// Queen did not answer, or not as it should; it is asked again.
     pub fn asking_again(&self, error: &KeeperError) {
         self.note(&format!("{error}; trying again"));
         self.set_message("looking for queen again");

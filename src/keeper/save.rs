@@ -69,7 +69,7 @@ async fn fetch(
                 reporter.note(&format!("{error}; fetching it again"));
                 fresh = true;
             }
-            // She has been heard: whoever answers in her place may be gone in a moment.
+            // Queen has been heard: whoever answers in its place may be gone in a moment.
             Err(error @ (KeeperError::Unreachable { .. } | KeeperError::Foreign { .. })) => {
                 again.wait(error, |error| reporter.asking_again(error)).await?;
             }

@@ -20,7 +20,7 @@ pub async fn watch(queen: &Queen, needs: &Needs, reporter: &Reporter, started: &
         if started.get() {
             continue;
         }
-        // She may be busy, or a worker that knows of no other: there is nothing to say then.
+        // Queen may be busy, or a worker that knows of no other: there is nothing to say then.
         let (Ok(workers), Ok(health)) = (queen.workers().await, queen.health().await) else { continue };
         if started.get() {
             continue;
@@ -28,7 +28,7 @@ pub async fn watch(queen: &Queen, needs: &Needs, reporter: &Reporter, started: &
         let why = why(needs, &workers.workers);
         let until = match health.durable {
             true => "it stays in the queue until a worker takes it (--timeout limits the wait)",
-            false => "queen gives it up after her --queue-timeout",
+            false => "queen gives it up after its --queue-timeout",
         };
         let text = format!("the job waits: {why}; {until}");
         if text != said {

@@ -58,7 +58,7 @@ class Service:
         command = [self._program("queen-rbee"), "--listen", f"127.0.0.1:{http}", *self._shared()]
         for model in self._models:
             command += ["--models", model]
-        # Until she has found JetStream her jobs are not durable.
+        # Until it has found JetStream its jobs are not durable.
         self._run("queen-rbee", command).wait_until(lambda: json.loads(answer(http, "/health") or b"{}").get("durable", False))
         self.queen = Door(http, self.store, self.check)
 

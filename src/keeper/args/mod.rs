@@ -22,7 +22,7 @@ pub use values::Token;
     somebody else answers), 4 no worker, 130 cancelled (by SIGTERM 143, by SIGHUP 129)."
 )]
 pub struct Cli {
-    /// Queen and the way to her.
+    /// Queen and the way to it.
     #[command(flatten)]
     pub connection: Connection,
     /// One JSON line per event on standard output, and nothing else there.
@@ -36,14 +36,14 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Queen and the way to her.
+/// Queen and the way to it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Queen")]
 pub struct Connection {
     /// Where queen listens.
     #[arg(long, global = true, env = "RBEE_QUEEN", default_value = "http://127.0.0.1:7833", value_parser = values::queen)]
     pub queen: Url,
-    /// Queen's bearer token, if she asks for one.
+    /// Queen's bearer token, if it asks for one.
     #[arg(long, global = true, env = "RBEE_TOKEN", hide_env_values = true)]
     pub token: Option<Token>,
     /// A proxy in front of queen, in place of the one that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name. Without

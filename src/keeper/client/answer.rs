@@ -1,4 +1,4 @@
-//! Whether it is queen who answers. Between her and keeper there may be proxies, portals, caches, or she is not there at all
+//! Whether it is queen who answers. Between it and keeper there may be proxies, portals, caches, or it is not there at all
 //! and somebody else is: an answer counts by its own form, never by its status alone.
 
 use std::{error::Error, time::Duration};
@@ -75,7 +75,7 @@ pub async fn checked(url: &str, mut response: Response, asked: Asked) -> Result<
 /// A body of queen's, of at most `most` bytes.
 ///
 /// # Errors
-/// [`KeeperError::Unreachable`] where it broke off, [`KeeperError::Foreign`] where it is none of hers.
+/// [`KeeperError::Unreachable`] where it broke off, [`KeeperError::Foreign`] where it is none of its own.
 pub async fn json<T: DeserializeOwned>(
     url: &str,
     mut response: Response,

@@ -1,5 +1,5 @@
-//! Queen's endpoints, as far as the command line needs them. `connect` is the way to her and through which proxy, `answer`
-//! whether it is she who answers, `again` when a question is asked once more.
+//! Queen's endpoints, as far as the command line needs them. `connect` is the way to it and through which proxy, `answer`
+//! whether queen answers, `again` when a question is asked once more.
 
 mod again;
 mod answer;
@@ -29,7 +29,7 @@ const MAX_PICTURE: u64 = 256 << 20;
 pub struct Queen {
     client: Client,
     url: Url,
-    /// How she is called in messages.
+    /// How queen is called in messages.
     shown: String,
     token: Option<Token>,
     retry_for: std::time::Duration,
@@ -151,7 +151,7 @@ impl Queen {
         self.get(&["v1", "workers"], MAX_LIST).await
     }
 
-    /// How she is.
+    /// Queen's health.
     ///
     /// # Errors
     /// As [`Self::events`].

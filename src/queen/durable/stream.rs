@@ -86,7 +86,7 @@ impl Reader {
 
     /// Whether a stored event is one that the client has not.
     fn is_new(&self, event: &Event) -> bool {
-        // The end is told whatever its number: queen numbers the one that she writes without knowing of previews.
+        // The end is told whatever its number: queen numbers the one that it writes without knowing of previews.
         is_above(event.seq, self.past) && (is_above(event.seq, self.after) || event.kind.is_terminal())
     }
 }

@@ -21,7 +21,7 @@ async fn a_worker_that_comes_before_queen_says_once_who_makes_the_streams_and_go
     let log = worker.log();
     let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
     assert_eq!(lines("stream JOBS is not there"), 1, "{log}");
-    assert!(log.contains("queen makes it when she starts"), "{log}");
+    assert!(log.contains("queen makes it when it starts"), "{log}");
     assert!(lines("the server reports an error") <= 1, "{log}");
     assert_eq!(lines("async_nats"), 0, "{log}");
 

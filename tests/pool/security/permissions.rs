@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::users::{User, in_no_log, process_of, server, streams};
 use crate::support::worker::{PATIENCE, Read, read};
 
-/// Sends a job to queen until she knows of a worker, and waits for its end.
+/// Sends a job to queen until it knows of a worker, and waits for its end.
 async fn draw(queen: &str, id: &str) -> Value {
     let client = reqwest::Client::new();
     let body = json!({"operation": "image_generation", "prompt": "a", "steps": 2, "job_id": id}).to_string();

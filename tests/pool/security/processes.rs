@@ -174,7 +174,7 @@ impl Program {
         }
     }
 
-    /// Waits until queen listens; her URL.
+    /// Waits until queen listens; its URL.
     pub async fn url(&mut self) -> String {
         self.wait_for_log("listening on http://").await;
         let log = self.log();
