@@ -26,6 +26,8 @@ pub struct Evidence {
     /// Jobs of which a power cut took messages: what is stored of them may have holes, and a few may be gone until they
     /// are sent again.
     pub taken: BTreeSet<String>,
+    /// Jobs whose snapshot a worker could not remove, as its log says: the store refused it, for the worker's clock was off.
+    pub not_removed: BTreeSet<String>,
     /// Objects by their key.
     pub objects: BTreeMap<String, Object>,
     /// What queens say of the jobs.

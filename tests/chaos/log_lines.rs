@@ -13,6 +13,9 @@ pub const DUPLICATES: [&str; 4] = [
     "another worker has the job",
 ];
 
+/// A snapshot that stays although its job has ended.
+pub const NOT_REMOVED: &str = "the job's snapshot could not be removed";
+
 /// Lines of a log (JSON, one object a line) whose message has this text.
 pub fn count(log: &str, text: &str) -> u64 {
     log.lines().filter(|line| line.contains(text) && message(line).is_some_and(|m| m.contains(text))).count()

@@ -1,6 +1,7 @@
 //! A run from its seed to its verdict.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use super::{
     faults::{self, Plan, Target},
     journal::{Journal, Standing},
     load::{self, Front, Ledger},
+    log_lines,
     memory::{GROWTH_KIB, Memory},
     objects::objects,
     random::Random,
@@ -174,11 +176,16 @@ async fn gather(world: &World, journal: &Journal, front: &Front, ledger: &Ledger
         ack_pending: standing.ack_pending,
         nats_was_killed: !world.process(Target::Nats).exits().is_empty(),
         taken: world.taken().into_iter().collect(),
+        not_removed: BTreeSet::new(),
         objects: objects(&world.store_folder()),
         views: vec![],
         read: ledger.read.lock().expect("no panic").clone(),
         complaints,
     };
+    let snapshots =
+        evidence.objects.keys().filter_map(|key| key.strip_prefix("jobs/")?.strip_suffix("/checkpoint"));
+    let not_removed = snapshots.filter(|job| world.log_lines(job).contains(log_lines::NOT_REMOVED));
+    evidence.not_removed = not_removed.map(str::to_owned).collect();
     let ended: Vec<String> =
         evidence.sent.keys().filter(|job| evidence.end(job).is_some()).cloned().collect();
     let questions =

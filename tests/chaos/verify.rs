@@ -206,6 +206,7 @@ fn check_objects(evidence: &Evidence, violations: &mut Violations) {
             // Whatever was kept of a lost job may be what it goes on from.
             Some(_) if evidence.end(job).is_none() => {}
             Some(_) if place == "jobs" && is_result(name) => {}
+            Some(_) if place == "jobs" && name == "checkpoint" && evidence.not_removed.contains(job) => {}
             Some(_) => violations.of(job, format!("has ended, and `{key}` was left")),
         }
     }

@@ -169,6 +169,10 @@ fn objects_without_a_job_and_left_over_ones_are_found() {
     ] {
         finds(what, |e| drop(e.objects.insert(key.into(), object())));
     }
+    let mut said = sound();
+    said.objects.insert("jobs/done/checkpoint".into(), object());
+    said.not_removed.insert("done".into());
+    assert_eq!(verify(&said), [], "a worker has said that it could not remove it");
 }
 
 #[test]
