@@ -152,6 +152,8 @@ impl Ownership {
                 }
             }
         }
+        // Of an attempt of which NATS has lost every event there may be a snapshot all the same.
+        let was_elsewhere = self.times() > 1 || self.job.events.attempt() > 1;
         let Self { context, job, publisher, standing } = self;
         let published = published(publisher).await;
         let Standing::Leased { lease, delivery } = standing else { return };
@@ -179,7 +181,7 @@ impl Ownership {
             delivery.settle(settled).await;
         }
         if matches!(fate, Fate::End { .. }) {
-            snapshots.remove(job.events.attempt() > 1).await;
+            snapshots.remove(was_elsewhere).await;
         }
     }
 
