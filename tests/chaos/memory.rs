@@ -96,7 +96,7 @@ fn a_life_that_grows_is_told_from_one_that_settles() {
     let mut memory = Memory::default();
     for sample in 0..100 {
         memory.add("settles", 1, 10_000 + 200 * sample.min(30));
-        memory.add("grows", 2, 10_000 + 1_000 * sample);
+        memory.add("grows", 2, 10_000 + 2_000 * sample);
         memory.add("short", 3, 1);
         if sample == 2 {
             memory.0.remove(&("short".into(), 3));
