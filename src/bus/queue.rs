@@ -163,8 +163,7 @@ impl JobStreams {
         true
     }
 
-    /// Looks for streams and consumers after this pause, and then again and again. `told`: why there were none, if that was
-    /// logged.
+    /// Looks for streams and consumers after this pause, and then again and again. `told`: the reason that was logged.
     fn opening(&self, mut pause: Duration, mut told: String) -> State {
         let (found, opened) = oneshot::channel();
         let (link, streams, quiet) = (self.link.clone(), self.streams.clone(), pause.is_zero());

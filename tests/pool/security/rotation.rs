@@ -1,7 +1,11 @@
 //! Credentials that change while a worker runs: it comes back with those that are in its files then. While they are not
 //! good, its log says so once, and it tries on.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
@@ -66,14 +70,23 @@ impl Watched {
 
 const REFUSED: &str = "NATS does not let this process in";
 
+/// A configuration that lets in whoever has this key.
+fn only(key: &KeyPair) -> String {
+    format!("authorization {{ users: [{{ nkey: {} }}] }}", key.public_key())
+}
+
+/// A file with a new key, and a server that knows that one alone.
+fn server_of_a_key(folder: &TempDir) -> (PathBuf, Server) {
+    let (file, key) = (folder.path().join("worker.nk"), KeyPair::new_user());
+    fs::write(&file, key.seed().unwrap()).unwrap();
+    (file, Server::with(&only(&key)))
+}
+
 #[tokio::test]
 async fn a_worker_comes_back_with_the_key_that_is_in_its_file_then() {
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("worker.nk");
-    let (first, second) = (KeyPair::new_user(), KeyPair::new_user());
-    let only = |key: &KeyPair| format!("authorization {{ users: [{{ nkey: {} }}] }}", key.public_key());
-    fs::write(&file, first.seed().unwrap()).unwrap();
-    let server = Server::with(&only(&first));
+    let (file, server) = server_of_a_key(&folder);
+    let second = KeyPair::new_user();
     let watched = Watched::start(&server.url(), &["--nats-nkey", file.to_str().unwrap()]);
     assert_eq!(watched.ready(200).await, "ready\n");
 
@@ -92,11 +105,8 @@ async fn a_worker_comes_back_with_the_key_that_is_in_its_file_then() {
 #[tokio::test]
 async fn a_refusal_is_said_once_and_where_health_is_told_and_ends_with_good_credentials() {
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("worker.nk");
-    let (first, second) = (KeyPair::new_user(), KeyPair::new_user());
-    let only = |key: &KeyPair| format!("authorization {{ users: [{{ nkey: {} }}] }}", key.public_key());
-    fs::write(&file, first.seed().unwrap()).unwrap();
-    let server = Server::with(&only(&first));
+    let (file, server) = server_of_a_key(&folder);
+    let second = KeyPair::new_user();
     let mut watched = Watched::start(&server.url(), &["--nats-nkey", file.to_str().unwrap()]);
     watched.ready(200).await;
 
