@@ -123,12 +123,16 @@ impl Streams {
         if bytes > limit {
             return Err(SendError::TooLarge { bytes, limit });
         }
+        self.number_anew().await.map_err(|error| SendError::Away(error.to_string()))?;
         let mut tries = 0;
         loop {
             tries += 1;
             let message = PublishMessage::build().payload(sending.body.clone()).headers(sending.headers());
             let error = match self.publish(message.outbound_message(sending.subject.clone())).await {
-                Ok(ack) => return Ok(Sent { sequence: ack.sequence, duplicate: ack.duplicate }),
+                Ok(ack) => {
+                    self.numbers.given(ack.sequence);
+                    return Ok(Sent { sequence: ack.sequence, duplicate: ack.duplicate });
+                }
                 Err(error) => error,
             };
             // It waits or runs already; or it did a moment ago, and the next try finds its place free.

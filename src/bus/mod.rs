@@ -25,6 +25,7 @@ mod job_events;
 mod job_store;
 pub mod memory;
 mod move_jobs;
+mod numbers;
 mod offers;
 mod options;
 mod ordered;

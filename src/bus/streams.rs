@@ -17,7 +17,7 @@ use async_nats::{
     },
 };
 
-use super::{BusError, StreamOptions};
+use super::{BusError, StreamOptions, numbers::Numbers};
 use crate::contract::{Capability, Subjects, model_token};
 
 /// How long JetStream has for an answer.
@@ -58,6 +58,8 @@ pub struct Streams {
     mended: Arc<Mutex<Option<Instant>>>,
     /// When the server last gave no answer to the making of a stream.
     not_made: Arc<Mutex<Option<Instant>>>,
+    /// The numbers of JOBS.
+    pub(super) numbers: Arc<Numbers>,
 }
 
 impl Streams {
@@ -76,6 +78,7 @@ impl Streams {
             dead_letters,
             mended: Arc::default(),
             not_made: Arc::default(),
+            numbers: Arc::default(),
         }
     }
 
