@@ -16,10 +16,9 @@ use crate::{
 };
 
 /// On whose behalf queen looks at jobs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) enum Asker {
     /// There are no clients to tell apart, or queen asks on its own behalf.
-    #[default]
     Anybody,
     /// A client, who sees its own jobs.
     Client(Arc<str>),
