@@ -3,13 +3,18 @@
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
-use super::{DeadLetters, ErrorBody, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
+use super::{
+    DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued, WorkerInfo,
+    Workers,
+};
 
 /// File name in `schemas/`, and the schema.
 pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("operation.json", schema_for!(Operation)),
         ("event.json", schema_for!(Event)),
+        ("queued.json", schema_for!(Queued)),
+        ("job_list.json", schema_for!(JobList)),
         ("job_response.json", schema_for!(JobResponse)),
         ("job_view.json", schema_for!(JobView)),
         ("worker_info.json", schema_for!(WorkerInfo)),
@@ -29,6 +34,16 @@ pub(super) fn allow_input_image(schema: &mut Schema) {
         required.retain(|field| field != "init_image");
     }
     schema.insert("oneOf".into(), json!([{"required": ["init_image"]}, {"required": ["input_image"]}]));
+}
+
+/// The `type` of a struct is on the wire, and not among its fields.
+pub(super) fn tag_queued(schema: &mut Schema) {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("type".into(), json!({"type": "string", "const": "queued"}));
+    }
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.insert(0, json!("type"));
+    }
 }
 
 /// The text of a schema's file.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::guard::{parse_origin, parse_public_url};
 use crate::{
     bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
@@ -16,8 +17,9 @@ pub struct QueenOptions {
     /// Address to listen on; port 0 takes a free one, which the log names
     #[arg(long, env = "QUEEN_LISTEN", default_value = "127.0.0.1:7833", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// File with the hash of every client's token, as `queen-rbee new-token NAME >> FILE` writes it; clients send theirs
-    /// as `Authorization: Bearer <token>`. SIGHUP reads it again. None: anybody who can connect
+    /// File with the hash of every client's token, as `queen-rbee new-token NAME >> FILE` writes it (`--admin NAME`: of one
+    /// who sees the jobs of all); clients send theirs as `Authorization: Bearer <token>`. SIGHUP reads it again. None:
+    /// anybody who can connect
     #[arg(long, env = "QUEEN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Jobs that one client (a name in the file of tokens, or else an address) may send in a second; 0: any number.
@@ -33,6 +35,13 @@ pub struct QueenOptions {
     /// Other requests that a client which has been quiet may send at once
     #[arg(long, env = "QUEEN_REQUEST_BURST", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..))]
     pub request_burst: u32,
+    /// Origin of web pages that may use queen beside its own, as a browser sends it: http(s)://host[:port] (repeat, or
+    /// separate by commas). They get CORS headers
+    #[arg(long, env = "QUEEN_ALLOW_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
+    pub allow_origin: Vec<String>,
+    /// The URL by which clients reach queen, where a proxy or another name is in front of it
+    #[arg(long, env = "QUEEN_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
+    pub public_url: Option<String>,
     /// Goes in front of every subject; must be the workers'
     #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
     pub subject_prefix: String,

@@ -17,7 +17,7 @@ mod waiting;
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, Once, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -25,8 +25,8 @@ use std::{
 
 use super::{QueenOptions, busy, told::Awaited};
 use crate::{
-    bus::{BusError, EventLog, JobEvents, Logged, StoredTicket, Streams, Sweeper},
-    contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
+    bus::{BusError, EventLog, JobEvents, Logged, Register, StoredTicket, Streams, Sweeper},
+    contract::{ErrorCode, Event, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
 
@@ -63,6 +63,11 @@ pub(super) struct Durable {
     events: JobEvents,
     /// Whose ends are logged.
     pub awaited: Arc<Awaited>,
+    /// The jobs by their tickets.
+    pub register: Register,
+    /// Tickets are read.
+    reading: Once,
+    lines: tokio::sync::Mutex<waiting::GivenOut>,
 }
 
 /// What the streams say of a job.
@@ -78,10 +83,18 @@ pub(super) struct Log {
 impl Durable {
     pub fn new(streams: Streams, options: &QueenOptions) -> Self {
         let awaited = Arc::<Awaited>::default();
-        let ends = awaited.clone();
+        let register = Register::default();
+        let (ends, entered) = (awaited.clone(), register.clone());
+        let ended = move |event: &Event| {
+            ends.ended(event);
+            entered.ended(event);
+        };
         Self {
-            events: JobEvents::telling(&streams, move |event| ends.ended(event)),
+            events: JobEvents::telling(&streams, ended),
             awaited,
+            register,
+            reading: Once::new(),
+            lines: tokio::sync::Mutex::default(),
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),
@@ -107,7 +120,7 @@ impl Durable {
     pub async fn start(self: &Arc<Self>) -> Result<(), BusError> {
         let told = match self.streams.ensure().await {
             Ok(()) => {
-                self.state.store(READY, Ordering::Relaxed);
+                self.is_there();
                 None
             }
             Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
@@ -119,6 +132,14 @@ impl Durable {
         };
         tokio::spawn(self.clone().look_after_it(told));
         Ok(())
+    }
+
+    /// The streams are there: from the first time on their tickets are read.
+    fn is_there(&self) {
+        self.state.store(READY, Ordering::Relaxed);
+        self.reading.call_once(|| {
+            tokio::spawn(self.register.clone().follow(self.streams.clone()));
+        });
     }
 
     /// Streams that were there once are taken for away and not for absent, whatever a server says that begins anew: a job is
@@ -144,7 +165,7 @@ impl Durable {
                         tracing::info!("jobs are durable");
                     }
                     were_there = true;
-                    self.state.store(READY, Ordering::Relaxed);
+                    self.is_there();
                 }
                 Err(error) => {
                     let again = error.to_string();
@@ -205,6 +226,11 @@ impl Log {
     fn may_run_again(&self) -> Option<u64> {
         let event = &self.last.as_ref()?.event;
         matches!(event.kind, EventKind::Error { retryable: true, .. }).then_some(event.seq)
+    }
+
+    /// The client that sent it, where that is known.
+    pub fn owner(&self) -> Option<&str> {
+        self.ticket()?.owner.as_deref()
     }
 
     fn ticket(&self) -> Option<&Ticket> {
