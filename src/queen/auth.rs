@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Tokens;
+use super::{Tokens, page};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// Whoever sent a request.
@@ -37,7 +37,7 @@ impl Client {
 }
 
 /// Notes who sent the request. With `tokens`, refuses one without a good token, but for /health, which load balancers
-/// ask.
+/// ask, and for the files of the page, which asks for the token.
 pub(super) async fn identify(
     State(tokens): State<Option<Tokens>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -46,7 +46,7 @@ pub(super) async fn identify(
 ) -> Response {
     let client = match &tokens {
         None => Client::at(peer.ip()),
-        Some(_) if request.uri().path() == "/health" => Client::at(peer.ip()),
+        Some(_) if is_for_all(request.uri().path()) => Client::at(peer.ip()),
         Some(tokens) => match bearer(&request) {
             None => return unauthorised("this queen asks for a token"),
             Some(token) => match tokens.client(token) {
@@ -57,6 +57,10 @@ pub(super) async fn identify(
     };
     request.extensions_mut().insert(client);
     next.run(request).await
+}
+
+fn is_for_all(path: &str) -> bool {
+    path == "/health" || page::is_page(path)
 }
 
 fn bearer(request: &Request) -> Option<&str> {

@@ -12,6 +12,7 @@ mod follow;
 mod inputs;
 mod known;
 mod options;
+mod page;
 mod rate;
 mod record;
 mod refuse;

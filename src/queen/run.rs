@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
+    page,
     rate::{self, RateLimit, RateLimits},
 };
 use crate::{
@@ -168,7 +169,7 @@ fn routes(queen: Queen, limits: RouteLimits) -> Router {
         get(move || async move { Json(queen.workers()) })
     };
     let letters = durable::routes(queen.clone());
-    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters))
+    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters).merge(page::routes()))
 }
 
 /// In front of every endpoint: who it is, and how often.
