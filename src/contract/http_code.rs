@@ -11,6 +11,8 @@ use super::ErrorCode;
 pub enum HttpCode {
     /// 401: a token is asked for, and is missing or unknown.
     Unauthorized,
+    /// 403: another web page sent it, or it asks for a name that is not queen's.
+    Forbidden,
     /// 404: there is no such endpoint, job, picture or dead letter.
     NotFound,
     /// 405: the endpoint does not take that method.
@@ -30,6 +32,7 @@ impl HttpCode {
     pub fn status(self) -> u16 {
         match self {
             Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
@@ -44,6 +47,7 @@ impl HttpCode {
         match self {
             Self::RateLimited => true,
             Self::Unauthorized
+            | Self::Forbidden
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::Conflict

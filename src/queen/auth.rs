@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Tokens, page};
+use super::{Tokens, page, tokens::Holder};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// Whoever sent a request.
@@ -23,6 +23,8 @@ use crate::{contract::HttpCode, http::ApiError};
 pub(super) enum Client {
     /// By a token of the file.
     Named(Arc<str>),
+    /// By one whose holder sees the jobs of all.
+    Admin(Arc<str>),
     /// By where it came from. Of an IPv6 address the network of one customer, 64 bits.
     At(IpAddr),
 }
@@ -50,7 +52,8 @@ pub(super) async fn identify(
         Some(tokens) => match bearer(&request) {
             None => return unauthorised("this queen asks for a token"),
             Some(token) => match tokens.client(token) {
-                Some(name) => Client::Named(name),
+                Some(Holder { name, is_admin: false }) => Client::Named(name),
+                Some(Holder { name, is_admin: true }) => Client::Admin(name),
                 None => return unauthorised("this queen does not know the token"),
             },
         },
