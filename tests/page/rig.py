@@ -13,6 +13,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 import pool
@@ -66,7 +68,7 @@ def browser() -> Browser:
 class Pool:
     """The processes, stopped at the end of this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: dict[str, str] = MODELS) -> None:
         self.stack = contextlib.ExitStack()
         atexit.register(self.stack.close)
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
@@ -80,7 +82,7 @@ class Pool:
         process = self.stack.enter_context(pool.running(server, self.log))
         pool.wait_until_answering(port, process, self.log)
         self.url = self.queen()
-        self.worker(MODELS)
+        self.worker(models)
 
     def queen(self, *flags: str) -> str:
         """Starts one, and gives its address."""
@@ -122,8 +124,6 @@ def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
 
 def noise(width: int, height: int, **text: str) -> bytes:
     """A PNG in which each pixel is another, with texts."""
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     for keyword, value in text.items():
         info.add_itxt(keyword, value)
@@ -207,6 +207,4 @@ class PageTest(unittest.TestCase):
 
 
 def contains(text: str) -> Any:
-    import re
-
     return re.compile(re.escape(text))

@@ -9,9 +9,9 @@ let asking = null;
 /** An answer that is none of what was asked for. */
 export class Refused extends Error {
   /** `status` 0: nobody answered. `wait`: seconds after which to ask again. */
-  constructor(status, message, { code = "", wait = 0 } = {}) {
+  constructor(status, message, wait = 0) {
     super(message);
-    Object.assign(this, { status, code, wait });
+    Object.assign(this, { status, wait });
   }
 
   /** Whether the same request may be taken later. */
@@ -42,8 +42,7 @@ export async function ask(path, options = {}) {
 async function refused(response) {
   const wait = Number(response.headers.get("Retry-After")) || 0;
   const body = await response.json().catch(() => null);
-  const { message, code } = body?.error ?? {};
-  return new Refused(response.status, message ?? `queen answered ${response.status}`, { code, wait });
+  return new Refused(response.status, body?.error?.message ?? `queen answered ${response.status}`, wait);
 }
 
 /** Whoever asks meanwhile waits for the same answer. */

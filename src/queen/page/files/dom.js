@@ -24,8 +24,8 @@ export function icon(name, attributes = {}) {
   return svg;
 }
 
-export function button(text, picture, onclick, attributes = {}) {
-  return el("button", { type: "button", class: "small", onclick, ...attributes }, picture && icon(picture), text);
+export function button(text, onclick, attributes = {}, ...before) {
+  return el("button", { type: "button", class: "small", onclick, ...attributes }, ...before, text);
 }
 
 /** Shows text in an element, which is hidden while there is none. */

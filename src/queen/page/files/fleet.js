@@ -24,8 +24,11 @@ export function models() {
   return found;
 }
 
-/** The model of jobs that name none, as far as it is known. */
-export const firstModel = () => workers?.[0]?.model_id ?? null;
+/** The model of jobs that name none, where all workers have the same. */
+export function firstModel() {
+  const [first, ...others] = new Set(workers?.map((worker) => worker.model_id));
+  return others.length ? null : first;
+}
 
 const WORDS = { ready: "ready", busy: "drawing", shutting_down: "takes no more jobs" };
 

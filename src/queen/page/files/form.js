@@ -23,7 +23,6 @@ export function start() {
   form.addEventListener("input", keep);
   form.addEventListener("change", keep);
   $("model").addEventListener("change", offer);
-  $("no-seed").onclick = () => ($("seed").value = "", keep());
   $("add-lora").onclick = () => {
     addLora({ path: "", strength: 1 });
     $("loras").lastElementChild.querySelector("input").focus();
@@ -131,7 +130,7 @@ export function offer() {
   const native = nativeSize();
   $("width").placeholder = native?.[0] ?? "";
   $("height").placeholder = native?.[1] ?? "";
-  source.display();
+  source.offerSize();
   showShape();
 }
 

@@ -82,7 +82,7 @@ function row(job) {
   const image = el("img", { alt: "" });
   const state = el("span", { class: "soft" });
   const bar = el("progress", { max: 1, "aria-label": "Progress" });
-  const stop = button("", "stop", () => jobs.cancel(job), { class: "icon stop", "aria-label": `Cancel: ${short(job)}` });
+  const stop = button("", () => jobs.cancel(job), { class: "icon stop", "aria-label": `Cancel: ${short(job)}` }, icon("stop"));
   const node = el(
     "li",
     { class: "queued" },

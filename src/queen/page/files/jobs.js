@@ -149,14 +149,7 @@ export function forget(job) {
   tell(null);
 }
 
-export function forgetEnded() {
-  for (const job of all()) {
-    if (isActive(job)) continue;
-    known.delete(job.id);
-    dropJob(job.id);
-  }
-  tell(null);
-}
+export const forgetEnded = () => all().filter((job) => !isActive(job)).forEach(forget);
 
 function prune() {
   for (const old of all().slice(MOST)) if (!isActive(old)) forget(old);
@@ -205,7 +198,9 @@ export function happened(event) {
 }
 
 /** How a job is, in words. */
-export function state(job) {
+export const state = (job) => worded(job).replace(/^./, (first) => first.toUpperCase());
+
+function worded(job) {
   switch (job.status) {
     case "sending":
       return job.reason || "Being sent";

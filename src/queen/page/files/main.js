@@ -1,11 +1,11 @@
-// The page: its parts put together, keys, pictures that are dropped, light and dark.
+// The page: its parts put together, keys, pictures that are dropped.
 
 import { $, button, say } from "./dom.js";
 import * as fleet from "./fleet.js";
 import * as form from "./form.js";
 import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
-import { read, readPicture, write } from "./keep.js";
+import { readPicture } from "./keep.js";
 import { picture } from "./pictures.js";
 import { settingsOf } from "./png.js";
 import * as source from "./source.js";
@@ -65,7 +65,7 @@ function example(text) {
 function notice(text = "", offers = "", act = null) {
   const node = $("notice");
   node.replaceChildren(text);
-  if (act) node.append(" ", button(offers, null, () => (notice(), act())));
+  if (act) node.append(" ", button(offers, () => (notice(), act())));
   node.hidden = !text;
   if (text) say(text);
 }
@@ -131,22 +131,7 @@ function watchKeys() {
   });
 }
 
-const THEME = "rbee.theme";
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
-
-function wear(theme) {
-  document.documentElement.dataset.theme = theme;
-  $("theme").ariaLabel = `Light or dark: ${THEMES[theme]}`;
-}
-
 function start() {
-  wear(read(THEME, ""));
-  $("theme").onclick = () => {
-    const names = Object.keys(THEMES);
-    const next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
-    write(THEME, next);
-    wear(next);
-  };
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
     draw();

@@ -140,7 +140,7 @@ class Editor {
 
   fit() {
     const { clientWidth, clientHeight } = this.view;
-    this.scale(Math.min((clientWidth - 48) / this.canvas.width, (clientHeight - 48) / this.canvas.height, 4));
+    this.scale(Math.min((clientWidth - 48) / this.canvas.width, (clientHeight - 48) / this.canvas.height, 8));
   }
 
   /** Zooms, with what is under `centre` staying where it is. */

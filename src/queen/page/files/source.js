@@ -108,8 +108,13 @@ function putMask(next, keep = true) {
   if (isOther) changed();
 }
 
-/** Also when the model is another. */
-export function display() {
+/** Offers the size that the model draws at its best. */
+export function offerSize() {
+  const size = fitted();
+  show($("fit-source"), size ? `Scale to ${size[0]} × ${size[1]}` : "");
+}
+
+function display() {
   const image = $("source-picture");
   URL.revokeObjectURL(image.src);
   URL.revokeObjectURL($("source-mask").src);
@@ -120,8 +125,7 @@ export function display() {
   image.hidden = $("source-tools").hidden = !picture;
   $("source-mask").hidden = $("no-mask").hidden = !mask;
   $("paint").lastChild.textContent = mask ? "Change the mask" : "Paint a mask";
-  const size = fitted();
-  show($("fit-source"), size ? `Scale to ${size[0]} × ${size[1]}` : "");
+  offerSize();
   $("size").hidden = picture !== null;
   show($("size-of-source"), picture ? `Size: ${picture.width} × ${picture.height}, as the picture it starts from` : "");
 }

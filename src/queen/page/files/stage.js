@@ -49,12 +49,12 @@ const changed = () => jobs.changes.dispatchEvent(new CustomEvent("select"));
 
 function empty() {
   parts = null;
-  const examples = EXAMPLES.map((text) => el("li", {}, button(text, null, () => does.example(text), { class: "example" })));
+  const examples = EXAMPLES.map((text) => el("li", {}, button(text, () => does.example(text), { class: "example" })));
   $("stage").replaceChildren(
     el(
       "div",
       { class: "empty" },
-      el("div", { class: "comb", "aria-hidden": "true" }, ...Array.from({ length: 7 }, () => icon("cell"))),
+      icon("comb", { class: "comb" }),
       el("h2", {}, "Say what to draw"),
       el("p", { class: "soft" }, "The picture grows here, step by step. To begin with:"),
       el("ul", { class: "plain examples" }, ...examples),
@@ -66,7 +66,7 @@ function build() {
   const image = el("img", { alt: "" });
   const bar = el("progress", { max: 100, "aria-label": "Progress" });
   const state = el("p", { class: "state" });
-  const stop = button("Cancel", "stop", () => jobs.cancel(selected), { class: "small stop", title: "Esc" });
+  const stop = button("Cancel", () => jobs.cancel(selected), { class: "small stop", title: "Esc" }, icon("stop"));
   const frame = el("div", { class: "frame" }, icon("cell", { class: "waiting" }), image);
   parts = {
     image,
@@ -177,18 +177,18 @@ function tools(job) {
   const at = index;
   const first = job.status === "completed" ? jobs.seedOf(job, at) : jobs.seedOf(job, 0);
   const again = [
-    first && button("Again, same seed", "again", () => does.again(job, first)),
-    button("Again, new seed", "dice", () => does.again(job, null)),
-    button("Use its settings", "form", () => does.settings(job, first)),
+    first && button("Again, same seed", () => does.again(job, first), { class: "small again" }),
+    button("Again, new seed", () => does.again(job, null), { class: "small again" }),
+    button("Use its settings", () => does.settings(job, first)),
   ];
-  const remove = button("Remove", "bin", () => jobs.forget(job));
+  const remove = button("Remove", () => jobs.forget(job));
   if (job.status !== "completed") return [...again.filter(Boolean), remove];
-  const save = button("Save", "save", async () => {
+  const save = button("Save", async () => {
     const { url } = await picture(job, at);
     el("a", { href: url, download: fileName(job, at) }).click();
   });
-  const startFrom = button("Start from it", "picture", () => does.startFrom(job, at, false));
-  const mask = button("Paint a mask on it", "brush", () => does.startFrom(job, at, true));
+  const startFrom = button("Start from it", () => does.startFrom(job, at, false));
+  const mask = button("Paint a mask on it", () => does.startFrom(job, at, true));
   return [...again, startFrom, mask, save, remove];
 }
 
