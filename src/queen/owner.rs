@@ -1,9 +1,9 @@
 //! Whose a job is, and who may see it.
 //!
 //! A queen that asks for tokens keeps clients apart: a job is its sender's, by the name of the token, and for others it is as if
-//! there were none. The name travels with the job (in its ticket), so that every queen of the pool says the same. A job without
-//! a name (an earlier version took it, or a queen without tokens, or it came over NATS, or its ticket has grown too old) is found
-//! by whoever knows its id, as in a queen without tokens, and is on nobody's list but an administrator's.
+//! there were none. The name travels with the job (in its ticket, its message and its result), so that every queen of the pool
+//! says the same. A job without a name (an earlier version took it, or a queen without tokens, or it came over NATS) is found by
+//! whoever knows its id, as in a queen without tokens, and is on nobody's list but an administrator's.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -86,7 +86,7 @@ impl Known {
         match self {
             Self::Logged(log) => log.owner(),
             Self::Remembered(record) => record.owner.as_deref(),
-            Self::Stored(_) => None,
+            Self::Stored(result) => result.owner.as_deref(),
         }
     }
 }
