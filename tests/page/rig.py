@@ -29,7 +29,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 
 import pool
 
-PATIENCE = 12.0  # seconds that a page gets to show something
+PATIENCE = 30.0  # seconds that a page gets to show something
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 MODELS = {
     "quick": "sim://?step_ms=5&size=128",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unittest
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from rig import PageTest, wait_until
 
@@ -65,6 +66,25 @@ class Drawing(PageTest):
         self.frame("cancelled")
         expect(self.page.locator("#gallery li")).to_have_count(2)
         wait_until(lambda: self.pool.workers()[0]["free_slots"] == 1, "the worker goes on")
+
+    def test_a_job_that_queen_has_no_room_for_is_sent_again_under_its_id(self) -> None:
+        sent: list[str] = []
+
+        def answer(route: Route) -> None:
+            if route.request.method != "POST" or len(sent) > 1:
+                return route.continue_()
+            sent.append(json.loads(route.request.post_data or "")["job_id"])
+            if len(sent) > 1:
+                return route.continue_()
+            busy = {"error": {"code": "busy", "message": "the queue is full", "retryable": True}}
+            return route.fulfill(status=503, headers={"Retry-After": "1"}, json=busy)
+
+        self.page.route("**/v1/jobs", answer)
+        self.draw("no room", steps=2)
+        expect(self.page.locator(".state")).to_have_text("The queue is full; it is sent again in 1 s")
+        self.done()
+        self.assertEqual(len(set(sent)), 1, sent)
+        self.errors = [text for text in self.errors if "503" not in text]
 
     def test_a_reload_in_the_middle_goes_on(self) -> None:
         self.draw("before the reload", "slow", steps=40, negative_prompt="blur")

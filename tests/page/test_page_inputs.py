@@ -82,6 +82,12 @@ class Pictures(PageTest):
         data = noise(128, 96)
         self.choose(data)
         self.page.get_by_role("button", name="Paint a mask").click()
+        zoom = self.page.locator("#mask-zoom")
+        fitting = zoom.inner_text()
+        self.page.get_by_role("button", name="Zoom in").click()
+        expect(zoom).not_to_have_text(fitting)
+        self.page.get_by_role("button", name="Fit").click()
+        expect(zoom).to_have_text(fitting)
         box = self.page.locator("#mask-canvas").bounding_box()
         assert box is not None
         scale = box["width"] / 128

@@ -162,7 +162,7 @@ export function happened(event) {
   const { step, total } = event;
   switch (event.type) {
     case "queued":
-      return set(job, { status: "queued", position: event.position, reason: event.reason ?? "" });
+      return set(job, { status: "queued", position: event.position, reason: event.reason ?? "", step: 0 });
     case "accepted":
       say(`${event.worker_id} has the job`);
       return set(job, {
