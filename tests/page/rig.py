@@ -19,7 +19,7 @@ import tempfile
 import time
 import unittest
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,15 @@ class Pool:
 
     def queen(self, *flags: str) -> str:
         """Starts one, and gives its address."""
-        port = pool.free_port()
+        return self.stack.enter_context(self.queen_on(pool.free_port(), *flags))
+
+    @contextlib.contextmanager
+    def queen_on(self, port: int, *flags: str) -> Iterator[str]:
         log = self.folder / f"queen-{port}.log"
         command = [str(queen_binary()), "--listen", f"127.0.0.1:{port}", *self.common(), "--grace", "1s", *flags]
-        process = self.stack.enter_context(pool.running(command, log))
-        pool.wait_until_answering(port, process, log)
-        return f"http://127.0.0.1:{port}"
+        with pool.running(command, log) as process:
+            pool.wait_until_answering(port, process, log)
+            yield f"http://127.0.0.1:{port}"
 
     def worker(self, models: dict[str, str]) -> None:
         flags = [flag for name, source in models.items() for flag in ("--model", f"{name}={source}")]

@@ -8,6 +8,7 @@ import unittest
 
 from playwright.sync_api import Route, expect
 
+import pool
 from rig import PageTest, wait_until
 
 # Collects the pictures that were shown.
@@ -98,6 +99,19 @@ class Drawing(PageTest):
         expect(self.page.locator("#gallery li")).to_have_count(1)
         self.page.reload()
         self.done()
+
+    def test_a_queen_that_was_away_is_found_again_and_the_job_goes_on(self) -> None:
+        port = pool.free_port()
+        with self.pool.queen_on(port) as url:
+            page = self.open(url)
+            self.draw("while she is away", "slow", page=page, steps=60)
+            expect(page.locator(".state")).to_have_text(re.compile("Step [1-9]"))
+        expect(page.locator("#summary")).to_contain_text("Connecting again")
+        with self.pool.queen_on(port):
+            self.done(page)
+            expect(page.locator("#summary")).to_contain_text("1 of 1 slot free")
+            page.close()
+        self.errors = [text for text in self.errors if "ERR_" not in text]
 
     def test_two_tabs_follow_eight_jobs_and_leave_connections_for_the_rest(self) -> None:
         other = self.open()

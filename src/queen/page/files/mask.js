@@ -52,6 +52,7 @@ class Editor {
     view.onpointerdown = (event) => this.down(event);
     view.onpointermove = (event) => this.move(event);
     view.onpointerup = view.onpointercancel = (event) => (this.pointers.delete(event.pointerId), this.display());
+    view.onpointerleave = () => ($("mask-ring").hidden = true);
     view.onwheel = (event) => {
       if (!event.ctrlKey) return;
       event.preventDefault();
@@ -109,14 +110,29 @@ class Editor {
       this.mask.undo();
       this.pinch = this.spread();
     } else if (this.pointers.size === 1) {
-      const size = (Number($("mask-size").value) / 100) ** 1.5 * Math.max(this.canvas.width, this.canvas.height) * 0.5;
-      this.mask.begin(...this.at(event), Math.max(1, size), this.erases);
+      this.mask.begin(...this.at(event), this.width(), this.erases);
     }
     this.display();
     event.preventDefault();
   }
 
+  /** Of a stroke, in pixels of the picture: up to half of its longer side, finer where it is narrow. */
+  width() {
+    return Math.max(1, (Number($("mask-size").value) / 100) ** 1.5 * Math.max(this.canvas.width, this.canvas.height) * 0.5);
+  }
+
+  /** Shows where a stroke would go, and how wide. */
+  ring({ pointerType, clientX, clientY }) {
+    const { style } = $("mask-ring");
+    const width = this.width() * this.zoom;
+    $("mask-ring").hidden = pointerType === "touch";
+    style.width = style.height = `${width}px`;
+    style.left = `${clientX - width / 2}px`;
+    style.top = `${clientY - width / 2}px`;
+  }
+
   move(event) {
+    this.ring(event);
     if (!this.pointers.has(event.pointerId)) return;
     this.pointers.set(event.pointerId, event);
     if (this.pointers.size === 1 && !this.pinch) {

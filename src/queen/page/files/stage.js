@@ -12,7 +12,7 @@ const EXAMPLES = [
   "a large pink heart on a white background",
 ];
 /** A small picture is not made larger than this, in pixels, or than twice its size. */
-const LEAST_WIDTH = 448;
+const LEAST_WIDTH = 512;
 
 let selected = null;
 let index = 0;
