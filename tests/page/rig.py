@@ -1,7 +1,7 @@
-"""A pool and a real Chromium, for tests of the page: nats-server, queen and a worker on free ports, one browser for all.
+"""A pool and a real Chromium, for tests of the page: nats-server, queen and a worker on free ports, one browser.
 
-The worker has one slot, so that jobs wait for each other, and models that only take time: a test says how many steps it
-needs. Whatever a page writes into its console as an error fails its test; so does a report of its security policy.
+The worker has one slot, so that jobs wait for each other, and models that only take time: a test says how many
+steps it needs. Whatever a page writes into its console as an error fails its test, reports of its policy too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    FilePayload,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 import pool
 
@@ -34,7 +43,7 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 MODELS = {
     "quick": "sim://?step_ms=5&size=128",
     "slow": "sim://?step_ms=100&size=192",
-    }
+}
 
 
 def queen_binary() -> Path:
@@ -78,7 +87,16 @@ class Pool:
         port = pool.free_port()
         self.nats = f"nats://127.0.0.1:{port}"
         self.log = self.folder / "nats.log"
-        server = [pool.nats_server(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(self.folder / "nats")]
+        server = [
+            pool.nats_server(),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-js",
+            "-sd",
+            str(self.folder / "nats"),
+        ]
         process = self.stack.enter_context(pool.running(server, self.log))
         pool.wait_until_answering(port, process, self.log)
         self.url = self.queen()
@@ -91,7 +109,15 @@ class Pool:
     @contextlib.contextmanager
     def queen_on(self, port: int, *flags: str) -> Iterator[str]:
         log = self.folder / f"queen-{port}.log"
-        command = [str(queen_binary()), "--listen", f"127.0.0.1:{port}", *self.common(), "--grace", "1s", *flags]
+        command = [
+            str(queen_binary()),
+            "--listen",
+            f"127.0.0.1:{port}",
+            *self.common(),
+            "--grace",
+            "1s",
+            *flags,
+        ]
         with pool.running(command, log) as process:
             pool.wait_until_answering(port, process, log)
             yield f"http://127.0.0.1:{port}"
@@ -133,6 +159,11 @@ def noise(width: int, height: int, **text: str) -> bytes:
     out = io.BytesIO()
     Image.frombytes("RGB", (width, height), os.urandom(width * height * 3)).save(out, "PNG", pnginfo=info)
     return out.getvalue()
+
+
+def png(data: bytes) -> FilePayload:
+    """A file as it is chosen in a form."""
+    return {"name": "a.png", "mimeType": "image/png", "buffer": data}
 
 
 class PageTest(unittest.TestCase):

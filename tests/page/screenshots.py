@@ -1,6 +1,6 @@
 """Draws with the shipped checkpoint and writes the pictures of the page that the documents show.
 
-    PYTHONPATH=tests/wire python tests/page/screenshots.py docs/img
+PYTHONPATH=tests/wire python tests/page/screenshots.py docs/img
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Page, expect
 
@@ -24,7 +25,7 @@ PROMPTS = [
 ]
 
 
-def page(url: str, width: int, height: int, scheme: str, touch: bool = False) -> Page:
+def page(url: str, width: int, height: int, scheme: Literal["light", "dark"], touch: bool = False) -> Page:
     context = rig.browser().new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch, is_mobile=touch
     )

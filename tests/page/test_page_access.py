@@ -9,7 +9,7 @@ import unittest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from rig import PageTest, noise
+from rig import PageTest, noise, png
 
 TOKEN = "a-token-of-a-test-with-more-than-32-characters"
 # Every rule of WCAG 2.2 at level AA that can be tested so, and best practices.
@@ -40,8 +40,7 @@ class Access(PageTest):
             page.get_by_label("Prompt").fill("")
             page.get_by_role("button", name="Draw").click()
             self.check(page, f"a mistake, {scheme}")
-            files = [{"name": "a.png", "mimeType": "image/png", "buffer": noise(64, 64)}]
-            page.locator("#file").set_input_files(files)
+            page.locator("#file").set_input_files(png(noise(64, 64)))
             page.get_by_role("button", name="Paint a mask").click()
             page.get_by_text("Without a pointer").click()
             self.check(page, f"the mask, {scheme}")

@@ -36,7 +36,9 @@ class Drawing(PageTest):
         # Each picture of a simulated job has a colour of its own.
         self.draw("a small green star", "slow", steps=8, n=3)
         self.done()
-        previews = self.page.evaluate("[...window.shown].filter((url) => url.startsWith('data:image/jpeg')).length")
+        previews = self.page.evaluate(
+            "[...window.shown].filter((url) => url.startsWith('data:image/jpeg')).length"
+        )
         self.assertGreaterEqual(previews, 2)
 
     def test_what_is_not_said_is_asked_for_and_what_queen_refuses_is_shown_at_its_field(self) -> None:

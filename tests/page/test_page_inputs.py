@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from rig import HOSTILE, PageTest, noise
+from rig import HOSTILE, PageTest, noise, png
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -20,12 +20,18 @@ def pixels(data: bytes) -> np.ndarray:
 class Pictures(PageTest):
     def choose(self, data: bytes) -> None:
         self.ready()
-        files = [{"name": "a.png", "mimeType": "image/png", "buffer": data}]
-        self.page.locator("#file").set_input_files(files)
+        self.page.locator("#file").set_input_files(png(data))
         expect(self.page.locator("#source-picture")).to_be_visible()
 
     def test_a_dropped_picture_fills_the_form_with_its_settings(self) -> None:
-        self.draw("café, a star\nof two lines", steps=3, seed=77, guidance_scale=4.5, negative_prompt="blur", width=72)
+        self.draw(
+            "café, a star\nof two lines",
+            steps=3,
+            seed=77,
+            guidance_scale=4.5,
+            negative_prompt="blur",
+            width=72,
+        )
         self.done()
         file = self.saved()
         self.page.evaluate("localStorage.clear()")
@@ -35,8 +41,13 @@ class Pictures(PageTest):
         self.drop("#stage", "a.png", file)
         expect(self.page.get_by_label("Prompt")).to_have_value("café, a star\nof two lines")
         for name, value in {
-            "steps": "3", "seed": "77", "guidance_scale": "4.5", "negative_prompt": "blur", "model": "quick",
-            "width": "72", "height": "128",
+            "steps": "3",
+            "seed": "77",
+            "guidance_scale": "4.5",
+            "negative_prompt": "blur",
+            "model": "quick",
+            "width": "72",
+            "height": "128",
         }.items():
             expect(self.page.locator(f"#{name}")).to_have_value(value)
         expect(self.page.locator("#source-picture")).to_be_hidden()
@@ -46,15 +57,21 @@ class Pictures(PageTest):
     def test_the_text_that_a1111_writes_is_read(self) -> None:
         text = (
             "a bee <lora:ink:0.8>, (macro:1.2)\nNegative prompt: blur,\nnoise\n"
-            'Steps: 30, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 12, Size: 512x768, Model: "a, b", Clip skip: 2'
+            'Steps: 30, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 12, Size: 512x768, Model: "a, b"'
         )
         self.ready()
         self.drop("body", "a.png", noise(64, 64, parameters=text))
         expect(self.page.get_by_label("Prompt")).to_have_value("a bee, (macro:1.2)")
         expect(self.page.locator("#loras input").first).to_have_value("ink")
         for name, value in {
-            "negative_prompt": "blur,\nnoise", "steps": "30", "scheduler": "dpmpp_2m_karras", "guidance_scale": "6.5",
-            "seed": "12", "width": "512", "height": "768", "model": "a, b",
+            "negative_prompt": "blur,\nnoise",
+            "steps": "30",
+            "scheduler": "dpmpp_2m_karras",
+            "guidance_scale": "6.5",
+            "seed": "12",
+            "width": "512",
+            "height": "768",
+            "model": "a, b",
         }.items():
             expect(self.page.locator(f"#{name}")).to_have_value(value)
 
@@ -72,7 +89,11 @@ class Pictures(PageTest):
 
     def test_what_is_no_picture_is_said_to_be_none(self) -> None:
         self.ready()
-        for data in (b"no picture", noise(64, 64)[:100], b"\x89PNG\r\n\x1a\n\xff\xff\xff\xfftEXtparameters\0a"):
+        for data in (
+            b"no picture",
+            noise(64, 64)[:100],
+            b"\x89PNG\r\n\x1a\n\xff\xff\xff\xfftEXtparameters\0a",
+        ):
             self.drop("body", "a.png", data)
             expect(self.page.locator("#notice")).to_have_text("This is no picture that the browser reads.")
             expect(self.page.locator("#source-picture")).to_be_hidden()
@@ -150,9 +171,10 @@ class Pictures(PageTest):
 
         self.page.get_by_role("button", name="Change the mask").click()
         file = io.BytesIO()
-        Image.fromarray(np.where(np.arange(80) < 40, 255, 0).astype(np.uint8)[None].repeat(64, 0)).save(file, "PNG")
-        chosen = [{"name": "m.png", "mimeType": "image/png", "buffer": file.getvalue()}]
-        self.page.locator("#mask-file").set_input_files(chosen)
+        Image.fromarray(np.where(np.arange(80) < 40, 255, 0).astype(np.uint8)[None].repeat(64, 0)).save(
+            file, "PNG"
+        )
+        self.page.locator("#mask-file").set_input_files(png(file.getvalue()))
         expect(self.page.locator("#mask-says")).to_contain_text("50 % is painted anew")
         self.page.get_by_role("button", name="Invert").click()
         self.page.get_by_role("button", name="Clear", exact=True).click()
@@ -162,7 +184,9 @@ class Pictures(PageTest):
 
     def test_texts_of_strangers_stay_text(self) -> None:
         self.ready()
-        self.drop("body", "a.png", noise(64, 64, parameters=f"{HOSTILE}\nSteps: 2, Model: {HOSTILE}, Seed: 1"))
+        self.drop(
+            "body", "a.png", noise(64, 64, parameters=f"{HOSTILE}\nSteps: 2, Model: {HOSTILE}, Seed: 1")
+        )
         expect(self.page.get_by_label("Prompt")).to_have_value(HOSTILE)
         expect(self.page.locator("#model")).to_have_value(HOSTILE)
         self.page.get_by_role("button", name="Draw").click()
@@ -171,7 +195,9 @@ class Pictures(PageTest):
         self.done()
         expect(self.page.locator(".words")).to_have_text(HOSTILE)
         self.page.get_by_role("button", name="Add a LoRA").click()
-        self.assertIn(HOSTILE, self.page.eval_on_selector_all("#lora-names option", "all => all.map((o) => o.value)"))
+        self.assertIn(
+            HOSTILE, self.page.eval_on_selector_all("#lora-names option", "all => all.map((o) => o.value)")
+        )
         self.page.reload()
         self.done()
         self.assertEqual(self.page.locator("img[src=x]").count(), 0)

@@ -36,7 +36,10 @@ export function put(told) {
   workers = told.toSorted((a, b) => a.id.localeCompare(b.id));
   $("fleet").replaceChildren(...workers.map(row));
   show($("fleet-count"), workers.length ? String(workers.length) : "");
-  show($("fleet-empty"), workers.length ? "" : "No worker is up. Start one, and it appears here; a job that is sent now waits for it.");
+  show(
+    $("fleet-empty"),
+    workers.length ? "" : "No worker is up. Start one, and it appears here; a job that is sent now waits for it.",
+  );
   summarize();
 }
 
@@ -73,7 +76,13 @@ function row(worker) {
   return el(
     "li",
     { class: "worker", "data-state": worker.status },
-    el("p", { class: "line" }, el("span", { class: "dot" }), el("strong", {}, worker.id), el("span", { class: "tag" }, worker.device)),
+    el(
+      "p",
+      { class: "line" },
+      el("span", { class: "dot" }),
+      el("strong", {}, worker.id),
+      el("span", { class: "tag" }, worker.device),
+    ),
     el(
       "p",
       { class: "line soft" },
@@ -84,7 +93,12 @@ function row(worker) {
       "ul",
       { class: "plain tags", "aria-label": "Models" },
       ...worker.models.map((name) =>
-        el("li", { class: resident.includes(name) ? "tag resident" : "tag" }, name, resident.includes(name) && el("span", { class: "soft" }, " in memory")),
+        el(
+          "li",
+          { class: resident.includes(name) ? "tag resident" : "tag" },
+          name,
+          resident.includes(name) && el("span", { class: "soft" }, " in memory"),
+        ),
       ),
     ),
     el("p", { class: "soft small-text" }, facts.filter(Boolean).join(" · ")),

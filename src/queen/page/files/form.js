@@ -110,8 +110,20 @@ function addLora({ path, strength = 1 }) {
     "li",
     { class: "row" },
     el("input", { value: path, list: "lora-names", "aria-label": "LoRA", placeholder: "its name" }),
-    el("input", { value: strength, type: "number", step: "any", min: -10, max: 10, "aria-label": "Strength of the LoRA", class: "short" }),
-    el("button", { type: "button", class: "icon", "aria-label": "Remove the LoRA", onclick: () => (row.remove(), keep()) }, "×"),
+    el("input", {
+      value: strength,
+      type: "number",
+      step: "any",
+      min: -10,
+      max: 10,
+      "aria-label": "Strength of the LoRA",
+      class: "short",
+    }),
+    el(
+      "button",
+      { type: "button", class: "icon", "aria-label": "Remove the LoRA", onclick: () => (row.remove(), keep()) },
+      "×",
+    ),
   );
   $("loras").append(row);
 }
@@ -162,7 +174,10 @@ function shape(name) {
 }
 
 function showShape() {
-  const now = [Number($("width").value || $("width").placeholder), Number($("height").value || $("height").placeholder)];
+  const now = [
+    Number($("width").value || $("width").placeholder),
+    Number($("height").value || $("height").placeholder),
+  ];
   for (const choice of form.querySelectorAll("[data-shape]")) {
     choice.setAttribute("aria-pressed", String(sides(choice.dataset.shape).join() === now.join()));
   }

@@ -16,7 +16,11 @@ const sight = new IntersectionObserver(
       if (!isIntersecting) continue;
       sight.unobserve(target);
       const job = jobs.job(target.dataset.job);
-      if (job) thumbnail(job).then((url) => (target.src = url), () => target.replaceWith(icon("cell")));
+      if (job)
+        thumbnail(job).then(
+          (url) => (target.src = url),
+          () => target.replaceWith(icon("cell")),
+        );
     }
   },
   { rootMargin: "200px" },
@@ -27,7 +31,8 @@ export function start() {
   const later = () => (waiting ||= requestAnimationFrame(() => ((waiting = 0), display())));
   for (const name of ["change", "new", "select"]) jobs.changes.addEventListener(name, later);
   $("cancel-waiting").onclick = () => jobs.active().filter(waits).forEach(jobs.cancel);
-  $("forget").onclick = () => confirm("Clear the list of pictures in this browser? Queen keeps hers.") && jobs.forgetEnded();
+  $("forget").onclick = () =>
+    confirm("Clear the list of pictures in this browser? Queen keeps hers.") && jobs.forgetEnded();
 }
 
 const waits = (job) => job.status !== "running" && !job.cancelling;
@@ -71,7 +76,8 @@ function list(parent, nodes, wanted, make, update) {
   });
 }
 
-const mark = (node, job) => node.querySelector(".choose-job").setAttribute("aria-current", String(stage.current() === job));
+const mark = (node, job) =>
+  node.querySelector(".choose-job").setAttribute("aria-current", String(stage.current() === job));
 
 const choose = (job) => () => {
   stage.select(job);
@@ -82,11 +88,21 @@ function row(job) {
   const image = el("img", { alt: "" });
   const state = el("span", { class: "soft" });
   const bar = el("progress", { max: 1, "aria-label": "Progress" });
-  const stop = button("", () => jobs.cancel(job), { class: "icon stop", "aria-label": `Cancel: ${short(job)}` }, icon("stop"));
+  const stop = button(
+    "",
+    () => jobs.cancel(job),
+    { class: "icon stop", "aria-label": `Cancel: ${short(job)}` },
+    icon("stop"),
+  );
   const node = el(
     "li",
     { class: "queued" },
-    el("button", { type: "button", class: "choose-job", onclick: choose(job) }, el("span", { class: "mini" }, icon("cell"), image), el("span", { class: "texts" }, el("span", { class: "cut" }, job.request.prompt), state)),
+    el(
+      "button",
+      { type: "button", class: "choose-job", onclick: choose(job) },
+      el("span", { class: "mini" }, icon("cell"), image),
+      el("span", { class: "texts" }, el("span", { class: "cut" }, job.request.prompt), state),
+    ),
     stop,
     bar,
   );

@@ -10,7 +10,20 @@ const MOST = 200;
 const PATIENCE = 15 * 60_000;
 const ACTIVE = ["sending", "queued", "running"];
 /** What is kept of a job; the rest is of the moment. */
-const KEPT = ["id", "created", "request", "inputs", "status", "model", "seed", "worker", "images", "ms", "warnings", "why"];
+const KEPT = [
+  "id",
+  "created",
+  "request",
+  "inputs",
+  "status",
+  "model",
+  "seed",
+  "worker",
+  "images",
+  "ms",
+  "warnings",
+  "why",
+];
 
 const known = new Map();
 /** `change` with a job in `detail`, or null where several changed; `new` with one that is about to be sent. */
@@ -149,7 +162,10 @@ export function forget(job) {
   tell(null);
 }
 
-export const forgetEnded = () => all().filter((job) => !isActive(job)).forEach(forget);
+export const forgetEnded = () =>
+  all()
+    .filter((job) => !isActive(job))
+    .forEach(forget);
 
 function prune() {
   for (const old of all().slice(MOST)) if (!isActive(old)) forget(old);

@@ -65,7 +65,11 @@ function example(text) {
 function notice(text = "", offers = "", act = null) {
   const node = $("notice");
   node.replaceChildren(text);
-  if (act) node.append(" ", button(offers, () => (notice(), act())));
+  if (act)
+    node.append(
+      " ",
+      button(offers, () => (notice(), act())),
+    );
   node.hidden = !text;
   if (text) say(text);
 }
@@ -87,10 +91,16 @@ function came(file, asSource) {
       await source.take(file);
       if (found && !$("prompt").value.trim()) fill();
       else if (found) return notice("The picture carries settings.", "Put them into the form", fill);
-      return notice(found ? "Its settings are in the form, and what is drawn starts from it." : "What is drawn next starts from this picture.");
+      return notice(
+        found
+          ? "Its settings are in the form, and what is drawn starts from it."
+          : "What is drawn next starts from this picture.",
+      );
     }
     fill();
-    return notice("The settings of this picture are in the form.", "Start from the picture, too", () => guarded(() => source.take(file)));
+    return notice("The settings of this picture are in the form.", "Start from the picture, too", () =>
+      guarded(() => source.take(file)),
+    );
   });
 }
 

@@ -1,4 +1,5 @@
-// The dialog in which a mask is painted: brush, eraser, zoom, mouse, pen, fingers, and numbers for who has none of them.
+// The dialog in which a mask is painted: brush, eraser, zoom, mouse, pen, fingers, and numbers for those who have
+// none of them.
 
 import { $, count } from "./dom.js";
 import { Mask } from "./paint.js";
@@ -98,7 +99,10 @@ class Editor {
   /** Where a pointer is, in pixels of the picture; it may be beside it, so that strokes reach its edge. */
   at(event) {
     const box = this.canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) * this.canvas.width) / box.width, ((event.clientY - box.top) * this.canvas.height) / box.height];
+    return [
+      ((event.clientX - box.left) * this.canvas.width) / box.width,
+      ((event.clientY - box.top) * this.canvas.height) / box.height,
+    ];
   }
 
   down(event) {
@@ -118,7 +122,10 @@ class Editor {
 
   /** Of a stroke, in pixels of the picture: up to half of its longer side, finer where it is narrow. */
   width() {
-    return Math.max(1, (Number($("mask-size").value) / 100) ** 1.5 * Math.max(this.canvas.width, this.canvas.height) * 0.5);
+    return Math.max(
+      1,
+      (Number($("mask-size").value) / 100) ** 1.5 * Math.max(this.canvas.width, this.canvas.height) * 0.5,
+    );
   }
 
   /** Shows where a stroke would go, and how wide. */

@@ -20,7 +20,10 @@ export function picture(job, index) {
   found.catch(() => full.delete(key));
   for (const [old, loading] of [...full].slice(0, -MOST)) {
     full.delete(old);
-    loading.then(({ url }) => URL.revokeObjectURL(url), () => {});
+    loading.then(
+      ({ url }) => URL.revokeObjectURL(url),
+      () => {},
+    );
   }
   return found;
 }
@@ -61,7 +64,10 @@ async function made(job, index, key) {
 
 /** What a file of a picture is called. */
 export function fileName(job, index) {
-  const words = job.request.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "");
+  const words = job.request.prompt
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-|-$/g, "");
   const { format } = job.images[index];
   return `${words.slice(0, 40) || "picture"}-${job.id.slice(0, 6)}-${index + 1}.${format === "jpeg" ? "jpg" : format}`;
 }

@@ -16,7 +16,7 @@ function texts(bytes) {
   const found = new Map();
   const view = new DataView(bytes.buffer);
   if (bytes.length < 8 || view.getUint32(0) !== 0x89504e47) return found;
-  for (let at = 8; at + 12 <= bytes.length; ) {
+  for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at);
     const kind = latin1(bytes.subarray(at + 4, at + 8));
     const data = bytes.subarray(at + 8, at + 8 + length);
@@ -88,7 +88,8 @@ function fromInfotext(text) {
   const pairs = {};
   if (/^Steps: \d/.test(last)) {
     lines.pop();
-    for (const [, key, value] of last.matchAll(/([A-Z][\w .+-]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)/g)) pairs[key] = unquoted(value);
+    for (const [, key, value] of last.matchAll(/([A-Z][\w .+-]*): ("(?:\\.|[^"\\])*"|[^,]*)(?:, |$)/g))
+      pairs[key] = unquoted(value);
   }
   const cut = lines.findIndex((line) => line.startsWith("Negative prompt:"));
   const prompt = lines.slice(0, cut < 0 ? undefined : cut).join("\n");

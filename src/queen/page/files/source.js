@@ -39,7 +39,11 @@ export async function start(native, told) {
   $("paint").onclick = () => openMask();
   $("strength").oninput = showStrength;
   const [kept, keptMask] = [await readPicture(PICTURE), await readPicture(MASK)];
-  if (kept) await load(kept).then((loaded) => put(loaded, false), () => put(null));
+  if (kept)
+    await load(kept).then(
+      (loaded) => put(loaded, false),
+      () => put(null),
+    );
   if (kept && keptMask) putMask(keptMask, false);
   showStrength();
 }

@@ -49,7 +49,13 @@ const changed = () => jobs.changes.dispatchEvent(new CustomEvent("select"));
 
 function empty() {
   parts = null;
-  const examples = EXAMPLES.map((text) => el("li", {}, button(text, () => does.example(text), { class: "example" })));
+  const examples = EXAMPLES.map((text) =>
+    el(
+      "li",
+      {},
+      button(text, () => does.example(text), { class: "example" }),
+    ),
+  );
   $("stage").replaceChildren(
     el(
       "div",
@@ -86,7 +92,17 @@ function build() {
   $("stage").replaceChildren(
     el("div", { class: "mat" }, frame),
     bar,
-    el("div", { class: "caption" }, el("div", { class: "line" }, state, stop), why, strip, words, facts, warnings, tools),
+    el(
+      "div",
+      { class: "caption" },
+      el("div", { class: "line" }, state, stop),
+      why,
+      strip,
+      words,
+      facts,
+      warnings,
+      tools,
+    ),
   );
 }
 
@@ -114,7 +130,8 @@ function display() {
 
 function put(image, url, job) {
   if (image.src !== url) image.src = url;
-  image.alt = job.status === "completed" ? `Picture: ${job.request.prompt}` : `How it looks so far: ${job.request.prompt}`;
+  image.alt =
+    job.status === "completed" ? `Picture: ${job.request.prompt}` : `How it looks so far: ${job.request.prompt}`;
   image.hidden = false;
 }
 
@@ -155,7 +172,9 @@ function details(job) {
   const image = job.images?.[index];
   const facts = {
     Model: job.model ?? request.model,
-    Size: image ? `${image.width} × ${image.height}` : request.width && request.height && `${request.width} × ${request.height}`,
+    Size: image
+      ? `${image.width} × ${image.height}`
+      : request.width && request.height && `${request.width} × ${request.height}`,
     Seed: jobs.seedOf(job, index),
     Steps: request.steps,
     Guidance: request.guidance_scale,
@@ -166,7 +185,9 @@ function details(job) {
     Worker: job.worker,
   };
   const given = Object.entries(facts).filter(([, value]) => value != null && value !== "");
-  parts.facts.replaceChildren(...given.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
+  parts.facts.replaceChildren(
+    ...given.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))),
+  );
   parts.warnings.replaceChildren(...(job.warnings ?? []).map((text) => el("li", {}, text)));
   parts.tools.replaceChildren(...tools(job));
   strip(job);
@@ -199,8 +220,15 @@ function strip(job) {
   strip.replaceChildren(
     ...(strip.hidden ? [] : images).map((_, at) => {
       const image = el("img", { alt: "" });
-      thumbnail(job, at).then((url) => (image.src = url), () => {});
-      const attributes = { type: "button", "aria-label": `Picture ${at + 1} of ${images.length}`, "aria-pressed": String(at === index) };
+      thumbnail(job, at).then(
+        (url) => (image.src = url),
+        () => {},
+      );
+      const attributes = {
+        type: "button",
+        "aria-label": `Picture ${at + 1} of ${images.length}`,
+        "aria-pressed": String(at === index),
+      };
       const choose = () => {
         index = at;
         display();

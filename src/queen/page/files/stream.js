@@ -61,7 +61,13 @@ export function follow({ wanted, event, fleet, state }) {
 
   let soon = 0;
   const again = (all = false) => {
-    if (!all && wanted().slice(0, MOST).every((id) => followed.has(id))) return;
+    if (
+      !all &&
+      wanted()
+        .slice(0, MOST)
+        .every((id) => followed.has(id))
+    )
+      return;
     clearTimeout(soon);
     soon = setTimeout(run, 20);
   };
