@@ -222,6 +222,7 @@ impl Jobs for Queen {
 
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
         self.refuse_early(&operation)?;
+        self.refuse_others_pictures(&mut operation).await?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
         // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.

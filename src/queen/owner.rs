@@ -13,6 +13,10 @@ use axum::{
 };
 
 use super::{Queen, auth::Client, known::Known};
+use crate::{
+    contract::{ContractError, HttpCode, JobId, Operation},
+    http::ApiError,
+};
 
 /// On whose behalf queen looks at jobs.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +70,32 @@ impl Queen {
     /// This queen, as whoever sent a request may see it.
     pub(super) fn on_behalf_of(&self, request: &Extensions) -> Self {
         Self { shared: self.shared.clone(), asker: Asker::of(request.get()) }
+    }
+}
+
+impl Queen {
+    /// Refuses a picture of a job that whoever asks may not see as an input of another.
+    ///
+    /// # Errors
+    /// The field that names it, in the same words as where there is no such job.
+    pub(super) async fn refuse_others_pictures(&self, operation: &mut Operation) -> Result<(), ApiError> {
+        if !self.asker.is_bounded() {
+            return Ok(());
+        }
+        for (field, image) in operation.images_mut() {
+            let of_a_job = image.strip_prefix("object:jobs/").and_then(|path| path.split('/').next());
+            let Some(Ok(job)) = of_a_job.map(JobId::new) else { continue };
+            match self.known(&job).await {
+                Ok(_) => {}
+                Err(error) if error.http == Some(HttpCode::NotFound) => {
+                    return Err(
+                        ContractError::field(field, format!("there is no picture of a job `{job}`")).into()
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -136,6 +136,16 @@ async fn a_durable_job_is_its_senders_at_every_queen_from_the_queue_to_the_pictu
         }
     }
     assert!(worker.gets_nothing().await, "it ran once");
+
+    // Nor does it come by way of a job of one's own.
+    let transform = |picture: &str| json!({"operation": "image_transform", "prompt": "a", "init_image": format!("object:jobs/{picture}/0.png")});
+    for picture in ["drawing", "nobodys"] {
+        let (status, refused) = post(&third, &tokens.bob, &transform(picture)).await;
+        assert_eq!(status, 400, "{refused}");
+        let said = refused["error"]["message"].as_str().unwrap().replace(picture, "X");
+        assert_eq!(said, "`init_image`: there is no picture of a job `X`");
+    }
+    assert_eq!(post(&third, &tokens.alice, &transform("drawing")).await.0, 200);
 }
 
 #[tokio::test]
