@@ -31,7 +31,7 @@ def page(url: str, width: int, height: int, scheme: Literal["light", "dark"], to
     )
     opened = context.new_page()
     opened.goto(url)
-    expect(opened.locator("#fleet li")).to_have_count(1)
+    expect(opened.locator("#fleet > li")).to_have_count(1)
     return opened
 
 
@@ -49,7 +49,7 @@ def done(shown: Page) -> None:
 
 def at_work(shown: Page) -> None:
     """Waits for a picture of which something is to be seen."""
-    expect(shown.locator(".state")).to_have_text(re.compile("Step (1[2-9]|2[0-9]) of"))
+    expect(shown.locator(".state")).to_have_text(re.compile("Step (2[4-9]|3[0-6]) of"))
     expect(shown.locator(".frame img")).to_be_visible()
 
 
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     for prompt in PROMPTS:
         draw(wide, prompt, n="3" if prompt == PROMPTS[0] else "1")
         done(wide)
-    draw(wide, PROMPTS[2], steps="40", negative_prompt="a small heart")
+    draw(wide, PROMPTS[4], steps="40")
     draw(wide, PROMPTS[1])
     wide.locator("#queue-list .choose-job").first.click()
     at_work(wide)
@@ -72,6 +72,7 @@ def main(folder: Path) -> None:
     draw(dark, PROMPTS[0], n="2")
     done(dark)
     dark.get_by_role("button", name="Paint a mask on it").click()
+    dark.locator("#mask-canvas").wait_for()
     box = dark.locator("#mask-canvas").bounding_box()
     assert box is not None
     dark.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.45)
@@ -81,7 +82,7 @@ def main(folder: Path) -> None:
     dark.screenshot(path=folder / "page-mask.png")
 
     phone = page(started.url, 390, 800, "dark", touch=True)
-    draw(phone, PROMPTS[4], steps="40")
+    draw(phone, PROMPTS[1], steps="40")
     at_work(phone)
     phone.screenshot(path=folder / "page-phone.png")
 
