@@ -103,8 +103,25 @@ class Access(PageTest):
         page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         expect(page.locator("#mask-says")).to_contain_text("1 stroke")
         check("the mask")
+        self.pinch(page, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.get_by_role("button", name="Use this mask").tap()
         check("with a mask")
+
+    def pinch(self, page: Page, x: float, y: float) -> None:
+        """Two fingers zoom, and paint nothing."""
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind: str, apart: float | None) -> None:
+            points = [] if apart is None else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        before = page.locator("#mask-zoom").inner_text()
+        send("touchStart", 20)
+        for apart in (30, 45, 60):
+            send("touchMove", apart)
+        send("touchEnd", None)
+        expect(page.locator("#mask-zoom")).not_to_have_text(before)
+        expect(page.locator("#mask-says")).to_contain_text("1 stroke")
 
     def test_a_token_is_typed_once(self) -> None:
         tokens = self.pool.folder / "tokens"
