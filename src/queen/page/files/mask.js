@@ -40,7 +40,7 @@ class Editor {
     act("rect-cut", () => this.rectangle(true));
     $("mask-in").onclick = () => this.scale(this.zoom * ZOOM_STEP);
     $("mask-out").onclick = () => this.scale(this.zoom / ZOOM_STEP);
-    $("mask-fit").onclick = () => this.fit();
+    $("mask-fit").onclick = $("mask-numbers").ontoggle = () => this.fit();
     $("mask-colour").oninput = () => this.display();
     $("mask-file").onchange = async () => {
       const [file] = $("mask-file").files;
