@@ -175,7 +175,8 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         let mut named: Vec<&str> = FILES.iter().map(|file| file.name).collect();
-        (found.sort(), named.sort());
+        found.sort();
+        named.sort();
         assert_eq!(found, named);
     }
 
