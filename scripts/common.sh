@@ -80,6 +80,18 @@ need_faketime() {
   [ -n "$library" ] || die "libfaketime is missing: install it from your system's packages (apt install faketime)"
 }
 
+# The page is tested in it. CHROMIUM names one that is elsewhere.
+need_chromium() {
+  [ -z "${CHROMIUM:-}" ] || return 0
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    command -v "$name" >/dev/null && return 0
+  done
+  apt_install chromium || true
+  command -v chromium >/dev/null ||
+    die "Chromium is missing: install it from your system's packages (apt install chromium), or name it in CHROMIUM"
+}
+
 # A virtual environment with what the Python side of the tests needs, and the S3 servers: rclone, which checks signatures,
 # and moto.
 get_python() {

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Tokens, tokens::Holder};
+use super::{Tokens, page, tokens::Holder};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// Whoever sent a request.
@@ -39,7 +39,7 @@ impl Client {
 }
 
 /// Notes who sent the request. With `tokens`, refuses one without a good token, but for /health, which load balancers
-/// ask.
+/// ask, and for the files of the page, which asks for the token.
 pub(super) async fn identify(
     State(tokens): State<Option<Tokens>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -48,7 +48,7 @@ pub(super) async fn identify(
 ) -> Response {
     let client = match &tokens {
         None => Client::at(peer.ip()),
-        Some(_) if request.uri().path() == "/health" => Client::at(peer.ip()),
+        Some(_) if is_for_all(request.uri().path()) => Client::at(peer.ip()),
         Some(tokens) => match bearer(&request) {
             None => return unauthorised("this queen asks for a token"),
             Some(token) => match tokens.client(token) {
@@ -60,6 +60,10 @@ pub(super) async fn identify(
     };
     request.extensions_mut().insert(client);
     next.run(request).await
+}
+
+fn is_for_all(path: &str) -> bool {
+    path == "/health" || page::is_page(path)
 }
 
 fn bearer(request: &Request) -> Option<&str> {

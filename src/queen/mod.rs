@@ -18,6 +18,7 @@ mod known;
 mod list;
 mod options;
 mod owner;
+mod page;
 mod rate;
 mod record;
 mod refuse;

@@ -9,7 +9,7 @@ use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
     guard::{self, Guard},
-    list,
+    list, page,
     rate::{self, RateLimit, RateLimits},
 };
 use crate::{
@@ -172,7 +172,7 @@ fn routes(queen: Queen, limits: RouteLimits) -> Router {
         let queen = queen.clone();
         get(move || async move { Json(queen.workers()) })
     };
-    let own = durable::routes(queen.clone()).merge(list::routes(queen.clone()));
+    let own = durable::routes(queen.clone()).merge(list::routes(queen.clone())).merge(page::routes());
     fallback(watched_job_routes(queen, limits).route("/v1/workers", workers).merge(own))
 }
 
