@@ -397,4 +397,21 @@ impl JobQueue for JobStreams {
         }
         self.gather();
     }
+
+    async fn reopen(&mut self) -> Result<(), BusError> {
+        if self.queues.is_empty() {
+            return Ok(());
+        }
+        self.gather();
+        // New inboxes: those of before are known to the server as ended. With their streams the client forgets them.
+        self.messages = SelectAll::new();
+        self.closed = watch::Sender::new(false);
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            (queue.inbox, queue.asked) = (self.link.client.new_inbox(), None);
+            let subscriber = subscribe(&self.link.client, &queue.inbox).await?;
+            self.messages.push(heard(subscriber, index, self.closed.subscribe()));
+        }
+        self.state = self.opening(Duration::ZERO, String::new());
+        Ok(())
+    }
 }

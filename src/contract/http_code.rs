@@ -11,7 +11,9 @@ use super::ErrorCode;
 pub enum HttpCode {
     /// 401: a token is asked for, and is missing or unknown.
     Unauthorized,
-    /// 404: there is no such endpoint, job, picture or dead letter.
+    /// 403: the token is known, and may not do this.
+    Forbidden,
+    /// 404: there is no such endpoint, job, picture, worker or dead letter.
     NotFound,
     /// 405: the endpoint does not take that method.
     MethodNotAllowed,
@@ -30,6 +32,7 @@ impl HttpCode {
     pub fn status(self) -> u16 {
         match self {
             Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
@@ -44,6 +47,7 @@ impl HttpCode {
         match self {
             Self::RateLimited => true,
             Self::Unauthorized
+            | Self::Forbidden
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::Conflict

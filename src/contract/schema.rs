@@ -3,7 +3,9 @@
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
-use super::{DeadLetters, ErrorBody, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers};
+use super::{
+    Command, DeadLetters, ErrorBody, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers,
+};
 
 /// File name in `schemas/`, and the schema.
 pub fn all() -> Vec<(&'static str, Schema)> {
@@ -14,6 +16,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("job_view.json", schema_for!(JobView)),
         ("worker_info.json", schema_for!(WorkerInfo)),
         ("workers.json", schema_for!(Workers)),
+        ("control.json", schema_for!(Command)),
         ("health.json", schema_for!(Health)),
         ("dead_letters.json", schema_for!(DeadLetters)),
         ("error.json", schema_for!(ErrorBody)),

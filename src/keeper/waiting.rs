@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeSet, convert::Infallible, time::Duration};
 
 use super::{client::Queen, report::Reporter, request::Needs};
-use crate::contract::{WorkerInfo, WorkerStatus};
+use crate::contract::WorkerInfo;
 
 /// A wait that is worth no word.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
@@ -40,7 +40,7 @@ pub async fn watch(queen: &Queen, needs: &Needs, reporter: &Reporter, started: &
 
 /// Why nobody has it yet.
 fn why(needs: &Needs, workers: &[WorkerInfo]) -> String {
-    let up: Vec<_> = workers.iter().filter(|worker| worker.status != WorkerStatus::ShuttingDown).collect();
+    let up: Vec<_> = workers.iter().filter(|worker| worker.status.takes_jobs()).collect();
     if up.is_empty() {
         return "no worker is up".into();
     }
@@ -92,7 +92,7 @@ fn why(needs: &Needs, workers: &[WorkerInfo]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::Capability;
+    use crate::contract::{Capability, WorkerStatus};
 
     fn needs(model: Option<&str>) -> Needs {
         Needs {

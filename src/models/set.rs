@@ -56,6 +56,8 @@ struct Memory {
     loaded: Vec<Loaded>,
     /// Entries whose room is taken and whose weights are being read.
     loading: Vec<usize>,
+    /// Entries in memory that go as soon as nobody holds them.
+    leaving: Vec<usize>,
 }
 
 /// A model in memory.
@@ -156,6 +158,11 @@ impl ModelSet {
         self.lock().loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
     }
 
+    /// Whether a model is being loaded.
+    pub fn is_loading(&self) -> bool {
+        !self.lock().loading.is_empty()
+    }
+
     /// Whether [`hold`](Self::hold) would find the model in memory or room for it.
     pub fn has_room_for(&self, name: &str) -> bool {
         let memory = self.lock();
@@ -247,6 +254,46 @@ impl ModelSet {
         device::give_back(&self.options.device) > 0 || evicted
     }
 
+    /// Lets a model go that is in memory, or on its way there: at once when nobody holds it, else by
+    /// [`let_go`](Self::let_go).
+    ///
+    /// # Errors
+    /// When there is no model of that name.
+    pub fn unload(&self, name: &str) -> Result<(), ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let mut memory = self.lock();
+        let is_here =
+            memory.loading.contains(&index) || memory.loaded.iter().any(|other| other.entry == index);
+        if is_here && !memory.leaving.contains(&index) {
+            memory.leaving.push(index);
+        }
+        drop(memory);
+        self.let_go();
+        Ok(())
+    }
+
+    /// Puts those models out of memory that were [unloaded](Self::unload) and that nobody holds any more.
+    pub fn let_go(&self) {
+        let mut memory = self.lock();
+        let mut evicted = false;
+        while let Some(at) =
+            memory.loaded.iter().position(|loaded| memory.leaving.contains(&loaded.entry) && loaded.is_idle())
+        {
+            self.put_out(&mut memory, at);
+            evicted = true;
+        }
+        drop(memory);
+        if evicted {
+            device::give_back(&self.options.device);
+        }
+    }
+
+    /// Keeps a model that was [unloaded](Self::unload) and is still there.
+    pub fn stay(&self, name: &str) {
+        let index = self.find(name);
+        self.lock().leaving.retain(|leaving| Some(*leaving) != index);
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.models.iter().position(|entry| entry.info.name == name)
     }
@@ -297,10 +344,17 @@ impl ModelSet {
     /// Puts the least recently used idle model out of memory; the bytes of its weights.
     fn evict(&self, memory: &mut Memory) -> Option<u64> {
         let at = memory.loaded.iter().position(Loaded::is_idle)?;
-        let entry = &self.models[memory.loaded.remove(at).entry];
+        Some(self.put_out(memory, at))
+    }
+
+    /// Puts the model at this place out of memory; the bytes of its weights.
+    fn put_out(&self, memory: &mut Memory, at: usize) -> u64 {
+        let index = memory.loaded.remove(at).entry;
+        memory.leaving.retain(|leaving| *leaving != index);
+        let entry = &self.models[index];
         let (model, weight_bytes) = (&entry.info.name, entry.weight_bytes);
         tracing::info!(model, weight_bytes, "a model was put out of memory");
-        Some(weight_bytes)
+        weight_bytes
     }
 
     fn read(&self, index: usize) -> Result<Arc<Model>, ModelError> {
@@ -341,7 +395,12 @@ struct Settles<'a> {
 
 impl Drop for Settles<'_> {
     fn drop(&mut self) {
-        self.set.lock().loading.retain(|index| *index != self.index);
+        let mut memory = self.set.lock();
+        memory.loading.retain(|index| *index != self.index);
+        if !memory.loaded.iter().any(|loaded| loaded.entry == self.index) {
+            memory.leaving.retain(|index| *index != self.index);
+        }
+        drop(memory);
         self.set.settled.notify_all();
     }
 }

@@ -28,6 +28,11 @@ pub(super) enum Client {
 }
 
 impl Client {
+    /// Whether it may tell workers what to do.
+    pub(super) fn may_administer(&self) -> bool {
+        matches!(self, Self::At(_))
+    }
+
     fn at(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::At(address.into()),

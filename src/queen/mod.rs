@@ -22,6 +22,7 @@ mod table;
 mod tokens;
 mod told;
 mod watchdog;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,13 +2,14 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{Json, Router, middleware, routing::get};
+use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
     rate::{self, RateLimit, RateLimits},
+    workers,
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
@@ -163,12 +164,8 @@ async fn start(
 }
 
 fn routes(queen: Queen, limits: RouteLimits) -> Router {
-    let workers = {
-        let queen = queen.clone();
-        get(move || async move { Json(queen.workers()) })
-    };
-    let letters = durable::routes(queen.clone());
-    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters))
+    let own = durable::routes(queen.clone()).merge(workers::routes(queen.clone()));
+    fallback(job_routes(queen, limits).merge(own))
 }
 
 /// In front of every endpoint: who it is, and how often.
