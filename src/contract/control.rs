@@ -137,7 +137,7 @@ mod tests {
             ("[]", "`body`"),
             ("{}", "`command`: is missing; there are: drain, resume"),
             (r#"{"command":7}"#, "`command`: must be a string"),
-            (r#"{"command":"drian"}"#, "did you mean `drain`?"),
+            (r#"{"command":"drains"}"#, "did you mean `drain`?"),
             (r#"{"command":"delete"}"#, "there are: drain"),
             (r#"{"command":"load"}"#, "`model`: is missing"),
             (r#"{"command":"load","model":""}"#, "`model`: a name has"),

@@ -141,7 +141,12 @@ mod tests {
         assert!(error.to_string().contains("jobs run with a"), "{error}");
         assert_eq!(resident(), ["a"]);
         assert!(matches!(job.await.unwrap(), GenerationResponse::Done { .. }));
-        by_hand.load("b").unwrap();
+        // It is told its end before it lets go.
+        let until = Instant::now() + Duration::from_secs(5);
+        while by_hand.load("b").is_err() {
+            assert!(Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         assert_eq!(resident(), ["b"]);
     }
 }

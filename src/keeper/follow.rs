@@ -144,8 +144,9 @@ impl<'a> Follower<'a> {
 
     /// Puts a preview where --preview says; where that fails it is told once.
     async fn show(&mut self, image: &str) {
-        let Some(place) = &mut self.preview else { return };
         let Ok(bytes) = STANDARD.decode(image) else { return };
+        self.reporter.picture(&bytes);
+        let Some(place) = &mut self.preview else { return };
         if let Err(error) = save::preview(place, Bytes::from(bytes)).await {
             self.reporter.note(&format!("--preview: {error}; the job goes on"));
             self.preview = None;

@@ -321,15 +321,16 @@ impl ModelSet {
 
     fn make_room(&self, index: usize, memory: &mut Memory) -> Result<(), ModelError> {
         let needed = self.models[index].weight_bytes;
+        // Who is in the way is looked at first: a model that is let go in between is room, and nobody's fault.
+        let busy = memory.loaded.iter().filter(|loaded| !loaded.is_idle()).map(|loaded| loaded.entry);
+        let busy: Vec<_> = busy.chain(memory.loading.iter().copied()).collect();
         let room = self.room(memory);
         if needed > room.possible {
-            let busy = memory.loaded.iter().filter(|loaded| !loaded.is_idle()).map(|loaded| loaded.entry);
-            let busy = busy.chain(memory.loading.iter().copied());
             return Err(ModelError::NoRoom {
                 model: self.models[index].info.name.clone(),
                 needed,
                 available: room.possible,
-                busy: busy.map(|entry| self.models[entry].info.name.clone()).collect(),
+                busy: busy.into_iter().map(|entry| self.models[entry].info.name.clone()).collect(),
             });
         }
         let mut free = room.free;
