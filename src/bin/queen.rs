@@ -35,8 +35,11 @@ struct Cli {
 enum Command {
     /// Makes a token for a client: shown once on standard error; its line for --token-file goes to standard output
     NewToken {
-        /// The client's name in logs and limits; one that has a token gets a second
+        /// The client's name in logs and limits, and of its jobs; one that has a token gets a second
         name: String,
+        /// It sees, cancels and fetches the jobs of all clients, and all dead letters
+        #[arg(long)]
+        admin: bool,
     },
     /// Moves the durable jobs that an earlier version left in its streams; once, while no queen and no worker runs
     MoveJobs(Box<MoveJobs>),
@@ -58,7 +61,7 @@ struct MoveJobs {
 fn main() -> ExitCode {
     let Cli { command, options } = environment::parse();
     let log = match &command {
-        Some(Command::NewToken { name }) => return new_token(name),
+        Some(Command::NewToken { name, admin }) => return new_token(name, *admin),
         Some(Command::MoveJobs(options)) => &options.log,
         None => &options.log,
     };
@@ -99,8 +102,8 @@ async fn move_jobs(options: MoveJobs) -> Result<(), QueenError> {
     Ok(())
 }
 
-fn new_token(name: &str) -> ExitCode {
-    match issue(name) {
+fn new_token(name: &str, is_admin: bool) -> ExitCode {
+    match issue(name, is_admin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The exit code says the same to whoever does not read.
@@ -111,8 +114,8 @@ fn new_token(name: &str) -> ExitCode {
 }
 
 /// The line first: a token without it is good for nothing.
-fn issue(name: &str) -> Result<(), String> {
-    let Issued { token, line } = Issued::new(name)?;
+fn issue(name: &str, is_admin: bool) -> Result<(), String> {
+    let Issued { token, line } = Issued::new(name, is_admin)?;
     let mut out = io::stdout();
     writeln!(out, "{line}")
         .and_then(|()| out.flush())

@@ -26,18 +26,27 @@ pub struct StoredLetter {
     pub subject: String,
     /// The operation.
     pub body: Bytes,
+    /// The client that sent the job, where that is known.
+    pub owner: Option<String>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
 }
 
 impl Streams {
-    /// The newest `limit` dead letters, the newest last.
+    /// The newest `limit` dead letters, the newest last, of those whose job's owner is `wanted`.
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, BusError> {
+    pub async fn dead_letters(
+        &self,
+        limit: usize,
+        wanted: impl Fn(Option<&str>) -> bool,
+    ) -> Result<Vec<DeadLetter>, BusError> {
         let mut newest = VecDeque::new();
         self.each_letter(|message| {
+            if !wanted(text(&message.headers, headers::JOB_OWNER)) {
+                return;
+            }
             if newest.len() >= limit {
                 newest.pop_front();
             }
@@ -157,5 +166,6 @@ fn stored_letter(message: StreamMessage) -> Option<StoredLetter> {
         time: humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since_epoch).to_string(),
     };
     let traceparent = header(headers::TRACEPARENT).map(str::to_owned);
-    Some(StoredLetter { letter, subject: job_subject, body: payload, traceparent })
+    let owner = header(headers::JOB_OWNER).map(str::to_owned);
+    Some(StoredLetter { letter, subject: job_subject, body: payload, owner, traceparent })
 }

@@ -3,15 +3,19 @@
 //! A reader that falls behind, or whose events were missed, is told of a gap, and reads on from the stream.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
 use super::Logged;
-use crate::contract::{Event, JobId};
+use crate::contract::{Event, EventKind, JobId};
 
+/// Previews that are kept for readers to come, each the newest of its job,
+const MAX_PREVIEWS: usize = 4096;
+/// and so many bytes of them; beyond either the one that has not changed for the longest time is forgotten.
+const MAX_PREVIEW_BYTES: usize = 64 << 20;
 /// Events that wait for a reader. One that is further behind reads on from the stream.
 const AHEAD: usize = 16;
 
@@ -36,6 +40,17 @@ pub(super) enum Waiting {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FanOut {
     readers: Arc<Mutex<Readers>>,
+    previews: Arc<Mutex<Previews>>,
+}
+
+/// The newest preview of each job that is being drawn.
+#[derive(Debug, Default)]
+struct Previews {
+    of: HashMap<String, (u64, Arc<Event>)>,
+    /// By when they came: the number of each, and its job.
+    order: BTreeMap<u64, String>,
+    came: u64,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +91,7 @@ impl FanOut {
             let mut letters = mailbox.lock();
             letters.gap = true;
             letters.closed = readers.closed;
+            letters.preview = self.previews().of.get(job.as_str()).map(|(_, event)| event.clone());
         }
         readers.of.entry(job.as_str().to_owned()).or_default().push(mailbox.clone());
         drop(readers);
@@ -100,9 +116,15 @@ impl FanOut {
         });
     }
 
-    /// Hands on a preview.
+    /// Hands on a preview, and keeps it for readers to come.
     pub fn preview(&self, job: &str, event: &Arc<Event>) {
+        self.previews().keep(job, event.clone());
         self.each_of(job, |letters| letters.preview = Some(event.clone()));
+    }
+
+    /// A job has ended: its preview is for nobody any more.
+    pub fn forget_preview(&self, job: &str) {
+        self.previews().forget(job);
     }
 
     /// Tells every reader that events may have been missed.
@@ -131,6 +153,38 @@ impl FanOut {
     fn lock(&self) -> MutexGuard<'_, Readers> {
         // Nothing in here can leave the map half changed.
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn previews(&self) -> MutexGuard<'_, Previews> {
+        self.previews.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Previews {
+    fn keep(&mut self, job: &str, event: Arc<Event>) {
+        self.forget(job);
+        self.came += 1;
+        self.bytes += size(&event);
+        self.order.insert(self.came, job.to_owned());
+        self.of.insert(job.to_owned(), (self.came, event));
+        while self.of.len() > MAX_PREVIEWS || self.bytes > MAX_PREVIEW_BYTES {
+            let Some((_, oldest)) = self.order.pop_first() else { return };
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, job: &str) {
+        if let Some((came, event)) = self.of.remove(job) {
+            self.order.remove(&came);
+            self.bytes -= size(&event);
+        }
+    }
+}
+
+fn size(event: &Event) -> usize {
+    match &event.kind {
+        EventKind::Preview { image, .. } => image.len(),
+        _ => 0,
     }
 }
 
@@ -197,7 +251,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
-    use crate::contract::{EventKind, WorkerId};
+    use crate::contract::{OutputFormat, WorkerId};
 
     fn job(id: &str) -> JobId {
         JobId::new(id).unwrap()
@@ -293,6 +347,44 @@ mod tests {
         }
         fan_out.stored("j", &logged(4));
         assert_eq!(waiting(&place), [4, 1003]);
+    }
+
+    #[test]
+    fn who_comes_late_gets_the_newest_preview_of_a_job_that_is_being_drawn() {
+        let fan_out = FanOut::default();
+        fan_out.preview("j", &Arc::new(event(1)));
+        fan_out.preview("j", &Arc::new(event(2)));
+        assert_eq!(waiting(&fan_out.open(&job("j"))), [0, 1002], "behind what is stored");
+        assert_eq!(waiting(&fan_out.open(&job("k"))), [0]);
+        fan_out.forget_preview("j");
+        assert_eq!(waiting(&fan_out.open(&job("j"))), [0]);
+    }
+
+    #[test]
+    fn previews_that_are_kept_are_bounded_in_number_and_in_bytes() {
+        let fan_out = FanOut::default();
+        let preview = |bytes| {
+            let (image, format) = ("A".repeat(bytes), OutputFormat::Jpeg);
+            let kind = EventKind::Preview { step: 1, total: 2, percent: 50.0, image, format };
+            Arc::new(Event { kind, ..event(1) })
+        };
+        for number in 0..MAX_PREVIEWS + 10 {
+            fan_out.preview(&format!("j{number}"), &preview(10));
+        }
+        let kept = || {
+            let previews = fan_out.previews();
+            (previews.of.len(), previews.order.len(), previews.bytes)
+        };
+        let is_kept = |job: &str| fan_out.previews().of.contains_key(job);
+        assert_eq!(kept(), (MAX_PREVIEWS, MAX_PREVIEWS, MAX_PREVIEWS * 10));
+        assert!(!is_kept("j9"));
+        assert!(is_kept("j10"));
+        for name in ["x", "y", "z"] {
+            fan_out.preview(name, &preview(MAX_PREVIEW_BYTES / 2));
+        }
+        assert_eq!(kept(), (2, 2, MAX_PREVIEW_BYTES));
+        fan_out.preview("huge", &preview(MAX_PREVIEW_BYTES + 1));
+        assert_eq!(kept(), (0, 0, 0), "what is larger than all may be is not kept");
     }
 
     #[tokio::test]

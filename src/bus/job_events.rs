@@ -157,6 +157,9 @@ impl Source {
                 News::Message(message) => {
                     let job = message.subject.strip_prefix(&prefix).unwrap_or_default();
                     let is_read = self.fan_out.is_read(job);
+                    if is_end(&message) {
+                        self.fan_out.forget_preview(job);
+                    }
                     if (is_read || is_end(&message))
                         && let Some(logged) = self.read(&message)
                     {
@@ -182,9 +185,6 @@ impl Source {
         };
         while let Some(message) = messages.next().await {
             let job = message.subject.strip_prefix(&prefix).unwrap_or_default();
-            if !self.fan_out.is_read(job) {
-                continue;
-            }
             match preview(&message, job) {
                 Some(event) => self.fan_out.preview(job, &Arc::new(event)),
                 None => tracing::debug!(job, "a preview that is none is left out"),

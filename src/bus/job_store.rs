@@ -42,6 +42,8 @@ pub struct Sending {
     pub after: Option<u64>,
     /// Of a job whose message the server lost: the number that it had.
     pub lost: Option<u64>,
+    /// The client that sent it.
+    pub owner: Option<String>,
     /// W3C trace context of the job.
     pub traceparent: Option<String>,
 }
@@ -284,6 +286,9 @@ impl Sending {
         map.insert(headers::JOB_ID, self.job.as_str());
         if let Some(after) = self.after {
             map.insert(headers::JOB_AFTER, after.to_string());
+        }
+        if let Some(owner) = &self.owner {
+            map.insert(headers::JOB_OWNER, owner.as_str());
         }
         if let Some(trace) = &self.traceparent {
             map.insert(headers::TRACEPARENT, trace.as_str());

@@ -12,7 +12,10 @@ use async_nats::{
     jetstream::{
         self, Context, ErrorCode,
         consumer::{AckPolicy, PullConsumer, pull},
-        context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, RequestErrorKind},
+        context::{
+            ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+            RequestErrorKind,
+        },
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
@@ -217,6 +220,21 @@ impl Streams {
     /// As [`ensure`](Self::ensure).
     pub async fn ensure_consumer(&self, capability: Capability, model: &str) -> Result<(), BusError> {
         self.consumer(capability, model).await.map(drop)
+    }
+
+    /// Up to which number the consumer of that name has given jobs out.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn given_out(&self, consumer: &str) -> Result<u64, BusError> {
+        let doing = || format!("consumer {consumer} of stream {}", self.jobs);
+        let stream = self.context.get_stream_no_info(&self.jobs).await;
+        let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
+        match stream.consumer_info(consumer).await {
+            Ok(info) => Ok(info.delivered.stream_sequence),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(0),
+            Err(error) => Err(BusError::jetstream(doing(), error)),
+        }
     }
 
     /// The consumer of the jobs of a capability and model, made when it is missing, and read back.

@@ -24,6 +24,8 @@ pub const JOB_QUEUED: &str = "Job-Queued";
 pub const JOB_REQUEST: &str = "Job-Request";
 /// On a durable job that is sent again after it ended: the number of the event that ended it, which ends it no more.
 pub const JOB_AFTER: &str = "Job-After";
+/// On a durable job and its dead letter: the client of queen's that sent it, by the name of its token.
+pub const JOB_OWNER: &str = "Job-Owner";
 /// On a dead letter: the subject that the job came on.
 pub const JOB_SUBJECT: &str = "Job-Subject";
 /// On a dead letter: the error code.

@@ -11,7 +11,7 @@ use super::ErrorCode;
 pub enum HttpCode {
     /// 401: a token is asked for, and is missing or unknown.
     Unauthorized,
-    /// 403: the token is known, and may not do this.
+    /// 403: another web page sent it, it asks for a name that is not queen's, or the token may not do this.
     Forbidden,
     /// 404: there is no such endpoint, job, picture, worker or dead letter.
     NotFound,

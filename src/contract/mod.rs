@@ -18,6 +18,7 @@ pub mod limits;
 mod nearest;
 mod operation;
 mod parse;
+mod queued;
 mod responses;
 mod scheduler_names;
 pub mod schema;
@@ -40,8 +41,11 @@ pub use limits::Limits;
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
 pub use parse::unmarked;
-pub use responses::{DeadLetter, DeadLetters, Health, JobResponse, JobStatus, JobView, Workers};
+pub use queued::Queued;
+pub use responses::{
+    DeadLetter, DeadLetters, Health, JobList, JobResponse, JobStatus, JobSummary, JobView, Workers,
+};
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};
-pub use ticket::Ticket;
+pub use ticket::{About, SHOWN_PROMPT, Ticket};
 pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

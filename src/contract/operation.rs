@@ -223,6 +223,11 @@ impl Operation {
         on_body!(self, body => body.model.as_deref())
     }
 
+    /// What is to be drawn.
+    pub fn prompt(&self) -> &str {
+        on_body!(self, body => &body.prompt)
+    }
+
     /// The scheduler asked for.
     pub fn scheduler(&self) -> Option<&str> {
         on_body!(self, body => body.scheduler.as_deref())

@@ -49,6 +49,32 @@ pub struct JobView {
     pub event: Option<Event>,
 }
 
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobSummary {
+    /// The job.
+    pub job_id: JobId,
+    /// Where it is.
+    pub status: JobStatus,
+    /// What was asked for, as the `operation` of its body. Null for a job that an earlier version took.
+    pub operation: Option<String>,
+    /// The model that it is for, where that is known.
+    pub model: Option<String>,
+    /// When queen took it, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// The beginning of its prompt.
+    pub prompt: Option<String>,
+}
+
+/// The answer to GET /v1/jobs: the asking client's jobs, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobList {
+    /// One page of them.
+    pub jobs: Vec<JobSummary>,
+    /// What to ask for the next page by, as `before`; null on the last one.
+    pub next: Option<String>,
+}
+
 /// The answer to GET /v1/workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Workers {

@@ -4,7 +4,8 @@ use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
 use super::{
-    Command, DeadLetters, ErrorBody, Event, Health, JobResponse, JobView, Operation, WorkerInfo, Workers,
+    Command, DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued,
+    WorkerInfo, Workers,
 };
 
 /// File name in `schemas/`, and the schema.
@@ -12,6 +13,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("operation.json", schema_for!(Operation)),
         ("event.json", schema_for!(Event)),
+        ("queued.json", schema_for!(Queued)),
+        ("job_list.json", schema_for!(JobList)),
         ("job_response.json", schema_for!(JobResponse)),
         ("job_view.json", schema_for!(JobView)),
         ("worker_info.json", schema_for!(WorkerInfo)),

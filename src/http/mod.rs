@@ -3,7 +3,9 @@
 //! What a job is and where it runs is behind [`Jobs`]; here are paths, statuses, limits and the SSE format.
 
 mod body;
+mod cursor;
 mod error;
+mod many;
 mod picture;
 mod routes;
 mod serve;
@@ -12,12 +14,16 @@ mod sse;
 use std::future::Future;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream, stream::BoxStream};
 
-use crate::contract::{Event, Health, JobId, JobView, Operation};
+use axum::http::Extensions;
 
+use crate::contract::{Event, Health, JobId, JobView, Operation, Queued};
+
+pub use cursor::{Cursor, Seen};
 pub use error::ApiError;
-pub use routes::{RouteLimits, fallback, job_id, job_routes};
+pub use many::MAX_WATCHED;
+pub use routes::{RouteLimits, fallback, job_id, job_routes, watched_job_routes};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;
 
@@ -28,25 +34,55 @@ pub const DEFAULT_PICTURES: usize = 64;
 /// The largest picture that an endpoint reads from the store, in bytes.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
-/// What is known, while a job has no event yet, of why it waits; asked again and again, so it looks at memory alone.
-pub type Waiting = Box<dyn Fn() -> Option<String> + Send + Sync>;
-
 /// The stream of a job's events, opened.
 pub struct Opened {
     /// The events.
     pub events: BoxStream<'static, Event>,
-    /// Of a job that no worker has.
-    pub waiting: Option<Waiting>,
+    /// Of a job that no worker has: where it stands in line, until its first event. It need not end by itself.
+    pub queued: Option<BoxStream<'static, Queued>>,
 }
 
 impl From<BoxStream<'static, Event>> for Opened {
     fn from(events: BoxStream<'static, Event>) -> Self {
-        Self { events, waiting: None }
+        Self { events, queued: None }
+    }
+}
+
+/// What is told of a job.
+#[derive(Debug)]
+pub enum Heard {
+    /// An event.
+    Event(Event),
+    /// It has none yet, and waits.
+    Queued(Queued),
+}
+
+impl Opened {
+    /// Both in one: where the job stands in line, and from its first event on nothing but events.
+    pub fn heard(self) -> BoxStream<'static, Heard> {
+        let next = |Self { mut events, queued }| async move {
+            let Some(mut line) = queued else {
+                let event = events.next().await?;
+                return Some((Heard::Event(event), Self { events, queued: None }));
+            };
+            tokio::select! {
+                biased;
+                event = events.next() => Some((Heard::Event(event?), Self { events, queued: None })),
+                Some(queued) = line.next() => Some((Heard::Queued(queued), Self { events, queued: Some(line) })),
+            }
+        };
+        stream::unfold(self, next).boxed()
     }
 }
 
 /// What the endpoints are about. Cheap to clone.
 pub trait Jobs: Clone + Send + Sync + 'static {
+    /// What of them whoever sent a request may see, and sends jobs as.
+    fn asked_by(&self, request: &Extensions) -> Self {
+        let _ = request;
+        self.clone()
+    }
+
     /// Takes a job. The same id with the same body gives the same job again.
     fn submit(&self, operation: Operation) -> impl Future<Output = Result<JobId, ApiError>> + Send;
 
@@ -75,4 +111,32 @@ pub trait Jobs: Clone + Send + Sync + 'static {
 
     /// How the service is.
     fn health(&self) -> impl Future<Output = Health> + Send;
+}
+
+/// What a client of GET /v1/events wants to be told.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The events of these jobs, at most [`MAX_WATCHED`].
+    pub jobs: Vec<JobId>,
+    /// The workers, at once and when they change.
+    pub fleet: bool,
+    /// What it has already.
+    pub cursor: Cursor,
+}
+
+/// What it is told.
+#[derive(Debug)]
+pub enum Told {
+    /// What is heard of one of the jobs.
+    Job(Heard),
+    /// Nothing is known of that job.
+    Unknown(JobId),
+    /// The workers: the answer of GET /v1/workers, in JSON.
+    Fleet(Bytes),
+}
+
+/// Jobs of which many can be followed at one time.
+pub trait Watch: Jobs {
+    /// Opens a stream. An end of a job does not end it; only who serves it does.
+    fn watch(&self, watched: Watched) -> Result<BoxStream<'static, Told>, ApiError>;
 }

@@ -1,27 +1,48 @@
 //! Paths, and what is refused before a job is looked at.
 
+use std::convert::Infallible;
+
 use axum::{
     Json, Router,
     body::Body,
     extract::{
-        DefaultBodyLimit, Path, State,
-        rejection::{BytesRejection, PathRejection},
+        DefaultBodyLimit, FromRequestParts, Path, Query,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE},
+        HeaderMap, HeaderName, StatusCode,
+        header::{
+            CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+            X_CONTENT_TYPE_OPTIONS,
+        },
+        request::Parts,
     },
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, body, picture::Pictures, sse::sse};
+use super::{
+    ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, Watch, body, many,
+    picture::Pictures,
+    sse::{Writer, sse},
+};
 use crate::contract::{ErrorCode, HttpCode, JobId, JobResponse};
 
 /// The header of a client that connects again.
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+/// What a picture is, strangers had a say in. Whatever is in its bytes, a browser makes nothing else of it, and shows it in no
+/// page but queen's own.
+const NOTHING_BUT_A_PICTURE: [(HeaderName, &str); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (CONTENT_DISPOSITION, "inline"),
+    (CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+    (RESOURCE_POLICY, "same-origin"),
+];
 
 /// What the endpoints take and give at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,23 +60,48 @@ impl Default for RouteLimits {
 }
 
 #[derive(Clone)]
-struct Shared<J> {
-    jobs: J,
+pub(super) struct Shared<J> {
+    pub jobs: J,
     max_body: usize,
-    pictures: Pictures,
+    pub pictures: Pictures,
+}
+
+impl<J> Shared<J> {
+    fn new(jobs: J, limits: RouteLimits) -> Self {
+        Self { jobs, max_body: limits.max_body, pictures: Pictures::new(limits.max_pictures) }
+    }
+}
+
+/// What is shared, as whoever sent the request may see it.
+pub(super) struct Asked<J>(pub Shared<J>);
+
+impl<J: Jobs> FromRequestParts<Shared<J>> for Asked<J> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared<J>) -> Result<Self, Infallible> {
+        let jobs = shared.jobs.asked_by(&parts.extensions);
+        Ok(Self(Shared { jobs, max_body: shared.max_body, pictures: shared.pictures.clone() }))
+    }
 }
 
 /// POST /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/stream, GET /v1/jobs/{id}/images/{index}, GET /health.
 pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
-    let RouteLimits { max_body, max_pictures } = limits;
-    Router::new()
-        .route("/v1/jobs", post(submit::<J>))
+    with_state(Router::new(), Shared::new(jobs, limits))
+}
+
+/// As [`job_routes`], with GET /v1/events.
+pub fn watched_job_routes<J: Watch>(jobs: J, limits: RouteLimits) -> Router {
+    with_state(Router::new().route("/v1/events", get(many::events::<J>)), Shared::new(jobs, limits))
+}
+
+fn with_state<J: Jobs>(more: Router<Shared<J>>, shared: Shared<J>) -> Router {
+    more.route("/v1/jobs", post(submit::<J>))
         .route("/v1/jobs/{id}", get(view::<J>).delete(cancel::<J>))
         .route("/v1/jobs/{id}/stream", get(stream::<J>))
         .route("/v1/jobs/{id}/images/{index}", get(image::<J>))
         .route("/health", get(health::<J>))
-        .layer(DefaultBodyLimit::max(max_body))
-        .with_state(Shared { jobs, max_body, pictures: Pictures::new(max_pictures) })
+        .layer(DefaultBodyLimit::max(shared.max_body))
+        .with_state(shared)
 }
 
 /// Answers in JSON where there is no endpoint, or none for the method.
@@ -68,8 +114,14 @@ pub fn fallback(router: Router) -> Router {
         })
 }
 
+/// What of the query of a job's stream is read.
+#[derive(Deserialize)]
+struct StreamQuery {
+    images: Option<String>,
+}
+
 async fn submit<J: Jobs>(
-    State(shared): State<Shared<J>>,
+    Asked(shared): Asked<J>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<JobResponse>, ApiError> {
@@ -82,14 +134,14 @@ async fn submit<J: Jobs>(
 }
 
 async fn view<J: Jobs>(
-    State(shared): State<Shared<J>>,
+    Asked(shared): Asked<J>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     Ok(Json(shared.jobs.view(&job_id(id)?).await?).into_response())
 }
 
 async fn cancel<J: Jobs>(
-    State(shared): State<Shared<J>>,
+    Asked(shared): Asked<J>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let id = job_id(id)?;
@@ -98,11 +150,14 @@ async fn cancel<J: Jobs>(
 }
 
 async fn stream<J: Jobs>(
-    State(shared): State<Shared<J>>,
+    Asked(shared): Asked<J>,
     id: Result<Path<String>, PathRejection>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = job_id(id)?;
+    let images = query.ok().and_then(|Query(query)| query.images);
+    let with_picture = flag("images", images.as_deref(), true)?;
     let after = match headers.get(LAST_EVENT_ID) {
         None => None,
         Some(value) if value.is_empty() => None,
@@ -113,11 +168,21 @@ async fn stream<J: Jobs>(
         }
     };
     let opened = shared.jobs.events(&id, after).await?;
-    Ok(sse(shared.jobs, shared.pictures, opened))
+    Ok(sse(Writer { jobs: shared.jobs, pictures: shared.pictures, with_picture }, opened))
+}
+
+/// What a query says by 1 or 0.
+pub(super) fn flag(name: &str, text: Option<&str>, unless_told: bool) -> Result<bool, ApiError> {
+    match text.unwrap_or_default() {
+        "" => Ok(unless_told),
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(ApiError::new(ErrorCode::InvalidRequest, format!("`{name}`: 0 and 1 are read"))),
+    }
 }
 
 async fn image<J: Jobs>(
-    State(shared): State<Shared<J>>,
+    Asked(shared): Asked<J>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path((id, index)) = path.map_err(|_| bad_path())?;
@@ -126,12 +191,12 @@ async fn image<J: Jobs>(
         ApiError::new(ErrorCode::InvalidRequest, format!("`index`: `{index}` is no number of a picture"))
     })?;
     let picture = shared.pictures.read(&shared.jobs, &id, index).await?;
-    let headers =
+    let own =
         [(CONTENT_TYPE, picture.content_type().to_owned()), (CONTENT_LENGTH, picture.len().to_string())];
-    Ok((headers, Body::from_stream(picture.parts())).into_response())
+    Ok((own, NOTHING_BUT_A_PICTURE, Body::from_stream(picture.parts())).into_response())
 }
 
-async fn health<J: Jobs>(State(shared): State<Shared<J>>) -> Response {
+async fn health<J: Jobs>(Asked(shared): Asked<J>) -> Response {
     let health = shared.jobs.health().await;
     let status = StatusCode::from_u16(health.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     (status, Json(health)).into_response()

@@ -112,6 +112,7 @@ impl<'a> Follower<'a> {
             for message in parser.feed(&chunk).map_err(|error| queen.foreign(error.to_string()))? {
                 match heard::read(&message.data, job).map_err(|what| queen.foreign(what))? {
                     Heard::Nothing => {}
+                    Heard::Queued(queued) => self.reporter.queued(&queued, &message.data).await,
                     Heard::Failed { code, message: said, retryable } => {
                         self.reporter.raw(&message.data).await;
                         return Err(KeeperError::Failed { code, message: said, retryable });

@@ -2,8 +2,6 @@
 
 use std::{cell::Cell, path::Path};
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     KeeperError,
     args::JobCommand,
@@ -13,37 +11,10 @@ use super::{
     output::{Plan, Wish},
     report::Reporter,
 };
-use crate::contract::{Event, EventKind, JobId, JobStatus, JobView};
+use crate::contract::{Event, EventKind, JobId, JobStatus, JobSummary, JobView};
 
-/// The answer to GET /v1/jobs, as far as it is shown.
-#[derive(Debug, Deserialize)]
-pub struct JobList {
-    /// The newest first.
-    pub jobs: Vec<JobRow>,
-    /// What is asked for to go on behind the last.
-    #[serde(default)]
-    pub next: Option<String>,
-}
-
-/// A job in a list.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct JobRow {
-    /// The job.
-    pub job_id: JobId,
-    /// Where it is.
-    pub status: JobStatus,
-    /// What it asks for.
-    pub operation: String,
-    /// The model that it names, or that it had.
-    #[serde(default)]
-    pub model: Option<String>,
-    /// When it was sent, in milliseconds since 1970.
-    #[serde(default)]
-    pub created_ms: u64,
-    /// How its prompt begins.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
-}
+/// The most jobs that queen gives at one time.
+const PAGE: u32 = 200;
 
 /// Does what was asked for.
 ///
@@ -83,7 +54,7 @@ async fn list(queen: &Queen, limit: u32, reporter: &Reporter) -> Result<(), Keep
     let (mut rows, mut before) = (vec![], None::<String>);
     while rows.len() < limit as usize {
         let left = limit - u32::try_from(rows.len()).unwrap_or(limit);
-        let page = queen.jobs(left, before.as_deref()).await?;
+        let page = queen.jobs(left.min(PAGE), before.as_deref()).await?;
         let is_empty = page.jobs.is_empty();
         rows.extend(page.jobs);
         before = page.next;
@@ -99,7 +70,7 @@ async fn list(queen: &Queen, limit: u32, reporter: &Reporter) -> Result<(), Keep
     } else if rows.is_empty() {
         reporter.note("there are no jobs");
     } else {
-        let rows: Vec<_> = rows.iter().map(JobRow::cells).collect();
+        let rows: Vec<_> = rows.iter().map(cells).collect();
         reporter.table(["SENT", "JOB", "STATUS", "DOES", "MODEL", "PROMPT"], &rows).await;
     }
     Ok(())
@@ -159,20 +130,18 @@ fn status_name(status: JobStatus) -> &'static str {
     }
 }
 
-impl JobRow {
-    fn cells(&self) -> [String; 6] {
-        let sent = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(self.created_ms));
-        let sent = sent.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default();
-        let does = self.operation.strip_prefix("image_").unwrap_or(&self.operation).to_owned();
-        [
-            sent,
-            self.job_id.to_string(),
-            status_name(self.status).to_owned(),
-            does,
-            self.model.clone().unwrap_or_default(),
-            self.prompt.clone().unwrap_or_default(),
-        ]
-    }
+fn cells(job: &JobSummary) -> [String; 6] {
+    let sent = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(job.created_ms));
+    let sent = sent.map(|at| humantime::format_rfc3339_seconds(at).to_string());
+    let does = job.operation.as_deref().map(|name| name.strip_prefix("image_").unwrap_or(name).to_owned());
+    [
+        sent.unwrap_or_default(),
+        job.job_id.to_string(),
+        status_name(job.status).to_owned(),
+        does.unwrap_or_default(),
+        job.model.clone().unwrap_or_default(),
+        job.prompt.clone().unwrap_or_default(),
+    ]
 }
 
 #[cfg(test)]
@@ -202,8 +171,9 @@ mod tests {
 
     #[test]
     fn a_row_says_when_a_job_was_sent() {
-        let row = r#"{"job_id":"j","status":"completed","operation":"image_inpaint","created_ms":1795801906123,"later":1}"#;
-        let row: JobRow = serde_json::from_str(row).unwrap();
-        assert_eq!(row.cells(), ["2026-11-27T17:51:46Z", "j", "completed", "inpaint", "", ""]);
+        let row = r#"{"job_id":"j","status":"completed","operation":"image_inpaint","model":null,
+            "created_ms":1795801906123,"prompt":"a cat","later":1}"#;
+        let row: JobSummary = serde_json::from_str(row).unwrap();
+        assert_eq!(cells(&row), ["2026-11-27T17:51:46Z", "j", "completed", "inpaint", "", "a cat"]);
     }
 }

@@ -17,7 +17,7 @@ use super::{
     table,
     terminal::Terminal,
 };
-use crate::contract::{DeadLetter, Event, EventKind, JobId};
+use crate::contract::{DeadLetter, Event, EventKind, JobId, Queued};
 
 /// How often the bar moves between events.
 const TICK: Duration = Duration::from_millis(120);
@@ -164,6 +164,16 @@ impl Reporter {
     /// The job waits, for this reason.
     pub fn waiting(&self, why: &str) {
         self.note(why);
+    }
+
+    /// Where the job stands in line; `data`: the same as queen says it. Why nobody takes it is told elsewhere.
+    pub async fn queued(&self, queued: &Queued, data: &str) {
+        match queued.position {
+            _ if self.json => self.raw(data).await,
+            Some(0) | None => {}
+            Some(1) => self.note("one job is to begin before it"),
+            Some(jobs) => self.note(&format!("{jobs} jobs are to begin before it")),
+        }
     }
 
     /// Queen did not answer, or not as it should; it is asked again.

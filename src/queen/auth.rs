@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Tokens;
+use super::{Tokens, tokens::Holder};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// Whoever sent a request.
@@ -23,6 +23,8 @@ use crate::{contract::HttpCode, http::ApiError};
 pub(super) enum Client {
     /// By a token of the file.
     Named(Arc<str>),
+    /// By one whose holder sees the jobs of all.
+    Admin(Arc<str>),
     /// By where it came from. Of an IPv6 address the network of one customer, 64 bits.
     At(IpAddr),
 }
@@ -30,7 +32,11 @@ pub(super) enum Client {
 impl Client {
     /// Whether it may tell workers what to do.
     pub(super) fn may_administer(&self) -> bool {
-        matches!(self, Self::At(_))
+        match self {
+            // No token is asked for.
+            Self::At(_) | Self::Admin(_) => true,
+            Self::Named(_) => false,
+        }
     }
 
     fn at(address: IpAddr) -> Self {
@@ -55,7 +61,8 @@ pub(super) async fn identify(
         Some(tokens) => match bearer(&request) {
             None => return unauthorised("this queen asks for a token"),
             Some(token) => match tokens.client(token) {
-                Some(name) => Client::Named(name),
+                Some(Holder { name, is_admin: false }) => Client::Named(name),
+                Some(Holder { name, is_admin: true }) => Client::Admin(name),
                 None => return unauthorised("this queen does not know the token"),
             },
         },

@@ -39,8 +39,17 @@ impl Queen {
         }
     }
 
-    /// What is known of a job, by the streams, by memory, by the store.
+    /// What is known of a job, by the streams, by memory, by the store. A job that is not to be seen is unknown.
     pub(super) async fn known(&self, id: &JobId) -> Result<Known, ApiError> {
+        let known = self.known_to_all(id).await?;
+        match self.asker.finds(known.owner()) {
+            true => Ok(known),
+            false => Err(ApiError::unknown_job(id)),
+        }
+    }
+
+    /// As [`Self::known`], whoever asks.
+    pub(super) async fn known_to_all(&self, id: &JobId) -> Result<Known, ApiError> {
         let remembered = self.shared.table.get(id);
         let logged = match self.durable() {
             Some(durable) => durable.find(id).await,

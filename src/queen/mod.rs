@@ -5,13 +5,19 @@
 //! A job goes one of two ways. `durable` puts it into a stream, where it outlives queen and any worker. On the core path
 //! it is sent to a worker that is there (`route`, `seek`), followed to its end (`follow`, `watchdog`) and remembered
 //! (`record`, `table`).
+//!
+//! Whoever asks is known by a token (`auth`), sees its own jobs (`owner`, `list`), and many of them on one stream (`watch`).
+//! What a web page may ask for is `guard`'s.
 
 mod auth;
 mod durable;
 mod follow;
+mod guard;
 mod inputs;
 mod known;
+mod list;
 mod options;
+mod owner;
 mod rate;
 mod record;
 mod refuse;
@@ -21,11 +27,13 @@ mod seek;
 mod table;
 mod tokens;
 mod told;
+mod watch;
 mod watchdog;
 mod workers;
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::Extensions;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::{Semaphore, oneshot};
@@ -34,8 +42,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bus::{Connectivity, Fleet, Requester},
     contract::{
-        CompleteEvent, ErrorCode, Event, EventKind, Health, Job, JobId, JobStatus, JobView, Limits,
-        Operation, Workers,
+        About, CompleteEvent, ErrorCode, Event, EventKind, Health, HttpCode, Job, JobId, JobStatus, JobView,
+        Limits, Operation, Workers,
     },
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened},
     storage::{Key, Store},
@@ -44,10 +52,12 @@ use crate::{
 use durable::{Durable, Submission, uninterrupted};
 use follow::Follow;
 use known::Known;
+use owner::Asker;
 use record::Record;
 use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
+use watch::{FleetFeed, LOOKED_UP, holding};
 
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
@@ -61,6 +71,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Queen {
     shared: Arc<Shared>,
+    /// Whose jobs are seen.
+    asker: Asker,
 }
 
 /// What every job needs.
@@ -76,6 +88,9 @@ struct Shared {
     retrying: Arc<Semaphore>,
     /// Streams of events, of either kind of job, that may be open at one time.
     open_streams: Arc<Semaphore>,
+    /// Jobs that are looked up at one time for streams of many.
+    looking_up: Semaphore,
+    fleet_feed: FleetFeed,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -106,10 +121,12 @@ impl Queen {
             table,
             retrying,
             open_streams,
+            looking_up: Semaphore::new(LOOKED_UP),
+            fleet_feed: FleetFeed::default(),
             stopping,
             cut,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), asker: Asker::Anybody }
     }
 
     /// The workers that are up.
@@ -147,8 +164,28 @@ impl Queen {
         let Some(durable) = self.durable() else { return Ok(false) };
         match durable.find(&job.id).await?.and_then(|log| log.ticket) {
             None => Ok(false),
+            Some(stored) if !self.asker.finds(stored.ticket.owner.as_deref()) => Err(other_request(&job.id)),
             Some(stored) if stored.ticket.is_of(&job.fingerprint) => Ok(true),
             Some(_) => Err(other_request(&job.id)),
+        }
+    }
+
+    /// The events of a job that is known, after number `after`.
+    async fn events_of(&self, known: Known, after: Option<u64>) -> Opened {
+        match known {
+            Known::Logged(log) => {
+                let durable = self.durable().expect("what is logged was found there");
+                let queued = self.in_line(durable, &log).await;
+                Opened { events: self.durable_events(durable, *log, after).await, queued }
+            }
+            Known::Remembered(record) => {
+                // It is in no line: it is sent again and again until a worker takes it.
+                let about = &record.about;
+                let waits = || self.waits(record.id.clone(), about.capability, about.model.clone(), None);
+                let queued = record.view().event.is_none().then(waits);
+                Opened { events: record.stream(after, self.shared.cut.clone()), queued }
+            }
+            Known::Stored(result) => stream::iter([result.event]).boxed().into(),
         }
     }
 
@@ -179,6 +216,10 @@ impl Queen {
 }
 
 impl Jobs for Queen {
+    fn asked_by(&self, request: &Extensions) -> Self {
+        self.on_behalf_of(request)
+    }
+
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
         self.refuse_early(&operation)?;
         let named = operation.job_id().is_some();
@@ -205,6 +246,7 @@ impl Jobs for Queen {
             let submit = async move { queen.submit_durably(&durable, submission).await };
             return uninterrupted(submit).await;
         }
+        let about = About::of(&operation);
         let mut sent = operation.clone();
         sent.leave_out_defaults();
         let body = Bytes::from(sent.to_json());
@@ -212,7 +254,9 @@ impl Jobs for Queen {
         if named && self.is_durable_already(&job).await? {
             return Ok(id);
         }
-        let claim = match self.shared.table.claim(&id, job.fingerprint.plain()) {
+        let (owner, finds) = (self.asker.name(), |owner: Option<&str>| self.asker.finds(owner));
+        let claimed = self.shared.table.claim(&id, job.fingerprint.plain(), owner, about, finds);
+        let claim = match claimed {
             Claimed::New(claim) => claim,
             Claimed::Known => return Ok(id),
             Claimed::Other => return Err(other_request(&id)),
@@ -248,24 +292,10 @@ impl Jobs for Queen {
     }
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
-        let place = self.shared.open_streams.clone().try_acquire_owned().map_err(|_| {
-            busy(&format!("{} streams of events are open, as many as may", self.shared.options.max_streams))
-        })?;
-        let mut waiting = None;
-        let events = match self.known(id).await? {
-            Known::Logged(log) => {
-                let durable = self.durable().expect("what is logged was found there");
-                waiting = self.waiting(durable, &log).await;
-                self.durable_events(durable, *log, after).await
-            }
-            Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
-            Known::Stored(result) => stream::iter([result.event]).boxed(),
-        };
-        let with_place = stream::unfold((events, place), |(mut events, place)| async move {
-            let event = events.next().await?;
-            Some((event, (events, place)))
-        });
-        Ok(Opened { events: with_place.boxed(), waiting })
+        let place = self.place()?;
+        let known = self.known(id).await?;
+        let Opened { events, queued } = self.events_of(known, after).await;
+        Ok(Opened { events: holding(place, events), queued })
     }
 
     async fn view(&self, id: &JobId) -> Result<JobView, ApiError> {
@@ -287,7 +317,8 @@ impl Jobs for Queen {
     }
 
     async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
-        match self.known(id).await {
+        match self.known_to_all(id).await {
+            Ok(known) if !self.asker.finds(known.owner()) => Err(ApiError::unknown_job(id)),
             Ok(Known::Logged(log)) => {
                 let durable = self.durable().expect("what is logged was found there").clone();
                 let queen = self.clone();
@@ -301,6 +332,8 @@ impl Jobs for Queen {
                 Ok(())
             }
             Ok(Known::Stored(_)) => Err(ApiError::has_ended(id, ended_how(JobStatus::Completed))),
+            // Whose it is cannot be seen at present.
+            Err(error) if self.asker.is_bounded() && error.http != Some(HttpCode::NotFound) => Err(error),
             // Not our job, and perhaps another queen's.
             Err(unknown) => match self.shared.requester.cancel_and_ask(id).await {
                 true => Ok(()),
@@ -314,6 +347,7 @@ impl Jobs for Queen {
             Ok(Known::Logged(log)) => log.last.and_then(|last| complete_of(last.event)),
             Ok(Known::Remembered(record)) => record.complete(),
             Ok(Known::Stored(result)) => complete_of(result.event),
+            Err(error) if self.asker.is_bounded() => return Err(error),
             // A picture that is stored can be had whether NATS is there or not.
             Err(unknown) => complete_of(self.stored(id).await?.ok_or(unknown)?.event),
         };

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::guard::{parse_origin, parse_public_url};
 use crate::{
     bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
@@ -33,6 +34,13 @@ pub struct QueenOptions {
     /// Other requests that a client which has been quiet may send at once
     #[arg(long, env = "QUEEN_REQUEST_BURST", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..))]
     pub request_burst: u32,
+    /// Origin of web pages that may use queen beside its own, as a browser sends it: http(s)://host[:port] (repeat, or
+    /// separate by commas). They get CORS headers
+    #[arg(long, env = "QUEEN_ALLOW_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
+    pub allow_origin: Vec<String>,
+    /// The URL by which clients reach queen, where a proxy or another name is in front of it
+    #[arg(long, env = "QUEEN_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
+    pub public_url: Option<String>,
     /// Goes in front of every subject; must be the workers'
     #[arg(long, env = "SD_SUBJECT_PREFIX", default_value = "", hide_default_value = true)]
     pub subject_prefix: String,

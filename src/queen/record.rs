@@ -9,7 +9,9 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{CompleteEvent, ErrorCode, Event, EventKind, JobId, JobStatus, JobView, WorkerId};
+use crate::contract::{
+    About, CompleteEvent, ErrorCode, Event, EventKind, JobId, JobStatus, JobView, WorkerId,
+};
 
 /// The most events of one job that are kept; beyond it the oldest progress event is forgotten.
 pub const MAX_EVENTS: usize = 256;
@@ -22,6 +24,10 @@ pub struct Record {
     pub id: JobId,
     /// What it is; the same id with another one is refused.
     pub fingerprint: String,
+    /// The client that sent it, where clients are told apart.
+    pub owner: Option<String>,
+    /// What a list says of it.
+    pub about: About,
     /// Set when a client wants it to stop.
     pub cancel: CancellationToken,
     log: Mutex<Log>,
@@ -42,11 +48,13 @@ impl Log {
 
 impl Record {
     /// A job without events, whose first will have number `first_seq`.
-    pub fn new(id: JobId, fingerprint: String, first_seq: u64) -> Self {
+    pub fn new(id: JobId, fingerprint: String, owner: Option<String>, about: About, first_seq: u64) -> Self {
         let log = Log { events: VecDeque::new(), next_seq: first_seq };
         Self {
             id,
             fingerprint,
+            owner,
+            about,
             cancel: CancellationToken::new(),
             log: Mutex::new(log),
             changed: watch::Sender::new(()),
@@ -176,9 +184,11 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::Operation;
 
     fn record() -> Arc<Record> {
-        Arc::new(Record::new(JobId::new("j").unwrap(), "f".into(), 0))
+        let operation = Operation::parse(None, br#"{"operation":"image_generation","prompt":"a"}"#).unwrap();
+        Arc::new(Record::new(JobId::new("j").unwrap(), "f".into(), None, About::of(&operation), 0))
     }
 
     fn event(seq: u64, kind: EventKind) -> Event {

@@ -8,13 +8,15 @@ use tokio::net::TcpListener;
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
+    guard::{self, Guard},
+    list,
     rate::{self, RateLimit, RateLimits},
     workers,
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{RouteLimits, fallback, job_routes, serve},
+    http::{RouteLimits, fallback, serve, watched_job_routes},
     signals::Signals,
     storage::{StorageError, Store},
 };
@@ -157,22 +159,28 @@ async fn start(
         jobs: limit(options.rate_limit, options.rate_burst),
         others: limit(options.request_limit, options.request_burst),
     };
+    let for_this_machine = tokens.is_none() && address.ip().is_loopback();
+    let guard = Guard::new(&options.allow_origin, options.public_url.as_deref(), for_this_machine);
     let queen = Queen::new(options, requester, fleet, store, durable);
-    let router = guarded(routes(queen.clone(), route_limits), tokens, rate_limits);
+    tokio::spawn(queen.clone().tell_of_the_fleet());
+    let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })
 }
 
 fn routes(queen: Queen, limits: RouteLimits) -> Router {
-    let own = durable::routes(queen.clone()).merge(workers::routes(queen.clone()));
-    fallback(job_routes(queen, limits).merge(own))
+    let own = durable::routes(queen.clone())
+        .merge(list::routes(queen.clone()))
+        .merge(workers::routes(queen.clone()));
+    fallback(watched_job_routes(queen, limits).merge(own))
 }
 
-/// In front of every endpoint: who it is, and how often.
-fn guarded(router: Router, tokens: Option<Tokens>, limits: RateLimits) -> Router {
+/// In front of every endpoint: from which web page, who it is, and how often.
+fn guarded(router: Router, guard: Guard, tokens: Option<Tokens>, limits: RateLimits) -> Router {
     router
         .layer(middleware::from_fn_with_state(limits, rate::limit))
         .layer(middleware::from_fn_with_state(tokens, auth::identify))
+        .layer(middleware::from_fn_with_state(guard, guard::guard))
 }
 
 /// SIGHUP: clients come and go without a restart.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::record::Record;
-use crate::contract::JobId;
+use crate::contract::{About, JobId};
 
 /// The jobs.
 pub struct Table {
@@ -46,27 +46,41 @@ impl Table {
         Self { limit, jobs: Mutex::default() }
     }
 
-    /// Enters a job, or finds it. A job that ended in an error which another run may avoid is entered anew.
-    pub fn claim(&self, id: &JobId, fingerprint: &str) -> Claimed<'_> {
+    /// Enters a job of this owner, or finds it. A job that ended in an error which another run may avoid is entered anew, and
+    /// stays its owner's. `finds`: whether a job of another owner is one that whoever sends this may see.
+    pub fn claim(
+        &self,
+        id: &JobId,
+        fingerprint: &str,
+        owner: Option<String>,
+        about: About,
+        finds: impl Fn(Option<&str>) -> bool,
+    ) -> Claimed<'_> {
         let mut jobs = self.lock();
-        let mut first_seq = 0;
+        let (mut first_seq, mut owner) = (0, owner);
         if let Some(known) = jobs.records.get(id) {
-            if known.fingerprint != fingerprint {
+            if known.fingerprint != fingerprint || !finds(known.owner.as_deref()) {
                 return Claimed::Other;
             }
             match known.may_run_again() {
                 None => return Claimed::Known,
                 Some(next) => first_seq = next,
             }
+            owner = known.owner.clone().or(owner);
         } else {
             if jobs.records.len() >= self.limit && !jobs.forget_one() {
                 return Claimed::Full;
             }
             jobs.order.push_back(id.clone());
         }
-        let record = Arc::new(Record::new(id.clone(), fingerprint.to_owned(), first_seq));
+        let record = Arc::new(Record::new(id.clone(), fingerprint.to_owned(), owner, about, first_seq));
         jobs.records.insert(id.clone(), record.clone());
         Claimed::New(Claim { table: self, record, kept: false })
+    }
+
+    /// The jobs that are remembered.
+    pub fn all(&self) -> Vec<Arc<Record>> {
+        self.lock().records.values().cloned().collect()
     }
 
     /// A job that is remembered.
@@ -115,10 +129,17 @@ impl Drop for Claim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{ErrorCode, EventKind};
+    use crate::contract::{ErrorCode, EventKind, Operation};
+
+    fn claim<'a>(table: &'a Table, id: &str, fingerprint: &str, owner: Option<&str>) -> Claimed<'a> {
+        let operation = Operation::parse(None, br#"{"operation":"image_generation","prompt":"a"}"#).unwrap();
+        let finds = |of: Option<&str>| of.is_none() || of == owner;
+        let owner = owner.map(str::to_owned);
+        table.claim(&JobId::new(id).unwrap(), fingerprint, owner, About::of(&operation), finds)
+    }
 
     fn enter(table: &Table, id: &str) -> bool {
-        match table.claim(&JobId::new(id).unwrap(), "f") {
+        match claim(table, id, "f", None) {
             Claimed::New(claim) => {
                 claim.keep();
                 true
@@ -135,7 +156,7 @@ mod tests {
     fn the_oldest_finished_job_makes_room() {
         let table = Table::new(2);
         assert!(enter(&table, "a") && enter(&table, "b"));
-        assert!(matches!(table.claim(&JobId::new("c").unwrap(), "f"), Claimed::Full));
+        assert!(matches!(claim(&table, "c", "f", None), Claimed::Full));
         get(&table, "b").unwrap().push_own(None, EventKind::Cancelled { step: 0 });
         assert!(enter(&table, "c"));
         assert!(get(&table, "a").is_some() && get(&table, "b").is_none());
@@ -144,10 +165,9 @@ mod tests {
     #[test]
     fn an_id_is_one_job() {
         let table = Table::new(2);
-        let id = JobId::new("a").unwrap();
         assert!(enter(&table, "a"));
-        assert!(matches!(table.claim(&id, "f"), Claimed::Known));
-        assert!(matches!(table.claim(&id, "g"), Claimed::Other));
+        assert!(matches!(claim(&table, "a", "f", None), Claimed::Known));
+        assert!(matches!(claim(&table, "a", "g", None), Claimed::Other));
     }
 
     #[test]
@@ -162,9 +182,22 @@ mod tests {
     }
 
     #[test]
+    fn anothers_job_is_another_request_though_it_says_the_same_and_failed_for_now() {
+        let table = Table::new(2);
+        let Claimed::New(alices) = claim(&table, "a", "f", Some("alice")) else { panic!("it is new") };
+        alices.keep();
+        assert!(matches!(claim(&table, "a", "f", Some("bob")), Claimed::Other));
+        get(&table, "a").unwrap().fail(None, ErrorCode::Busy, "no");
+        assert!(matches!(claim(&table, "a", "f", Some("bob")), Claimed::Other));
+        let Claimed::New(again) = claim(&table, "a", "f", Some("alice")) else { panic!("it comes again") };
+        again.keep();
+        assert_eq!(get(&table, "a").unwrap().owner.as_deref(), Some("alice"));
+    }
+
+    #[test]
     fn a_claim_that_is_not_kept_is_gone() {
         let table = Table::new(2);
-        drop(table.claim(&JobId::new("a").unwrap(), "f"));
+        drop(claim(&table, "a", "f", None));
         assert!(get(&table, "a").is_none());
         assert!(enter(&table, "a"));
     }

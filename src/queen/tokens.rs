@@ -1,4 +1,5 @@
-//! The file of clients and their tokens: `name:sha256:<64 hex>`, a line each. It has no token in it, only hashes.
+//! The file of clients and their tokens: `name:sha256:<64 hex>`, a line each, with `:admin` behind that of a client who sees
+//! all jobs. It has no token in it, only hashes.
 //!
 //! SHA-256 without salt or stretching is enough for what [`Issued::new`] makes: 256 random bits are not found by trying.
 
@@ -33,9 +34,21 @@ pub struct Tokens {
 }
 
 struct Line {
-    name: Arc<str>,
+    holder: Holder,
     hash: Hash,
 }
+
+/// Whose token it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The client's name.
+    pub name: Arc<str>,
+    /// Whether it sees the jobs of all clients.
+    pub is_admin: bool,
+}
+
+/// What stands behind the hash of an administrator's token.
+const ADMIN: &str = ":admin";
 
 /// Why a file of tokens cannot be used. No message repeats a line: it may hold a token.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +58,7 @@ pub enum TokensError {
     Read(#[from] io::Error),
     /// A line is none of ours.
     #[error(
-        "line {line}: it must be NAME:sha256:HASH; `queen-rbee new-token NAME >> FILE` makes a token and its line, \
+        "line {line}: it must be NAME:sha256:HASH or NAME:sha256:HASH:admin; `queen-rbee new-token NAME >> FILE` makes a token and its line, \
          and for a token that there is already `printf %s \"$TOKEN\" | sha256sum` gives HASH"
     )]
     Line {
@@ -91,13 +104,13 @@ impl Tokens {
     ///
     /// The time that this takes depends on the length of what was sent and on the number of lines, which are no secrets:
     /// hashes of one length are compared, each to its last byte, and every line is, also behind one that fits.
-    pub fn client(&self, token: &str) -> Option<Arc<str>> {
+    pub fn client(&self, token: &str) -> Option<Holder> {
         let sent: Hash = Sha256::digest(token).into();
         let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = None;
         for line in lines.iter() {
             if same(&line.hash, &sent) {
-                found = Some(&line.name);
+                found = Some(&line.holder);
             }
         }
         found.cloned()
@@ -125,9 +138,10 @@ fn parse(text: &str) -> Result<Vec<Line>, TokensError> {
             continue;
         }
         let (name, rest) = text.split_once(':').ok_or(TokensError::Line { line })?;
+        let (rest, is_admin) = rest.strip_suffix(ADMIN).map_or((rest, false), |rest| (rest, true));
         let hash = rest.strip_prefix("sha256:").and_then(unhex).ok_or(TokensError::Line { line })?;
         check_name(name).ok_or(TokensError::Name { line })?;
-        lines.push(Line { name: name.into(), hash });
+        lines.push(Line { holder: Holder { name: name.into(), is_admin }, hash });
     }
     match lines.len() {
         0 => Err(TokensError::Empty),
@@ -165,17 +179,18 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// A token of 256 random bits for this client.
+    /// A token of 256 random bits for this client; whether it is to see the jobs of all.
     ///
     /// # Errors
     /// When the name is not allowed, or the system gives no random bytes.
-    pub fn new(name: &str) -> Result<Self, String> {
+    pub fn new(name: &str, is_admin: bool) -> Result<Self, String> {
         check_name(name)
             .ok_or_else(|| format!("a name has 1 to {MAX_NAME} characters of A-Z a-z 0-9 - _"))?;
         let mut bytes = [0; TOKEN_BYTES];
         getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes: {error}"))?;
         let token = format!("{MARK}{}", URL_SAFE_NO_PAD.encode(bytes));
-        let line = format!("{name}:sha256:{}", hex(&Sha256::digest(&token)));
+        let mark = if is_admin { ADMIN } else { "" };
+        let line = format!("{name}:sha256:{}{mark}", hex(&Sha256::digest(&token)));
         Ok(Self { token, line })
     }
 }
@@ -192,17 +207,27 @@ mod tests {
 
     #[test]
     fn every_client_is_known_by_its_own_tokens() {
-        let [old, new, other] = ["alice", "alice", "bob"].map(|name| Issued::new(name).unwrap());
+        let [old, new, other] = ["alice", "alice", "bob"].map(|name| Issued::new(name, false).unwrap());
         let text = format!("# who may\n\n {} \n{}\r\n{}", old.line, new.line, other.line.to_uppercase());
         assert!(parse(&text).is_err(), "SHA256 is no word of ours");
         let text = format!("# who may\n\n {} \n{}\r\n{}", old.line, new.line, other.line);
         let tokens = Tokens::read(file(&text).path()).unwrap();
         for (issued, name) in [(&old, "alice"), (&new, "alice"), (&other, "bob")] {
-            assert_eq!(tokens.client(&issued.token).as_deref(), Some(name));
+            let holder = tokens.client(&issued.token).unwrap();
+            assert_eq!((&*holder.name, holder.is_admin), (name, false));
             assert_eq!(tokens.client(&issued.token[1..]), None);
             assert_eq!(tokens.client(&issued.line), None, "the hash is no token");
         }
         assert_eq!(tokens.client(""), None);
+    }
+
+    #[test]
+    fn an_administrator_is_marked_behind_the_hash() {
+        let [admin, other] = [true, false].map(|is_admin| Issued::new("ops", is_admin).unwrap());
+        assert!(admin.line.ends_with(":admin") && !other.line.ends_with(":admin"));
+        let tokens = Tokens::read(file(&format!("{}\n{}", admin.line, other.line)).path()).unwrap();
+        let is_admin = |issued: &Issued| tokens.client(&issued.token).unwrap().is_admin;
+        assert!(is_admin(&admin) && !is_admin(&other), "the mark is the token's, not the name's");
     }
 
     #[test]
@@ -218,8 +243,17 @@ mod tests {
 
     #[test]
     fn a_plain_token_is_refused_without_being_repeated() {
-        let good = Issued::new("a").unwrap().line;
-        for bad in ["hunter2", "a:hunter2", "a:sha256:hunter2", "a:md5:hunter2", ":", "hunter2 2:sha256:00"] {
+        let good = Issued::new("a", false).unwrap().line;
+        for bad in [
+            "hunter2",
+            "a:hunter2",
+            "a:sha256:hunter2",
+            "a:md5:hunter2",
+            ":",
+            "hunter2 2:sha256:00",
+            &format!("{good}:hunter2"),
+            &format!("{good}:admin:admin"),
+        ] {
             let error = parse(&format!("{good}\n{bad}")).err().unwrap().to_string();
             assert!(error.contains("line 2") && error.contains("new-token NAME"), "{bad}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
@@ -231,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_file_that_became_bad_changes_nothing() {
-        let [first, second] = ["a", "b"].map(|name| Issued::new(name).unwrap());
+        let [first, second] = ["a", "b"].map(|name| Issued::new(name, false).unwrap());
         let file = file(&first.line);
         let tokens = Tokens::read(file.path()).unwrap();
         std::fs::write(file.path(), "nonsense").unwrap();
@@ -244,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_is_debugged_holds_no_hash() {
-        let issued = Issued::new("a").unwrap();
+        let issued = Issued::new("a", false).unwrap();
         let tokens = Tokens::read(file(&issued.line).path()).unwrap();
         assert!(!format!("{tokens:?}").contains(issued.line.rsplit(':').next().unwrap()));
     }

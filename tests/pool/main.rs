@@ -13,6 +13,7 @@ mod pictures;
 mod process;
 mod queen_core;
 mod queen_durable;
+mod queen_events;
 mod queen_forms;
 mod queen_http;
 mod queen_rules;

@@ -281,11 +281,10 @@ async fn the_stream_of_a_job_that_nobody_can_take_says_so_at_once() {
     assert_eq!(answer.headers()["cache-control"], "no-cache, no-transform");
     let first = tokio::time::timeout(Duration::from_secs(2), answer.chunk()).await.expect("at once");
     let first = String::from_utf8(first.unwrap().unwrap().to_vec()).unwrap();
-    assert!(
-        first.starts_with(": the job waits: no worker that is up") && first.ends_with("`m`\n\n"),
-        "{first}"
-    );
-    // It is a comment: whoever reads events sees none of it.
+    let queued: Value = serde_json::from_str(first.trim().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!((&queued["type"], &queued["job_id"]), (&json!("queued"), &json!(id)));
+    let reason = queued["reason"].as_str().unwrap();
+    assert!(reason.starts_with("no worker that is up") && reason.ends_with("`m`"), "{reason}");
     let worker = pool.worker("w", "m").await;
     let mut job = worker.job().await;
     job.accept().await;

@@ -61,6 +61,7 @@ async fn a_job_of_an_earlier_version_goes_on_and_is_the_same_request() {
     assert_ne!(as_sent, operation.fingerprint());
     // As the version before put it into the queue; a worker of that version began, and died.
     let sending = Sending {
+        owner: None,
         job: id.clone(),
         subject: pool.streams.subject_of_job(Capability::Generate, "m", &id),
         body: operation.to_json().into(),

@@ -12,5 +12,6 @@ pub mod process;
 pub mod queen;
 pub mod s3;
 pub mod s3_gate;
+pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -173,12 +173,15 @@ impl Drop for QueenProcess {
     }
 }
 
-/// The lines of what came of a stream.
+/// The lines of what came of a stream, but for those that say where a job stands in line.
 pub fn lines(text: &str) -> Vec<Line> {
     text.split("\n\n")
         .filter_map(|block| {
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
             let data = field("data: ")?.to_owned();
+            if data.starts_with(r#"{"type":"queued""#) {
+                return None;
+            }
             Some(Line { id: field("id: ").map(|id| id.parse().expect("a number")), data })
         })
         .collect()

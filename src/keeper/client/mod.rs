@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Method, RequestBuilder, Response, Url, header};
 
-use super::{KeeperError, args::Token, jobs::JobList, profile::Way};
+use super::{KeeperError, args::Token, profile::Way};
 use crate::contract::{
-    Command, DeadLetters, Health, JobId, JobResponse, JobView, WorkerId, WorkerInfo, Workers,
+    Command, DeadLetters, Health, JobId, JobList, JobResponse, JobView, WorkerId, WorkerInfo, Workers,
 };
 
 pub use again::Again;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{
-        Path, Query, State,
+        Path, Query,
         rejection::{PathRejection, QueryRejection},
     },
     routing::{delete, get, post},
@@ -20,7 +20,7 @@ use crate::{
         DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
     },
     http::{ApiError, job_id},
-    queen::{Queen, busy, ended_how, told},
+    queen::{Queen, busy, ended_how, owner::Asked, told},
 };
 
 /// Letters that are listed unless told.
@@ -46,7 +46,7 @@ pub(in crate::queen) fn routes(queen: Queen) -> Router {
 }
 
 async fn list(
-    State(queen): State<Queen>,
+    Asked(queen): Asked,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<DeadLetters>, ApiError> {
     let refuse = |message: String| ApiError::new(ErrorCode::InvalidRequest, message);
@@ -62,12 +62,13 @@ async fn list(
         }
     };
     let durable = queen.with_streams()?;
-    let dead_letters = durable.streams.dead_letters(limit).await.map_err(|error| away(&error))?;
+    let wanted = |owner: Option<&str>| queen.asker.lists(owner);
+    let dead_letters = durable.streams.dead_letters(limit, wanted).await.map_err(|error| away(&error))?;
     Ok(Json(DeadLetters { dead_letters }))
 }
 
 async fn retry(
-    State(queen): State<Queen>,
+    Asked(queen): Asked,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<JobResponse>, ApiError> {
     let id = job_id(id)?;
@@ -81,6 +82,10 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     let stored = durable.streams.dead_letter(&id).await.map_err(|error| away(&error))?;
     let letter = stored.ok_or_else(|| no_letter(&id))?;
     let log = durable.look(&id).await?;
+    let owner = log.owner().map(str::to_owned).or_else(|| letter.owner.clone());
+    if !queen.asker.finds(owner.as_deref()) {
+        return Err(no_letter(&id));
+    }
     match (&log.last, log.ended()) {
         // Its events are forgotten, or say that it is dead.
         (None, _) if log.ticket.is_none() => {}
@@ -102,6 +107,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     }
     operation.settle()?;
     let asked = Fingerprint::of(&operation);
+    let (_, about) = queen.whose(&log, &operation);
     operation.leave_out_defaults();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
@@ -111,6 +117,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         body: operation.to_json().into(),
         after,
         lost,
+        owner: owner.clone(),
         traceparent: letter.traceparent,
     };
     queen.unmark(&id).await?;
@@ -128,6 +135,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         }
     }
     let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
+    let ticket = Ticket { owner, about: Some(about), ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
     told::accepted(&id, capability, Some(model));
@@ -135,11 +143,15 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
 }
 
 async fn drop_letter(
-    State(queen): State<Queen>,
+    Asked(queen): Asked,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let id = job_id(id)?;
     let durable = queen.with_streams()?;
+    let letter = durable.streams.dead_letter(&id).await.map_err(|error| away(&error))?;
+    if letter.is_some_and(|letter| !queen.asker.finds(letter.owner.as_deref())) {
+        return Err(no_letter(&id));
+    }
     match durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))? {
         0 => Err(no_letter(&id)),
         _ => Ok(Json(json!({ "job_id": id }))),

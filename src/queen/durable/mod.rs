@@ -25,8 +25,8 @@ use std::{
 
 use super::{QueenOptions, busy, told::Awaited};
 use crate::{
-    bus::{BusError, EventLog, JobEvents, Logged, StoredTicket, Streams, Sweeper},
-    contract::{ErrorCode, EventKind, JobId, JobStatus, JobView, Ticket},
+    bus::{BusError, EventLog, JobEvents, Logged, Register, StoredTicket, Streams, Sweeper},
+    contract::{ErrorCode, Event, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
 
@@ -63,6 +63,9 @@ pub(super) struct Durable {
     events: JobEvents,
     /// Whose ends are logged.
     pub awaited: Arc<Awaited>,
+    /// The jobs by their tickets.
+    pub register: Register,
+    lines: tokio::sync::Mutex<waiting::GivenOut>,
 }
 
 /// What the streams say of a job.
@@ -78,10 +81,17 @@ pub(super) struct Log {
 impl Durable {
     pub fn new(streams: Streams, options: &QueenOptions) -> Self {
         let awaited = Arc::<Awaited>::default();
-        let ends = awaited.clone();
+        let register = Register::default();
+        let (ends, entered) = (awaited.clone(), register.clone());
+        let ended = move |event: &Event| {
+            ends.ended(event);
+            entered.ended(event);
+        };
         Self {
-            events: JobEvents::telling(&streams, move |event| ends.ended(event)),
+            events: JobEvents::telling(&streams, ended),
             awaited,
+            register,
+            lines: tokio::sync::Mutex::default(),
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),
@@ -118,6 +128,7 @@ impl Durable {
             }
         };
         tokio::spawn(self.clone().look_after_it(told));
+        tokio::spawn(self.register.clone().follow(self.streams.clone()));
         Ok(())
     }
 
@@ -205,6 +216,11 @@ impl Log {
     fn may_run_again(&self) -> Option<u64> {
         let event = &self.last.as_ref()?.event;
         matches!(event.kind, EventKind::Error { retryable: true, .. }).then_some(event.seq)
+    }
+
+    /// The client that sent it, where that is known.
+    pub fn owner(&self) -> Option<&str> {
+        self.ticket()?.owner.as_deref()
     }
 
     fn ticket(&self) -> Option<&Ticket> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Durable, Log, away};
 use crate::{
     bus::{SendError, Sending, Sent, Streams},
-    contract::{Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket},
+    contract::{About, Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket},
     http::ApiError,
     queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told},
     storage::Key,
@@ -75,6 +75,7 @@ impl Queen {
         if named {
             self.unmark(&id).await?;
         }
+        let (owner, about) = self.whose(&log, &operation);
         let sending = Sending {
             job: id.clone(),
             subject: durable.streams.subject_of_job(
@@ -85,6 +86,7 @@ impl Queen {
             body: Bytes::from(operation.to_json()),
             after,
             lost,
+            owner: owner.clone(),
             traceparent: None,
         };
         self.ensure_consumer(operation.capability(), model.clone());
@@ -92,6 +94,7 @@ impl Queen {
         durable.awaited.wait_for(&id, &model);
         let sent = durable.send(&sending).await?;
         let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
+        let ticket = Ticket { owner, about: Some(about), ..ticket };
         if sent.duplicate {
             self.is_the_same(durable, &ticket, &asked).await?;
         }
@@ -127,6 +130,9 @@ impl Queen {
             false => Err(other_request(id)),
         };
         if let Some(ticket) = log.ticket() {
+            if !self.asker.finds(ticket.owner.as_deref()) {
+                return Err(other_request(id));
+            }
             let is_same = is_same(&|asked| ticket.is_of(asked));
             if let (Some(seq), true) = (log.may_run_again(), is_same) {
                 return Ok(Decision::Send { after: Some(seq), lost: None });
@@ -139,7 +145,11 @@ impl Queen {
             let after = log.last.as_ref().map(|last| last.event.seq).or(ticket.after);
             return Ok(Decision::Send { after, lost: Some(ticket.sequence) });
         }
-        if let Some(record) = self.shared.table.get(id)
+        let remembered = self.shared.table.get(id);
+        if remembered.as_ref().is_some_and(|record| !self.asker.finds(record.owner.as_deref())) {
+            return Err(other_request(id));
+        }
+        if let Some(record) = remembered
             && record.may_run_again().is_none()
         {
             return known(is_same(&|asked| asked.is(&record.fingerprint)));
@@ -151,6 +161,16 @@ impl Queen {
             (None, Some(_)) => Ok(Decision::Known),
             (after, _) => Ok(Decision::Send { after, lost: None }),
         }
+    }
+
+    /// Whose a job is that is sent, and what is said of it: of one that was sent before, as it was then.
+    pub(super) fn whose(&self, log: &Log, operation: &Operation) -> (Option<String>, About) {
+        let before = log.ticket();
+        let mut about = About::of(operation);
+        if let Some(before) = before.and_then(|ticket| ticket.about.as_ref()) {
+            about.created_ms = before.created_ms;
+        }
+        (before.and_then(|ticket| ticket.owner.clone()).or_else(|| self.asker.name()), about)
     }
 
     /// Whether a sending that was there before is of the same request.
@@ -253,7 +273,10 @@ impl Durable {
         loop {
             let after = before.as_ref().map_or(0, |stored| stored.sequence);
             match self.streams.put_ticket_after(ticket, after).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => {
+                    self.register.enter(ticket.clone());
+                    return Ok(());
+                }
                 Ok(false) => {}
                 Err(error) => return Err(unconfirmed(id, &error)),
             }
@@ -261,7 +284,9 @@ impl Durable {
             match &now {
                 // Another queen was first with the same.
                 Some(now) if now.ticket.sequence >= ticket.sequence => {
-                    return match now.ticket.is_same(ticket) {
+                    let owner = &now.ticket.owner;
+                    let is_its = owner.is_none() || *owner == ticket.owner;
+                    return match is_its && now.ticket.is_same(ticket) {
                         true => Ok(()),
                         false => Err(other_request(id)),
                     };

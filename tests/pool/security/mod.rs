@@ -1,6 +1,8 @@
 //! What SECURITY.md says is defended, on real servers with real processes.
 
 mod advice;
+mod browsers;
+mod owners;
 mod permissions;
 pub mod processes;
 mod queen;

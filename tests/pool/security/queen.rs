@@ -11,7 +11,7 @@ use super::processes::Program;
 use crate::support::nats::{NatsServer, prefix};
 
 /// A queen without workers: 503 is what a job gets that is let in.
-async fn queen(arguments: &[&str]) -> (Program, String) {
+pub async fn queen(arguments: &[&str]) -> (Program, String) {
     let (url, prefix) = (NatsServer::shared().url(), prefix());
     let mut all = vec!["--nats-url", &url, "--subject-prefix", &prefix];
     all.extend_from_slice(arguments);
@@ -21,8 +21,17 @@ async fn queen(arguments: &[&str]) -> (Program, String) {
 }
 
 /// `queen-rbee new-token NAME >> FILE`; the token.
-fn new_token(name: &str, file: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_queen-rbee")).args(["new-token", name]).output().unwrap();
+pub fn new_token(name: &str, file: &Path) -> String {
+    issue(&["new-token", name], name, file)
+}
+
+/// As [`new_token`], of one who sees all jobs.
+pub fn new_admin_token(name: &str, file: &Path) -> String {
+    issue(&["new-token", "--admin", name], name, file)
+}
+
+fn issue(arguments: &[&str], name: &str, file: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_queen-rbee")).args(arguments).output().unwrap();
     assert!(output.status.success());
     let line = String::from_utf8(output.stdout).unwrap();
     let mut text = std::fs::read_to_string(file).unwrap_or_default();
