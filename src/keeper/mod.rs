@@ -81,7 +81,7 @@ async fn obey(cli: &Cli, reporter: &Reporter) -> Result<(), KeeperError> {
         Command::Image { command } => return draw(cli, command, reporter).await,
         Command::Man { folder } => return shell::manual(folder),
         Command::Completions { shell } => {
-            reporter.raw(shell::completions(*shell).trim_end()).await;
+            reporter.text(shell::completions(*shell).trim_end()).await;
             Ok(())
         }
         Command::Job { command } => jobs::run(&queen(cli)?, command, reporter).await,

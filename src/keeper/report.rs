@@ -104,6 +104,11 @@ impl Reporter {
         self.console.out(printable(&text)).await;
     }
 
+    /// Text of keeper's own on standard output, as it is.
+    pub async fn text(&self, text: &str) {
+        self.console.out(text.to_owned()).await;
+    }
+
     /// A table on standard output.
     pub async fn table<const N: usize>(&self, heading: [&str; N], rows: &[[String; N]]) {
         for line in table::lines(heading, rows) {

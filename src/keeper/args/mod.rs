@@ -14,7 +14,7 @@ use reqwest::Url;
 use crate::{logging::LogOptions, units::parse_duration};
 
 pub use image::{Common, ImageCommand, Start};
-pub use pool::{DlqCommand, JobCommand, Letters, Model, ModelCommand, WorkerCommand, Workers};
+pub use pool::{DlqCommand, JobCommand, Letters, Model, ModelCommand, WorkerCommand};
 pub use values::Token;
 
 /// Asks a pool of image workers for pictures, through queen.
