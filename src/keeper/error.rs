@@ -169,6 +169,12 @@ impl KeeperError {
             }
             Self::NoWorker { .. } => "`rbee-keeper worker list` shows who is up, and with what",
             Self::NoSuchModel { .. } => "`rbee-keeper model list` shows who has what",
+            Self::Refused { status: 400 | 413 | 415, .. } => {
+                "change what the message names, and send it again"
+            }
+            Self::Refused { status: 409, .. } => {
+                "`rbee-keeper job show JOB` says how a job ended, `worker list` what workers do"
+            }
             Self::Refused { status: 401, .. } => "an operator makes a token by `queen-rbee new-token NAME`",
             Self::Refused { status: 403, .. } => {
                 "an administrator's token does it: --token-file or RBEE_TOKEN gives it"

@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeSet, convert::Infallible, time::Duration};
 
 use super::{client::Queen, report::Reporter, request::Needs};
-use crate::contract::WorkerInfo;
+use crate::contract::{WorkerInfo, WorkerStatus};
 
 /// A wait that is worth no word.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
@@ -42,7 +42,11 @@ pub async fn watch(queen: &Queen, needs: &Needs, reporter: &Reporter, started: &
 fn why(needs: &Needs, workers: &[WorkerInfo]) -> String {
     let up: Vec<_> = workers.iter().filter(|worker| worker.status.takes_jobs()).collect();
     if up.is_empty() {
-        return "no worker is up".into();
+        let is_drained = |worker: &WorkerInfo| worker.status == WorkerStatus::Draining;
+        return match workers.iter().any(is_drained) {
+            true => "every worker that is up is drained (`rbee-keeper worker resume`)".into(),
+            false => "no worker is up".into(),
+        };
     }
     let is_named = |worker: &WorkerInfo| {
         needs.worker_id.as_ref().is_none_or(|id| worker.id.as_str() == id)
@@ -92,7 +96,7 @@ fn why(needs: &Needs, workers: &[WorkerInfo]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{Capability, WorkerStatus};
+    use crate::contract::Capability;
 
     fn needs(model: Option<&str>) -> Needs {
         Needs {
@@ -109,6 +113,8 @@ mod tests {
         let gone = WorkerInfo { status: WorkerStatus::ShuttingDown, ..ready("g", 1) };
         assert_eq!(why(&needs(None), &[]), "no worker is up");
         assert_eq!(why(&needs(None), &[gone]), "no worker is up");
+        let drained = WorkerInfo { status: WorkerStatus::Draining, ..ready("d", 0) };
+        assert!(why(&needs(None), &[drained]).starts_with("every worker that is up is drained"));
         assert_eq!(why(&needs(Some("x")), &[ready("a", 1)]), "no worker that is up has `x`; there are: m, n");
         assert_eq!(why(&needs(Some("m")), &[ready("a", 0)]), "the worker that can draw it is busy");
         let both = [ready("a", 0), ready("b", 0)];

@@ -58,7 +58,7 @@ async fn workers_are_listed_drained_and_resumed() {
     let args = generate(&["--model", "m", "--timeout", "4s"]);
     let (code, _, stderr) = finish(keeper(&queen.url, folder.path(), &args)).await;
     assert_eq!(code, 1);
-    assert!(stderr.contains("the job waits: no worker is up"), "{stderr}");
+    assert!(stderr.contains("the job waits: every worker that is up is drained"), "{stderr}");
     assert!(stderr.contains("--no-wait"), "what to do next: {stderr}");
     let resumed = say(&queen.url, &["--json", "worker", "resume", "b"]).await;
     assert_eq!(serde_json::from_str::<Value>(&resumed).unwrap()["status"], "ready");

@@ -178,6 +178,20 @@ async fn models_are_loaded_and_let_go_while_jobs_run() {
 }
 
 #[tokio::test]
+async fn more_models_than_may_be_on_their_way_into_memory_are_refused_for_now() {
+    let pool = Pool::new().await;
+    let queen = queen_of(&pool, &[]);
+    let _worker = pool.worker("a", "m=sim://?step_ms=1&size=64&load_ms=700", &[]).await;
+    sees(&queen, 1).await;
+    done(&queen, "a/models/m/unload").await;
+    let loads = futures::future::join_all((0..5).map(|_| tell(&queen, "a/models/m/load"))).await;
+    let mut statuses: Vec<u16> = loads.iter().map(|(status, _)| *status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 503], "{loads:?}");
+    assert_eq!(done(&queen, "a/drain").await.resident, ["m"]);
+}
+
+#[tokio::test]
 async fn a_worker_that_is_not_there_is_told_by_its_name() {
     let pool = Pool::new().await;
     let queen = queen_of(&pool, &["--core"]);

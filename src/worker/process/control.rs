@@ -92,7 +92,7 @@ impl Control {
                 on_a_thread(move || models.unload(&model)).await?;
             }
             Command::Load { model } => self.load(model).await?,
-            Command::Status => {}
+            Command::Status => self.heartbeat.notify_one(),
         }
         tracing::info!(command = name, "an operator's command is done");
         Ok(())
@@ -112,8 +112,8 @@ impl Control {
     }
 
     async fn answer(&self, request: ControlRequest, done: Result<(), Refused>) {
-        // Whoever sees the fleet sees it soon, too.
-        self.heartbeat.notify_one();
+        // Models come and go without a word: what is told to the pool is looked at anew.
+        self.context.slots.changed();
         let done: Result<WorkerInfo, ErrorBody> = match done {
             Ok(()) => Ok(self.context.info()),
             Err(Refused(code, message)) => {
