@@ -85,10 +85,12 @@ fn kitty(picture: &[u8]) -> Option<String> {
     let text = STANDARD.encode(bytes);
     let parts = text.as_bytes().chunks(PART).collect::<Vec<_>>();
     let last = parts.len().saturating_sub(1);
+    // A picture of the same number takes the place of the one before, which is forgotten.
+    let id = std::process::id();
     let mut sequences = String::with_capacity(text.len() + 16 * parts.len());
     for (index, part) in parts.into_iter().enumerate() {
         // q=2: it answers nothing.
-        let keys = if index == 0 { format!("a=T,{form},r={LINES},C=1,q=2,") } else { String::new() };
+        let keys = if index == 0 { format!("a=T,{form},i={id},r={LINES},C=1,q=2,") } else { String::new() };
         let more = u8::from(index < last);
         let part = String::from_utf8_lossy(part);
         sequences.push_str(&format!("\x1b_G{keys}m={more};{part}\x1b\\"));
@@ -159,7 +161,11 @@ mod tests {
         assert!(shown.starts_with("\x1b[12A\r"), "over the one before");
         let parts: Vec<&str> = shown.split("\x1b_G").skip(1).collect();
         assert_eq!(parts.len(), 3);
-        assert!(parts[0].starts_with("a=T,f=100,r=12,C=1,q=2,m=1;"), "{}", parts[0]);
+        assert!(
+            parts[0].starts_with("a=T,f=100,i=") && parts[0].contains(",r=12,C=1,q=2,m=1;"),
+            "{}",
+            parts[0]
+        );
         assert!(parts[1].starts_with("m=1;") && parts[2].starts_with("m=0;"));
         let text: String =
             parts.iter().map(|part| part.split_once(';').unwrap().1.split('\x1b').next().unwrap()).collect();

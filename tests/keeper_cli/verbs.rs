@@ -166,7 +166,7 @@ async fn pictures_are_shown_in_a_terminal_that_can_and_refused_elsewhere() {
 
     for (variable, value, begins) in [
         ("TERM_PROGRAM", "iTerm.app", "\x1b]1337;File=inline=1;"),
-        ("TERM", "xterm-kitty", "\x1b_Ga=T,f=100,r=12,"),
+        ("TERM", "xterm-kitty", "\x1b_Ga=T,f=100,i="),
     ] {
         let queen = stand_in().await;
         let mut command = Command::new("script");
