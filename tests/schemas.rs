@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, path::Path};
 use jsonschema::Validator;
 use sd_worker_rbee::contract::{
     Capability, Command, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event,
-    EventKind, Health, HttpCode, ImageResult, JobId, JobResponse, JobStatus, JobView, Operation,
-    OutputFormat, Timings, WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus, Workers,
-    schema,
+    EventKind, Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary, JobView,
+    Operation, OutputFormat, Queued, Timings, WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras,
+    WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -260,7 +260,20 @@ fn answers_and_heartbeats_are_valid() {
         sequence: 7,
         time: "2026-01-01T00:00:00.000Z".into(),
     };
+    let queued = Queued { job_id: job.clone(), position: None, reason: Some("no worker".into()) };
+    let listed = JobSummary {
+        job_id: job.clone(),
+        status: JobStatus::Queued,
+        operation: Some("image_generation".into()),
+        model: None,
+        created_ms: 1_700_000_000_000,
+        prompt: Some("a".into()),
+    };
     for (name, value) in [
+        ("queued.json", serde_json::to_value(&queued)),
+        ("queued.json", serde_json::to_value(Queued { position: Some(0), reason: None, ..queued.clone() })),
+        ("job_list.json", serde_json::to_value(JobList { jobs: vec![listed], next: Some("1-j".into()) })),
+        ("job_list.json", serde_json::to_value(JobList { jobs: vec![], next: None })),
         ("dead_letters.json", serde_json::to_value(DeadLetters { dead_letters: vec![letter] })),
         ("job_response.json", serde_json::to_value(JobResponse::new(job.clone()))),
         ("job_view.json", serde_json::to_value(&view)),

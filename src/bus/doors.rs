@@ -113,6 +113,7 @@ impl Doors {
             reply,
             named: None,
             job_id: header(headers::JOB_ID).and_then(|id| JobId::new(id).ok()),
+            owner: header(headers::JOB_OWNER),
             traceparent: header(headers::TRACEPARENT),
             hops: header(headers::JOB_HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0),
             received: Instant::now(),

@@ -42,6 +42,8 @@ pub struct Incoming {
     pub job_id: Option<JobId>,
     /// What a message of the queue says in the `Job-Id` header, which must be what its subject says.
     pub named: Option<String>,
+    /// The client of queen's that sent it, kept with the result.
+    pub owner: Option<String>,
     /// W3C trace context, passed on to the events.
     pub traceparent: Option<String>,
     /// How often it was offered again.

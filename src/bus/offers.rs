@@ -122,6 +122,9 @@ impl Offers {
         if let Some(reply) = &message.reply {
             map.insert(headers::JOB_REPLY, reply.as_str());
         }
+        if let Some(owner) = &message.owner {
+            map.insert(headers::JOB_OWNER, owner.as_str());
+        }
         if let Some(trace) = &message.traceparent {
             map.insert(headers::TRACEPARENT, trace.as_str());
         }

@@ -271,6 +271,7 @@ impl JobStreams {
             capability,
             job_id,
             named: header(map.as_ref(), headers::JOB_ID).map(str::to_owned),
+            owner: header(map.as_ref(), headers::JOB_OWNER).map(str::to_owned),
             traceparent: header(map.as_ref(), headers::TRACEPARENT).map(str::to_owned),
             subject,
             via: Via::Queue { model, delivery },

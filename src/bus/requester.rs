@@ -79,6 +79,7 @@ pub enum Reply {
 pub struct Exchange {
     requester: Requester,
     job: JobId,
+    owner: Option<String>,
     inbox: String,
     replies: Subscriber,
     sendings: u32,
@@ -100,8 +101,8 @@ impl Requester {
         self.link.connectivity()
     }
 
-    /// Opens an inbox for a job.
-    pub async fn open(&self, job: JobId) -> Result<Exchange, BusError> {
+    /// Opens an inbox for a job of this client's.
+    pub async fn open(&self, job: JobId, owner: Option<String>) -> Result<Exchange, BusError> {
         let inbox = self.link.client.new_inbox();
         let subject = format!("{inbox}.*");
         let replies = self
@@ -110,7 +111,7 @@ impl Requester {
             .subscribe(subject.clone())
             .await
             .map_err(|e| BusError::Subscribe { subject, reason: e.to_string() })?;
-        Ok(Exchange { requester: self.clone(), job, inbox, replies, sendings: 0 })
+        Ok(Exchange { requester: self.clone(), job, owner, inbox, replies, sendings: 0 })
     }
 
     /// Tells whoever holds the job to stop; nothing is awaited.
@@ -198,6 +199,9 @@ impl Exchange {
         self.sendings += 1;
         let mut header = HeaderMap::new();
         header.insert(headers::JOB_ID, self.job.as_str());
+        if let Some(owner) = &self.owner {
+            header.insert(headers::JOB_OWNER, owner.as_str());
+        }
         self.requester
             .link
             .client

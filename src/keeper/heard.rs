@@ -99,8 +99,8 @@ mod tests {
         assert!(matches!(read(&known, &job()), Ok(Heard::Event(event)) if event.kind.is_terminal()));
         let unknown = event(json!({"type": "paused", "until": 3}));
         assert_eq!(read(&unknown, &job()), Ok(Heard::Nothing));
-        let queued = event(json!({"type": "queued", "position": 2, "reason": null}));
-        assert!(matches!(read(&queued, &job()), Ok(Heard::Queued(Queued { position: Some(2), .. }))));
+        let queued = r#"{"type":"queued","job_id":"j","position":3,"reason":null}"#;
+        assert!(matches!(read(queued, &job()), Ok(Heard::Queued(Queued { position: Some(3), .. }))));
         let code = event(json!({"type": "error", "code": "too_hot", "message": "m", "retryable": true}));
         let failed = Heard::Failed { code: "too_hot".into(), message: "m".into(), retryable: true };
         assert_eq!(read(&code, &job()), Ok(failed));

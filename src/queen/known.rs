@@ -42,10 +42,20 @@ impl Queen {
     /// What is known of a job, by the streams, by memory, by the store. A job that is not to be seen is unknown.
     pub(super) async fn known(&self, id: &JobId) -> Result<Known, ApiError> {
         let known = self.known_to_all(id).await?;
-        match self.asker.finds(known.owner()) {
+        match self.may_see(&known).await? {
             true => Ok(known),
             false => Err(ApiError::unknown_job(id)),
         }
+    }
+
+    /// Whether whoever asks may see it.
+    pub(super) async fn may_see(&self, known: &Known) -> Result<bool, ApiError> {
+        if let (true, None, Known::Logged(log)) = (self.asker.is_bounded(), known.owner(), known) {
+            // Another queen sent it on the core path, or its ticket has aged out: its result says whose it is.
+            let result = self.shared.store.find_result(&log.id).await?;
+            return Ok(self.asker.finds(result.and_then(|result| result.owner).as_deref()));
+        }
+        Ok(self.asker.finds(known.owner()))
     }
 
     /// As [`Self::known`], whoever asks.

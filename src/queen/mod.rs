@@ -46,7 +46,7 @@ use crate::{
         Limits, Operation, Workers,
     },
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened},
-    storage::{Key, Store},
+    storage::{Key, Store, StoredResult},
 };
 
 use durable::{Durable, Submission, uninterrupted};
@@ -200,7 +200,7 @@ impl Queen {
         let shared = self.shared.clone();
         let mut exchange = shared
             .requester
-            .open(record.id.clone())
+            .open(record.id.clone(), record.owner.clone())
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         tokio::spawn(async move {
@@ -222,6 +222,7 @@ impl Jobs for Queen {
 
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
         self.refuse_early(&operation)?;
+        self.refuse_others_pictures(&mut operation).await?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
         // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.
@@ -265,7 +266,7 @@ impl Jobs for Queen {
             }
         };
         if named && let Some(result) = self.stored(&id).await? {
-            if !job.fingerprint.is(&result.fingerprint) {
+            if !self.asker.finds(result.owner.as_deref()) || !job.fingerprint.is(&result.fingerprint) {
                 return Err(other_request(&id));
             }
             claim.record().push(result.event);
@@ -317,8 +318,13 @@ impl Jobs for Queen {
     }
 
     async fn cancel(&self, id: &JobId) -> Result<(), ApiError> {
-        match self.known_to_all(id).await {
-            Ok(known) if !self.asker.finds(known.owner()) => Err(ApiError::unknown_job(id)),
+        let known = self.known_to_all(id).await;
+        if let Ok(known) = &known
+            && !self.may_see(known).await?
+        {
+            return Err(ApiError::unknown_job(id));
+        }
+        match known {
             Ok(Known::Logged(log)) => {
                 let durable = self.durable().expect("what is logged was found there").clone();
                 let queen = self.clone();
@@ -347,9 +353,11 @@ impl Jobs for Queen {
             Ok(Known::Logged(log)) => log.last.and_then(|last| complete_of(last.event)),
             Ok(Known::Remembered(record)) => record.complete(),
             Ok(Known::Stored(result)) => complete_of(result.event),
-            Err(error) if self.asker.is_bounded() => return Err(error),
             // A picture that is stored can be had whether NATS is there or not.
-            Err(unknown) => complete_of(self.stored(id).await?.ok_or(unknown)?.event),
+            Err(unknown) => {
+                let finds = |result: &StoredResult| self.asker.finds(result.owner.as_deref());
+                complete_of(self.stored(id).await?.filter(finds).ok_or(unknown)?.event)
+            }
         };
         let missing = |message: String| ApiError::not_found(message);
         let complete = complete.ok_or_else(|| missing(format!("job `{id}` has no pictures")))?;

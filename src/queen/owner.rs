@@ -1,9 +1,9 @@
 //! Whose a job is, and who may see it.
 //!
 //! A queen that asks for tokens keeps clients apart: a job is its sender's, by the name of the token, and for others it is as if
-//! there were none. The name travels with the job (in its ticket), so that every queen of the pool says the same. A job without
-//! a name (an earlier version took it, or a queen without tokens, or it came over NATS, or its ticket has grown too old) is found
-//! by whoever knows its id, as in a queen without tokens, and is on nobody's list but an administrator's.
+//! there were none. The name travels with the job (in its ticket, its message and its result), so that every queen of the pool
+//! says the same. A job without a name (an earlier version took it, or a queen without tokens, or it came over NATS) is found by
+//! whoever knows its id, as in a queen without tokens, and is on nobody's list but an administrator's.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,6 +13,10 @@ use axum::{
 };
 
 use super::{Queen, auth::Client, known::Known};
+use crate::{
+    contract::{ContractError, HttpCode, JobId, Operation},
+    http::ApiError,
+};
 
 /// On whose behalf queen looks at jobs.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +73,32 @@ impl Queen {
     }
 }
 
+impl Queen {
+    /// Refuses a picture of a job that whoever asks may not see as an input of another.
+    ///
+    /// # Errors
+    /// The field that names it, in the same words as where there is no such job.
+    pub(super) async fn refuse_others_pictures(&self, operation: &mut Operation) -> Result<(), ApiError> {
+        if !self.asker.is_bounded() {
+            return Ok(());
+        }
+        for (field, image) in operation.images_mut() {
+            let of_a_job = image.strip_prefix("object:jobs/").and_then(|path| path.split('/').next());
+            let Some(Ok(job)) = of_a_job.map(JobId::new) else { continue };
+            match self.known(&job).await {
+                Ok(_) => {}
+                Err(error) if error.http == Some(HttpCode::NotFound) => {
+                    return Err(
+                        ContractError::field(field, format!("there is no picture of a job `{job}`")).into()
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Queen, as whoever sent the request may see it.
 pub(super) struct Asked(pub Queen);
 
@@ -86,7 +116,7 @@ impl Known {
         match self {
             Self::Logged(log) => log.owner(),
             Self::Remembered(record) => record.owner.as_deref(),
-            Self::Stored(_) => None,
+            Self::Stored(result) => result.owner.as_deref(),
         }
     }
 }

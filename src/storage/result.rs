@@ -14,6 +14,10 @@ const MAX_RESULT: u64 = 1 << 20;
 pub struct StoredResult {
     /// [`Operation::fingerprint`](crate::contract::Operation::fingerprint): the same id with another one is another job.
     pub fingerprint: String,
+    /// The client of queen's that sent the job, by the name of its token. Where no tokens are asked for, and of workers of
+    /// earlier versions, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The complete event, repeated to whoever asks for the same job again.
     pub event: Event,
 }

@@ -108,7 +108,7 @@ async fn a_result_is_read_back_and_what_is_none_is_said() {
         seq: 4,
         kind: EventKind::Cancelled { step: 0 },
     };
-    let result = StoredResult { fingerprint: "f".into(), event };
+    let result = StoredResult { fingerprint: "f".into(), owner: None, event };
     store.put_result(&job, &result).await.unwrap();
     assert_eq!(store.find_result(&job).await.unwrap(), Some(result));
     store

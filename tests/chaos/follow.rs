@@ -85,8 +85,8 @@ async fn connection(front: &Front, queen: &str, read: &mut Read, leave_after: us
     Ok(())
 }
 
-/// One block of a stream: an event with its id, a preview (which is not kept and has none), the line at the end, or a
-/// comment.
+/// One block of a stream: an event with its id, what is not kept and has none (a preview, a place in line), the line at
+/// the end, or a comment.
 fn take(block: &str, read: &mut Read) -> Result<(), String> {
     let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
     let Some(data) = field("data:") else { return Ok(()) };
@@ -100,7 +100,7 @@ fn take(block: &str, read: &mut Read) -> Result<(), String> {
     let id = field("id:");
     let is_named = match id {
         Some(id) => id.parse().is_ok_and(|id: u64| event["seq"] == id),
-        None => name == "preview",
+        None => name == "preview" || name == "queued",
     };
     if event["job_id"] != read.job.as_str() || !is_named {
         return Err(format!("an event of id {id:?} on the stream of {}: {data}", read.job));
@@ -152,6 +152,7 @@ fn a_stream_is_read_block_by_block() {
     assert!(take("id: 4\ndata: {\"job_id\":\"j\",\"seq\":5,\"type\":\"progress\"}", &mut read).is_err());
     assert!(take("data: {\"job_id\":\"j\",\"seq\":4,\"type\":\"progress\"}", &mut read).is_err());
     take("data: {\"job_id\":\"j\",\"seq\":4,\"type\":\"preview\"}", &mut read).unwrap();
+    take("data: {\"job_id\":\"j\",\"position\":0,\"reason\":null,\"type\":\"queued\"}", &mut read).unwrap();
     assert_eq!(read.events.len(), 1, "a preview has no place in the order");
     take("data: [DONE]", &mut read).unwrap();
     assert_eq!(read.ended.as_deref(), Some("[DONE]"));

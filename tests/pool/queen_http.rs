@@ -52,8 +52,11 @@ async fn a_job_that_queen_has_forgotten_is_answered_from_the_store() {
     pool.queen.submit(&body).await;
     let mut job = worker.job().await;
     pool.store_picture(&job).await;
-    let result =
-        StoredResult { fingerprint: job.operation.fingerprint(), event: job.event(complete(&job.id)) };
+    let result = StoredResult {
+        fingerprint: job.operation.fingerprint(),
+        owner: None,
+        event: job.event(complete(&job.id)),
+    };
     pool.store.put_result(&job.id, &result).await.unwrap();
     job.complete().await;
 

@@ -162,7 +162,7 @@ async fn a_job_whose_result_is_stored_is_done_even_if_nobody_said_so() {
     job.accept().await;
     pool.store_picture(&job).await;
     let event = job.event(complete(&job.id));
-    let result = StoredResult { fingerprint: job.operation.fingerprint(), event };
+    let result = StoredResult { fingerprint: job.operation.fingerprint(), owner: None, event };
     pool.store.put_result(&job.id, &result).await.unwrap();
     worker.fall_silent();
     assert_eq!(types(&pool.queen.stream(&id).await), ["accepted", "complete", "[DONE]"]);

@@ -246,7 +246,8 @@ impl HeldJob {
         self.store.put(&key, Bytes::from_static(b"png"), "image/png").await.unwrap();
         let event = self.event(complete(&self.id));
         let fingerprint = self.operation.fingerprint();
-        self.store.put_result(&self.id, &StoredResult { fingerprint, event }).await.unwrap();
+        let owner = self.headers.get(headers::JOB_OWNER).map(|owner| owner.as_str().to_owned());
+        self.store.put_result(&self.id, &StoredResult { fingerprint, owner, event }).await.unwrap();
         self.append(complete(&self.id)).await;
         self.ack().await;
     }

@@ -63,7 +63,7 @@ class Door:
                     end = time.monotonic() + PATIENCE
                     if event["type"] in ("complete", "error", "cancelled"):
                         return event
-                    if event["type"] != "preview":
+                    if event["type"] not in ("preview", "queued"):
                         last = event["seq"]
                     if seen:
                         seen(event)

@@ -89,6 +89,8 @@ class Readers:
                 limit.reschedule(loop.time() + SILENCE)
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
+                    if event["type"] == "queued":
+                        continue  # where it stands in line is no event of the job
                     self.events += 1
                     seqs.append(event["seq"])
                     if event["type"] in TERMINAL:

@@ -17,7 +17,7 @@ mod waiting;
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, Once, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -65,6 +65,8 @@ pub(super) struct Durable {
     pub awaited: Arc<Awaited>,
     /// The jobs by their tickets.
     pub register: Register,
+    /// Tickets are read.
+    reading: Once,
     lines: tokio::sync::Mutex<waiting::GivenOut>,
 }
 
@@ -91,6 +93,7 @@ impl Durable {
             events: JobEvents::telling(&streams, ended),
             awaited,
             register,
+            reading: Once::new(),
             lines: tokio::sync::Mutex::default(),
             streams,
             models: Models::new(&options.models),
@@ -117,7 +120,7 @@ impl Durable {
     pub async fn start(self: &Arc<Self>) -> Result<(), BusError> {
         let told = match self.streams.ensure().await {
             Ok(()) => {
-                self.state.store(READY, Ordering::Relaxed);
+                self.is_there();
                 None
             }
             Err(error @ (BusError::Mismatch { .. } | BusError::Earlier { .. })) => return Err(error),
@@ -128,8 +131,15 @@ impl Durable {
             }
         };
         tokio::spawn(self.clone().look_after_it(told));
-        tokio::spawn(self.register.clone().follow(self.streams.clone()));
         Ok(())
+    }
+
+    /// The streams are there: from the first time on their tickets are read.
+    fn is_there(&self) {
+        self.state.store(READY, Ordering::Relaxed);
+        self.reading.call_once(|| {
+            tokio::spawn(self.register.clone().follow(self.streams.clone()));
+        });
     }
 
     /// Streams that were there once are taken for away and not for absent, whatever a server says that begins anew: a job is
@@ -155,7 +165,7 @@ impl Durable {
                         tracing::info!("jobs are durable");
                     }
                     were_there = true;
-                    self.state.store(READY, Ordering::Relaxed);
+                    self.is_there();
                 }
                 Err(error) => {
                     let again = error.to_string();

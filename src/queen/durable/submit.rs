@@ -155,6 +155,9 @@ impl Queen {
             return known(is_same(&|asked| asked.is(&record.fingerprint)));
         }
         if named && let Some(result) = self.stored(id).await? {
+            if !self.asker.finds(result.owner.as_deref()) {
+                return Err(other_request(id));
+            }
             return known(is_same(&|asked| asked.is(&result.fingerprint)));
         }
         match (log.may_run_again(), log.ended()) {
@@ -199,7 +202,7 @@ impl Queen {
             tokio::time::sleep(TICKET_PAUSE).await;
         }
         match self.stored(id).await? {
-            Some(result) => same(asked.is(&result.fingerprint)),
+            Some(result) => same(self.asker.finds(result.owner.as_deref()) && asked.is(&result.fingerprint)),
             // Its events are all that is left of it, and they do not say what it was.
             None => Ok(()),
         }

@@ -49,6 +49,8 @@ pub struct JobRun {
     pub received: Instant,
     /// Whether the requester chose the job id.
     pub is_named: bool,
+    /// The client of queen's that sent it, kept with the result.
+    pub owner: Option<String>,
     pub traceparent: Option<String>,
 }
 
@@ -213,7 +215,11 @@ impl JobRun {
             },
             warnings,
         }));
-        let result = StoredResult { fingerprint: self.job.fingerprint.written().to_owned(), event };
+        let result = StoredResult {
+            fingerprint: self.job.fingerprint.written().to_owned(),
+            owner: self.owner.clone(),
+            event,
+        };
         self.context.store.put_result(&self.job.id, &result).await?;
         Ok(result.event.kind)
     }

@@ -51,6 +51,7 @@ pub enum Routed {
 struct Asked {
     received: Instant,
     reader: Option<Reader>,
+    owner: Option<String>,
     traceparent: Option<String>,
     delivery: Option<Delivery>,
 }
@@ -138,7 +139,8 @@ impl JobRouter {
                     None
                 }
             };
-            let asked = Asked { received: message.received, reader, traceparent, delivery };
+            let owner = message.owner.clone();
+            let asked = Asked { received: message.received, reader, owner, traceparent, delivery };
             self.take(job, model, is_named || is_queued, asked)
         };
         let via = |delivery: Option<Delivery>, via| match (delivery, queue) {
@@ -200,7 +202,7 @@ impl JobRouter {
             }
         }
         let id = job.id.clone();
-        let asked = Asked { received, reader: None, traceparent: None, delivery: None };
+        let asked = Asked { received, reader: None, owner: None, traceparent: None, delivery: None };
         match self.take(job, model, is_named, asked) {
             Taken::Begun | Taken::Joined(_) => Ok(id),
             Taken::Conflict(_) => Err(Refusal::new(ErrorCode::InvalidRequest, conflict(&id))),
@@ -228,7 +230,7 @@ impl JobRouter {
 
     /// Joins a job that runs here, which needs no slot, or begins it.
     fn take(&self, job: Job, model: ModelInfo, is_named: bool, asked: Asked) -> Taken {
-        let Asked { received, reader, traceparent, delivery } = asked;
+        let Asked { received, reader, owner, traceparent, delivery } = asked;
         let too_many =
             || Refusal::new(ErrorCode::Busy, "as many requests read along with this job as may; try again");
         match self.context.held.join(&job.id, job.fingerprint.plain(), reader.clone()) {
@@ -244,7 +246,8 @@ impl JobRouter {
         match self.context.held.begin(&job.id, plain, worker_id, reader, traceparent.clone()) {
             Begun::New(hold) => {
                 let context = self.context.clone();
-                let run = JobRun { context, hold, job, model, permits, received, is_named, traceparent };
+                let run =
+                    JobRun { context, hold, job, model, permits, received, is_named, owner, traceparent };
                 run.spawn(delivery);
                 Taken::Begun
             }

@@ -60,7 +60,7 @@ async fn what_was_started_with_nohup_outlives_its_terminal() {
 async fn a_hangup_reads_the_tokens_again_and_ends_nothing() {
     let pool = Pool::new().await;
     let tokens = pool.store.path().join("tokens");
-    let line = sd_worker_rbee::queen::Issued::new("a").expect("a token").line;
+    let line = sd_worker_rbee::queen::Issued::new("a", false).expect("a token").line;
     std::fs::write(&tokens, line).expect("a file");
     let flags = [&["--token-file", tokens.to_str().expect("a UTF-8 path")], &of(&pool)[..]].concat();
     let mut queen = Program::queen(&flags, &[]);

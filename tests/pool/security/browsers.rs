@@ -30,7 +30,8 @@ async fn a_name_that_was_pointed_at_this_machine_reads_and_sends_nothing() {
     let (_queen, url) = queen(&[]).await;
     let port = url.rsplit(':').next().unwrap();
     let rebound = format!("evil.example:{port}");
-    let evil = [("host", rebound.as_str()), ("origin", &format!("http://{rebound}"))];
+    let origin = format!("http://{rebound}");
+    let evil = [("host", rebound.as_str()), ("origin", origin.as_str())];
     for (method, path) in [
         (Method::GET, "/v1/workers"),
         (Method::GET, "/v1/jobs"),
@@ -47,7 +48,7 @@ async fn a_name_that_was_pointed_at_this_machine_reads_and_sends_nothing() {
     }
     assert_eq!(status(&url, Method::GET, "/health", &evil).await, 200, "load balancers ask by any name");
     for host in [format!("localhost:{port}"), "127.0.0.1".into(), "[::1]:80".into()] {
-        assert_eq!(status(&url, Method::GET, "/v1/workers", &[("host", &host)]).await, 200, "{host}");
+        assert_eq!(status(&url, Method::GET, "/v1/workers", &[("host", host.as_str())]).await, 200, "{host}");
     }
     let (_queen, url) = queen(&["--public-url", "https://evil.example/q"]).await;
     assert_eq!(status(&url, Method::GET, "/v1/workers", &evil).await, 200, "it is called so");
@@ -57,7 +58,8 @@ async fn a_name_that_was_pointed_at_this_machine_reads_and_sends_nothing() {
     let token = new_token("alice", &file);
     let (_queen, url) = queen(&["--token-file", file.to_str().unwrap()]).await;
     assert_eq!(status(&url, Method::GET, "/v1/workers", &evil).await, 401);
-    let with_token = [("host", rebound.as_str()), ("authorization", &format!("Bearer {token}"))];
+    let bearer = format!("Bearer {token}");
+    let with_token = [("host", rebound.as_str()), ("authorization", bearer.as_str())];
     assert_eq!(status(&url, Method::GET, "/v1/workers", &with_token).await, 200);
 }
 
@@ -82,9 +84,11 @@ async fn another_page_changes_nothing() {
         assert_eq!(answer.status(), 200, "a link may lead here");
         assert!(!answer.headers().contains_key("access-control-allow-origin"), "and is not read there");
     }
-    for headers in
-        [&[][..], &[("sec-fetch-site", "same-origin"), ("origin", &url)], &[("sec-fetch-site", "none")]]
-    {
+    for headers in [
+        &[][..],
+        &[("sec-fetch-site", "same-origin"), ("origin", url.as_str())],
+        &[("sec-fetch-site", "none")],
+    ] {
         assert_eq!(status(&url, Method::POST, "/v1/jobs", headers).await, 503, "no worker: {headers:?}");
     }
 }

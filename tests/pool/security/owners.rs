@@ -1,6 +1,9 @@
 //! Clients of one queen are kept apart: for each the others' jobs are as if there were none, at every queen of the pool.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sd_worker_rbee::{
     contract::{ErrorCode, JobId, OutputFormat, Ticket},
@@ -16,6 +19,7 @@ use crate::support::{
     fake_worker::FakeWorker,
     queen::QueenProcess,
     watch::Watcher,
+    worker::WorkerProcess,
 };
 
 /// Tokens of two clients and of one who sees all.
@@ -132,6 +136,16 @@ async fn a_durable_job_is_its_senders_at_every_queen_from_the_queue_to_the_pictu
         }
     }
     assert!(worker.gets_nothing().await, "it ran once");
+
+    // Nor does it come by way of a job of one's own.
+    let transform = |picture: &str| json!({"operation": "image_transform", "prompt": "a", "init_image": format!("object:jobs/{picture}/0.png")});
+    for picture in ["drawing", "nobodys"] {
+        let (status, refused) = post(&third, &tokens.bob, &transform(picture)).await;
+        assert_eq!(status, 400, "{refused}");
+        let said = refused["error"]["message"].as_str().unwrap().replace(picture, "X");
+        assert_eq!(said, "`init_image`: there is no picture of a job `X`");
+    }
+    assert_eq!(post(&third, &tokens.alice, &transform("drawing")).await.0, 200);
 }
 
 #[tokio::test]
@@ -253,6 +267,34 @@ async fn a_job_of_the_core_path_is_its_senders() {
 }
 
 #[tokio::test]
+async fn a_real_worker_keeps_with_the_result_whose_the_job_is() {
+    let (pool, tokens) = (DurablePool::start().await, Tokens::new());
+    let queen = tokens.queen(&pool, &[]);
+    let location = pool.store.location().to_owned();
+    let store = Path::new(location.strip_prefix("file://").unwrap_or(&location));
+    let model = "m=sim://?step_ms=5&size=64";
+    let _worker = WorkerProcess::start(&pool.url, &pool.prefix, store, "w", model, &[]);
+    // One of the queue, and one that is sent to a worker.
+    let durable = with(generation(), "job_id", "queued-one");
+    let core = with(with(generation(), "job_id", "sent-one"), "worker_id", "w");
+    for body in [durable, core] {
+        let until = tokio::time::Instant::now() + Duration::from_secs(20);
+        while post(&queen, &tokens.alice, &body).await.0 != 200 {
+            assert!(tokio::time::Instant::now() < until, "the worker is up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let id = body["job_id"].as_str().unwrap();
+        assert_eq!(ask(&queen, &tokens.alice, "GET", &format!("/v1/jobs/{id}/stream")).await.0, 200);
+        let result = pool.store.find_result(&JobId::new(id).unwrap()).await.unwrap().unwrap();
+        assert_eq!(result.owner.as_deref(), Some("alice"), "{id}");
+        // Another queen has nothing of the core job but its events and its result.
+        let other = tokens.queen(&pool, &[]);
+        is_unknown(&other, &tokens.bob, id).await;
+        assert_eq!(ask(&other, &tokens.alice, "GET", &format!("/v1/jobs/{id}/images/0")).await.0, 200);
+    }
+}
+
+#[tokio::test]
 async fn what_has_no_owner_is_found_by_whoever_knows_its_id() {
     let (pool, tokens) = (DurablePool::start().await, Tokens::new());
     // Without tokens there are no clients to tell apart, and jobs have no owner.
@@ -269,13 +311,18 @@ async fn what_has_no_owner_is_found_by_whoever_knows_its_id() {
         assert_eq!(ask(&queen, token, "GET", "/v1/jobs/before").await.1["status"], "running");
     }
     job.complete().await;
-    // Of an old job the store alone knows, and it does not say whose it was.
+    // Of old jobs the store alone knows, and it may say whose they were.
     let id = JobId::new("older").unwrap();
     let event = job.event(crate::support::fake_worker::complete(&id));
     let event = sd_worker_rbee::contract::Event { job_id: id.clone(), ..event };
-    let result = StoredResult { fingerprint: "f".into(), event };
+    let result = StoredResult { fingerprint: "f".into(), owner: None, event };
     pool.store.put_result(&id, &result).await.unwrap();
     for token in [&tokens.alice, &tokens.bob, &tokens.admin] {
+        assert_eq!(ask(&queen, token, "GET", "/v1/jobs/older").await.1["status"], "completed");
+    }
+    pool.store.put_result(&id, &StoredResult { owner: Some("alice".into()), ..result }).await.unwrap();
+    is_unknown(&queen, &tokens.bob, "older").await;
+    for token in [&tokens.alice, &tokens.admin] {
         assert_eq!(ask(&queen, token, "GET", "/v1/jobs/older").await.1["status"], "completed");
     }
     assert_eq!(listed(&queen, &tokens.alice, "").await.0, [""; 0]);

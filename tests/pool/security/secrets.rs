@@ -43,7 +43,7 @@ async fn a_pool_that_logs_everything_logs_no_secret() {
     s3.bucket("pictures");
     let variables = s3.environment();
     let (nats, folder) = (server.url(), TempDir::new().unwrap());
-    let issued = sd_worker_rbee::queen::Issued::new("alice").unwrap();
+    let issued = sd_worker_rbee::queen::Issued::new("alice", false).unwrap();
     let file = folder.path().join("tokens");
     std::fs::write(&file, &issued.line).unwrap();
     let flags = ["--nats-url", &nats, "--nats-user", "alice", "--store-url", "s3://pictures/pool"];
