@@ -2,6 +2,7 @@
 
 use std::{fs, process::Stdio};
 
+use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -22,12 +23,13 @@ async fn stand_in() -> StandIn {
 async fn a_job_is_sent_listed_watched_fetched_and_cancelled() {
     let pool = Pool::new().await;
     let queen = queen_of(&pool, &[]);
-    let worker = pool.worker("w", "m=sim://?step_ms=5&size=64", &[]).await;
+    let worker = pool.worker("w", "m=sim://?step_ms=40&size=64", &[]).await;
     knows(&queen, 1).await;
     let folder = tempfile::tempdir().unwrap();
     let run = async |args: &[&str]| finish(keeper(&queen.url, folder.path(), args)).await;
 
-    let (code, stdout, stderr) = run(&generate(&["--no-wait", "--model", "m", "--job-id", "mine"])).await;
+    let (code, stdout, stderr) =
+        run(&generate(&["--no-wait", "--model", "m", "--job-id", "mine", "--steps", "3"])).await;
     assert_eq!((code, stdout.as_str()), (0, "mine\n"), "{stderr}");
     assert!(stderr.contains("rbee-keeper job watch mine"), "{stderr}");
     let (code, stdout, stderr) = run(&["job", "watch", "mine", "-o", "a.png"]).await;
@@ -44,7 +46,7 @@ async fn a_job_is_sent_listed_watched_fetched_and_cancelled() {
 
     worker.stop();
     let (code, stdout, _) =
-        run(&generate(&["--json", "--no-wait", "--model", "m", "--job-id", "later"])).await;
+        run(&generate(&["--json", "--no-wait", "--model", "m", "--job-id", "later", "--steps", "3"])).await;
     assert_eq!((code, stdout.as_str()), (0, "{\"job_id\":\"later\"}\n"));
     let (code, stdout, stderr) = run(&["job", "list"]).await;
     assert_eq!(code, 0, "{stderr}");
@@ -110,9 +112,10 @@ async fn a_quiet_keeper_says_nothing_but_errors() {
     let (code, stdout, stderr) = finish(queen.keeper(folder.path(), &args)).await;
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "a.png\n", ""));
     assert_eq!(queen.seen.lock().unwrap().posted[0]["n"], 1);
+    let queen = StandIn::start_with(Some((StatusCode::BAD_REQUEST, "`steps`: no")), []).await;
     let (code, stdout, stderr) = finish(queen.keeper(folder.path(), &generate(&["-q"]))).await;
     assert_eq!((code, stdout.as_str()), (1, ""));
-    assert!(stderr.starts_with("rbee-keeper: "), "{stderr}");
+    assert!(stderr.starts_with("rbee-keeper: queen refused (400): `steps`: no"), "{stderr}");
 }
 
 #[tokio::test]
@@ -141,7 +144,8 @@ async fn completions_and_manual_pages_need_no_queen() {
     let (_, script, _) = finish(keeper("http://127.0.0.1:1", folder.path(), &["completions", "bash"])).await;
     fs::write(folder.path().join("keeper.bash"), script).unwrap();
     let complete = "source ./keeper.bash; COMP_WORDS=(rbee-keeper worker dr); COMP_CWORD=2; \
-                    _rbee-keeper rbee-keeper dr worker; echo \"${COMPREPLY[@]}\"";
+                    function=$(complete -p rbee-keeper | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+                    $function rbee-keeper dr worker; echo \"${COMPREPLY[@]}\"";
     let output =
         Command::new("bash").args(["-c", complete]).current_dir(folder.path()).output().await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "drain", "{output:?}");
