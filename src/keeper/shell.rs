@@ -13,7 +13,9 @@ pub fn completions(shell: Shell) -> String {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    String::from_utf8_lossy(&script).into_owned()
+    // In the script for bash clap_complete (4.6) calls the parts of a program whose name has a dash by two names, and finds
+    // none of them.
+    String::from_utf8_lossy(&script).replace("rbee__subcmd__keeper", "rbee__keeper")
 }
 
 /// Writes a page for each command into a folder.
