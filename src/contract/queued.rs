@@ -8,6 +8,7 @@ use super::JobId;
 /// Where a job stands in line. Told when a stream is opened, and when it is different.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "queued")]
+#[schemars(transform = super::schema::tag_queued)]
 pub struct Queued {
     /// The job.
     pub job_id: JobId,

@@ -37,6 +37,16 @@ pub(super) fn allow_input_image(schema: &mut Schema) {
     schema.insert("oneOf".into(), json!([{"required": ["init_image"]}, {"required": ["input_image"]}]));
 }
 
+/// The `type` of a struct is on the wire, and not among its fields.
+pub(super) fn tag_queued(schema: &mut Schema) {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("type".into(), json!({"type": "string", "const": "queued"}));
+    }
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.insert(0, json!("type"));
+    }
+}
+
 /// The text of a schema's file.
 pub fn to_text(schema: &Schema) -> String {
     let mut text = serde_json::to_string_pretty(schema).expect("a schema is JSON");

@@ -111,8 +111,13 @@ impl Queen {
         let status = match (status, self.durable()) {
             (Some(status), _) => status,
             (None, Some(durable)) => {
-                let found = durable.find(&id).await?;
-                found.map_or(JobStatus::Queued, |log| log.view().status)
+                let log = durable.find(&id).await?;
+                let last = log.as_ref().and_then(|log| log.last.as_ref()).map(|last| &last.event);
+                if let Some(end) = last.filter(|event| event.kind.is_terminal()) {
+                    // It need not be asked for again.
+                    durable.register.ended(end);
+                }
+                log.map_or(JobStatus::Queued, |log| log.view().status)
             }
             (None, None) => JobStatus::Queued,
         };

@@ -31,7 +31,7 @@ class Connection:
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 reader, writer = await self.open()
-                head = f"{method} {path} HTTP/1.1\r\nHost: pool\r\nContent-Type: application/json\r\n"
+                head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 status, headers = parse_head(await reader.readuntil(b"\r\n\r\n"))
                 length = int(headers.get("content-length", 0))
@@ -62,7 +62,7 @@ async def lines_of(port: int, path: str) -> AsyncIterator[int | bytes]:
     """The status of a GET first, then the lines of its body to its end. HTTP/1.0, which has no chunks."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=LINE)
     try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: pool\r\nAccept: text/event-stream\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
         status, _ = parse_head(await reader.readuntil(b"\r\n\r\n"))
         yield status
         async for line in reader:

@@ -139,7 +139,7 @@ async fn a_second_signal_stops_a_queen_at_once() {
     let mut open = std::net::TcpStream::connect(address).expect("queen");
     std::io::Write::write_all(
         &mut open,
-        b"POST /v1/jobs HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{",
+        b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{",
     )
     .expect("a connection");
     tokio::time::sleep(Duration::from_millis(300)).await;
