@@ -194,6 +194,8 @@ async fn finish(
         EventKind::Complete(complete) => {
             let saved = match plan {
                 Some(plan) => save::pictures(queen, job, complete, plan, reporter).await,
+                // The event has them.
+                None if reporter.is_json() => Ok(vec![]),
                 None => {
                     let urls = (0..complete.images.len()).map(|index| queen.image_url(job, index).into());
                     Ok(urls.collect())
