@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, path::Path};
 
 use jsonschema::Validator;
 use sd_worker_rbee::contract::{
-    Capability, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event, EventKind,
-    Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary, JobView, Operation,
-    OutputFormat, Queued, Timings, WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus,
-    Workers, schema,
+    Capability, Command, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event,
+    EventKind, Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary, JobView,
+    Operation, OutputFormat, Queued, Timings, WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras,
+    WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -294,4 +294,30 @@ fn answers_and_heartbeats_are_valid() {
     let other = json!({"error": {"code": "teapot", "message": "no", "retryable": false}});
     assert!(!validator("error.json").is_valid(&other));
     assert!(!validator("worker_info.json").is_valid(&unknown));
+}
+
+#[test]
+fn a_command_to_a_worker_is_valid_and_what_is_refused_is_not() {
+    let validator = validator("control.json");
+    for name in Command::NAMES {
+        let model = matches!(name, "load" | "unload").then_some("tiny");
+        let command = match model {
+            Some(model) => json!({"command": name, "model": model}),
+            None => json!({"command": name}),
+        };
+        assert!(validator.is_valid(&command), "{command}");
+        let read = Command::parse(command.to_string().as_bytes()).expect("a command");
+        assert_eq!(serde_json::to_value(read).unwrap(), command);
+    }
+    for bad in [
+        json!({}),
+        json!({"command": "explode"}),
+        json!({"command": "load"}),
+        json!({"command": "drain", "now": true}),
+        json!({"command": "drain", "model": "m"}),
+        json!(["drain"]),
+    ] {
+        assert!(!validator.is_valid(&bad), "{bad}");
+        assert!(Command::parse(bad.to_string().as_bytes()).is_err(), "{bad}");
+    }
 }

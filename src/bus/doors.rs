@@ -178,6 +178,14 @@ impl Requests for Doors {
             tracing::warn!("the server does not confirm that the doors are closed");
         }
     }
+
+    fn reopen(&mut self) {
+        self.closed = false;
+        for kind in &mut self.kinds {
+            // Those that are being closed have heard it.
+            kind.close = watch::Sender::new(false);
+        }
+    }
 }
 
 /// One queue subscription, for one job.

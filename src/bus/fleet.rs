@@ -10,7 +10,7 @@ use async_nats::{Client, Message};
 use futures::StreamExt;
 
 use super::BusError;
-use crate::contract::{MAX_HEARTBEAT, Subjects, WorkerId, WorkerInfo, WorkerStatus};
+use crate::contract::{MAX_HEARTBEAT, Subjects, WorkerId, WorkerInfo};
 
 /// A worker that has been silent for this long is gone: three heartbeats of 10 s.
 pub const GONE_AFTER: Duration = Duration::from_secs(30);
@@ -122,7 +122,7 @@ impl Fleet {
 
     /// As [`with_all`](Self::with_all), those that take jobs.
     pub fn with_taking<T>(&self, see: impl FnOnce(&[&WorkerInfo]) -> T) -> T {
-        self.with(|worker| worker.status != WorkerStatus::ShuttingDown, see)
+        self.with(|worker| worker.status.takes_jobs(), see)
     }
 
     fn with<T>(&self, wanted: impl Fn(&WorkerInfo) -> bool, see: impl FnOnce(&[&WorkerInfo]) -> T) -> T {
@@ -179,6 +179,7 @@ fn read(message: &Message, subjects: &Subjects) -> Result<WorkerInfo, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::WorkerStatus;
 
     fn info(id: &str) -> WorkerInfo {
         WorkerInfo::ready(id, &["m"])
@@ -222,11 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_shuts_down_is_shown_and_gets_no_job() {
+    fn a_worker_that_shuts_down_or_is_drained_is_shown_and_gets_no_job() {
         let fleet = Fleet::new(GONE_AFTER);
-        fleet.heard(WorkerInfo { status: WorkerStatus::ShuttingDown, ..info("a") });
-        assert_eq!((fleet.all().len(), fleet.with_taking(|workers| workers.len())), (1, 0));
-        assert_eq!((fleet.with_all(|all| all.len()), fleet.with_taking(|taking| taking.len())), (1, 0));
+        for status in [WorkerStatus::ShuttingDown, WorkerStatus::Draining] {
+            fleet.heard(WorkerInfo { status, ..info("a") });
+            assert_eq!((fleet.all().len(), fleet.with_taking(|workers| workers.len())), (1, 0));
+            assert_eq!((fleet.with_all(|all| all.len()), fleet.with_taking(|taking| taking.len())), (1, 0));
+        }
     }
 
     #[test]

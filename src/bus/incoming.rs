@@ -100,6 +100,9 @@ pub trait Requests: Send + 'static {
 
     /// Stops taking jobs from `image.*`, without losing one; what had come by then is still given by [`Self::next`].
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// After [`Self::close`]: doors may be armed again.
+    fn reopen(&mut self);
 }
 
 /// Where durable jobs come from.
@@ -112,6 +115,12 @@ pub trait JobQueue: Send + 'static {
 
     /// Stops requesting jobs, without losing one; what had come by then is still given by [`Self::next`].
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// After [`Self::close`]: jobs may be requested again.
+    ///
+    /// # Errors
+    /// When the client does not take subscriptions any more.
+    fn reopen(&mut self) -> impl Future<Output = Result<(), BusError>> + Send;
 }
 
 /// Where events go.

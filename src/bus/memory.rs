@@ -109,6 +109,8 @@ impl Requests for MemorySource {
             self.early.push_back(message);
         }
     }
+
+    fn reopen(&mut self) {}
 }
 
 /// A queue of durable jobs that tests put messages into.
@@ -207,6 +209,10 @@ impl JobQueue for MemoryQueue {
     }
 
     async fn close(&mut self) {}
+
+    async fn reopen(&mut self) -> Result<(), BusError> {
+        Ok(())
+    }
 }
 
 /// The logs of jobs, for tests. Clones share them.

@@ -1,7 +1,7 @@
 //! NATS in and out. async-nats lives here and nowhere else; what goes in and out is the contract's types.
 //!
 //! The connection: `connect` (with `options`, `sign_in`, and `connectivity`, which says how it stands).
-//! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `heartbeat`, `discovery`.
+//! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `controls`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
 //! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, `sweep`, and
@@ -12,6 +12,7 @@ mod cancels;
 mod connect;
 mod connectivity;
 mod consumer_limit;
+mod controls;
 mod dead_letters;
 mod delivery;
 mod discovery;
@@ -43,6 +44,7 @@ mod worker_bus;
 pub use cancels::{CancelRequest, Cancels};
 pub use connect::{BusError, Link, connect, open};
 pub use connectivity::Connectivity;
+pub use controls::{ControlError, ControlRequest, Controls};
 pub use dead_letters::StoredLetter;
 pub use delivery::{Delivery, Settle};
 pub use discovery::{Counts, Discovery, ReadCounts, SERVICE};

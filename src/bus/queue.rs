@@ -98,31 +98,17 @@ impl JobStreams {
         capabilities: &[Capability],
         models: &[String],
     ) -> Result<Self, BusError> {
-        let closed = watch::Sender::new(false);
-        let mut queues = vec![];
-        let mut messages = SelectAll::new();
         let wanted: Wanted = models
             .iter()
             .flat_map(|model| capabilities.iter().map(|&capability| (capability, model.clone())))
             .collect();
-        for (index, (capability, model)) in wanted.iter().enumerate() {
-            let inbox = link.client.new_inbox();
-            messages.push(heard(subscribe(&link.client, &inbox).await?, index, closed.subscribe()));
-            let (capability, model) = (*capability, model.clone());
-            queues.push(Queue { capability, model, inbox, consumer: None, asked: None, connection: 0 });
-        }
-        let mut jobs = Self {
-            link,
-            barrier,
-            streams: streams.clone(),
-            queues,
-            messages,
-            ready: VecDeque::new(),
-            first: 0,
-            closed,
-            state: State::Ready,
-            opened_on: 0,
+        let queue = |(capability, model): &(Capability, String)| {
+            let (capability, model, inbox) = (*capability, model.clone(), String::new());
+            Queue { capability, model, inbox, consumer: None, asked: None, connection: 0 }
         };
+        let queues = wanted.iter().map(queue).collect();
+        let mut jobs = Self { queues, ..Self::none(link, barrier, streams.clone()) };
+        jobs.subscribe().await?;
         let connection = jobs.link.connections();
         match consumers(&streams, &wanted).await {
             Ok(consumers) => jobs.use_consumers((consumers, connection)),
@@ -141,6 +127,19 @@ impl JobStreams {
         let (ready, closed) = (VecDeque::new(), watch::Sender::new(true));
         let state = State::Closed;
         Self { link, barrier, streams, queues, messages, ready, first: 0, closed, state, opened_on: 0 }
+    }
+
+    /// Gives every queue an inbox. Those of before are known to the server as ended; with their streams the client forgets
+    /// them.
+    async fn subscribe(&mut self) -> Result<(), BusError> {
+        self.messages = SelectAll::new();
+        self.closed = watch::Sender::new(false);
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            (queue.inbox, queue.asked) = (self.link.client.new_inbox(), None);
+            let subscriber = subscribe(&self.link.client, &queue.inbox).await?;
+            self.messages.push(heard(subscriber, index, self.closed.subscribe()));
+        }
+        Ok(())
     }
 
     fn use_consumers(&mut self, (consumers, connection): Found) {
@@ -397,5 +396,15 @@ impl JobQueue for JobStreams {
             tracing::warn!("the server does not confirm that the queue is closed");
         }
         self.gather();
+    }
+
+    async fn reopen(&mut self) -> Result<(), BusError> {
+        if self.queues.is_empty() {
+            return Ok(());
+        }
+        self.gather();
+        self.subscribe().await?;
+        self.state = self.opening(Duration::ZERO, String::new());
+        Ok(())
     }
 }

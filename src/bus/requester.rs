@@ -40,8 +40,8 @@ struct Endpoint {
 /// Asks for jobs.
 #[derive(Clone)]
 pub struct Requester {
-    link: Link,
-    subjects: Subjects,
+    pub(super) link: Link,
+    pub(super) subjects: Subjects,
 }
 
 /// Whom a job is sent to.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    BusError, Cancels, Connectivity, Discovery, DoorOptions, Doors, Heartbeat, JobStreams, NatsOptions,
-    NatsSink, ReadCounts, StreamOptions, Streams,
+    BusError, Cancels, Connectivity, Controls, Discovery, DoorOptions, Doors, Heartbeat, JobStreams,
+    NatsOptions, NatsSink, ReadCounts, StreamOptions, Streams,
     barrier::{Barrier, Passed},
     connect::{Link, open},
     offers::Offers,
@@ -74,6 +74,19 @@ impl WorkerBus {
     /// When the client does not take a subscription.
     pub async fn cancels(&self) -> Result<Cancels, BusError> {
         Cancels::open(&self.link, &self.options.subjects).await
+    }
+
+    /// Commands to this worker.
+    ///
+    /// # Errors
+    /// When the client does not take a subscription.
+    pub async fn controls(&self) -> Result<Controls, BusError> {
+        Controls::open(&self.link, &self.options.subjects, &self.options.worker_id).await
+    }
+
+    /// Told to whoever wants a heartbeat now.
+    pub fn heartbeat_asked(&self) -> Arc<Notify> {
+        self.asked.clone()
     }
 
     /// Answers discovery until the guard is dropped.

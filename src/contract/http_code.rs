@@ -11,9 +11,9 @@ use super::ErrorCode;
 pub enum HttpCode {
     /// 401: a token is asked for, and is missing or unknown.
     Unauthorized,
-    /// 403: another web page sent it, or it asks for a name that is not queen's.
+    /// 403: another web page sent it, it asks for a name that is not queen's, or the token may not do this.
     Forbidden,
-    /// 404: there is no such endpoint, job, picture or dead letter.
+    /// 404: there is no such endpoint, job, picture, worker or dead letter.
     NotFound,
     /// 405: the endpoint does not take that method.
     MethodNotAllowed,

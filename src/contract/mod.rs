@@ -3,6 +3,7 @@
 //! Plain data and the rules on it; no transport, no store, no image code.
 
 mod capability;
+mod control;
 mod error;
 mod event;
 mod fingerprint;
@@ -27,6 +28,7 @@ mod values;
 mod worker_info;
 
 pub use capability::Capability;
+pub use control::{Command, MAX_COMMAND};
 pub use error::{ContractError, Disposition, ErrorCode};
 pub use event::{CompleteEvent, Event, EventKind, ImageResult, Timings};
 pub use fingerprint::Fingerprint;

@@ -4,8 +4,8 @@ use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
 use super::{
-    DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued, WorkerInfo,
-    Workers,
+    Command, DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued,
+    WorkerInfo, Workers,
 };
 
 /// File name in `schemas/`, and the schema.
@@ -19,6 +19,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("job_view.json", schema_for!(JobView)),
         ("worker_info.json", schema_for!(WorkerInfo)),
         ("workers.json", schema_for!(Workers)),
+        ("control.json", schema_for!(Command)),
         ("health.json", schema_for!(Health)),
         ("dead_letters.json", schema_for!(DeadLetters)),
         ("error.json", schema_for!(ErrorBody)),

@@ -162,6 +162,11 @@ impl Subjects {
         format!("{}worker.*.heartbeat", self.prefix)
     }
 
+    /// `worker.<id>.control`: what an operator tells that worker.
+    pub fn control(&self, worker: &WorkerId) -> String {
+        format!("{}worker.{worker}.control", self.prefix)
+    }
+
     /// Whether a subject is one of the pool's own, of whatever kind.
     pub fn owns(&self, subject: &str) -> bool {
         const KINDS: [&str; 8] =
@@ -245,6 +250,7 @@ mod tests {
                 subjects.dead_letter("generate", &job),
                 subjects.cancel(&job),
                 subjects.heartbeat(&worker),
+                subjects.control(&worker),
             ] {
                 assert!(subjects.owns(&own), "{own}");
                 assert!(!Subjects::new("other").unwrap().owns(&own), "{own}");

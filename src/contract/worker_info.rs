@@ -15,8 +15,20 @@ pub enum WorkerStatus {
     Ready,
     /// Every slot is taken.
     Busy,
-    /// It finishes what it holds and takes no more.
+    /// An operator drained it: it finishes what it holds, takes no more, and stays.
+    Draining,
+    /// It finishes what it holds, takes no more, and ends.
     ShuttingDown,
+}
+
+impl WorkerStatus {
+    /// Whether it takes jobs, now or as soon as a slot is free.
+    pub fn takes_jobs(self) -> bool {
+        match self {
+            Self::Ready | Self::Busy => true,
+            Self::Draining | Self::ShuttingDown => false,
+        }
+    }
 }
 
 /// A heartbeat: published every 10 s and on change.

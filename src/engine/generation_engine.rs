@@ -1,12 +1,12 @@
 //! The engine: one long-lived blocking loop per device that advances running jobs step by step, in turns.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, thread};
 
 use tokio::task::JoinHandle;
 
 use super::{
     EngineError, GenerationRequest, GenerationResponse, InferencePipeline, Lookout, RequestReceiver, Stuck,
-    loading::{Loading, Look},
+    loading::{LOOK_EVERY, Loading, Look},
     request_queue::Next,
     running_job::{RunningJob, end, end_early, guarded},
     turns::Turns,
@@ -94,6 +94,7 @@ impl GenerationEngine {
         let mut loading: Option<Loading> = None;
         let mut turns = Turns::new();
         loop {
+            pipeline.let_go();
             if running.is_empty() && waiting.is_empty() && loading.is_none() {
                 match requests.wait() {
                     Some(request) => waiting.push_back(request),
@@ -114,7 +115,8 @@ impl GenerationEngine {
                 Some(Look::Ended) | None => None,
             };
             while running.len() + usize::from(loading.is_some()) < slots {
-                match next(&pipeline, &mut waiting, running.is_empty(), loading.is_some()) {
+                let is_loading = loading.is_some() || pipeline.is_loading();
+                match next(&pipeline, &mut waiting, running.is_empty(), is_loading) {
                     Some(Start::Begin(request, held)) => {
                         running.extend(RunningJob::begin(&pipeline, request, held));
                     }
@@ -123,6 +125,10 @@ impl GenerationEngine {
                     }
                     None => break,
                 }
+            }
+            if running.is_empty() && loading.is_none() && !waiting.is_empty() {
+                // The next job waits for a model that is brought into memory by hand.
+                thread::sleep(LOOK_EVERY);
             }
             running = turns.next(&pipeline, running);
             if let Some(reason) = pipeline.lost() {
@@ -168,6 +174,8 @@ fn next(
                     return waiting.remove(at).map(|request| Start::Load(request, reserved));
                 }
                 Ok(None) => continue,
+                // Running jobs were looked at before: another is brought into memory by hand since.
+                Err(error) if error.is_for_now() => continue,
                 Err(error) => Err(error),
             },
         };

@@ -13,7 +13,7 @@ use super::{
 use crate::models::{Held, Reserved};
 
 /// How long the engine waits for a model at a time, when it has nothing else to do.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A waiting job, and the loading of its model. It has a slot.
 pub(super) struct Loading {

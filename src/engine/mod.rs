@@ -1,5 +1,6 @@
 //! Who computes next, and on which thread. One engine per device; nothing here knows NATS, HTTP or the store.
 
+mod by_hand;
 mod faults;
 mod generation_engine;
 mod loading;
@@ -12,6 +13,7 @@ mod snapshot;
 mod turns;
 mod watch;
 
+pub use by_hand::ByHand;
 pub use generation_engine::{EngineHandle, EngineLost, GenerationEngine};
 pub use pipeline::{InferencePipeline, PipelineError};
 pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};

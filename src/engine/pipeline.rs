@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use image::RgbImage;
 
 use super::{
-    EngineError, STEP_LIMIT,
+    ByHand, EngineError, STEP_LIMIT,
     faults::{Faults, fails_test},
     running_job::guarded,
     watch::{Lookout, Shape, StepWatch, Work},
@@ -155,6 +155,21 @@ impl InferencePipeline {
     pub fn resident(&self) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
         let models = self.models.clone();
         move || models.in_memory()
+    }
+
+    /// What brings models into memory and lets them go at somebody's word, also while the pipeline works elsewhere.
+    pub fn by_hand(&self) -> ByHand {
+        ByHand::new(self.models.clone())
+    }
+
+    /// Whether a model is being loaded, for a job or by hand.
+    pub(super) fn is_loading(&self) -> bool {
+        self.models.is_loading()
+    }
+
+    /// Puts those models out of memory that were to go and that no job holds any more.
+    pub(super) fn let_go(&self) {
+        self.models.let_go();
     }
 
     /// Brings a model into memory, and keeps it there as long as the answer lives.

@@ -15,6 +15,7 @@ use super::{PipelineError, Snapshot};
 use crate::{
     contract::{ErrorCode, JobId},
     diffusion::{ImageSpec, says_device_failed},
+    models::ModelError,
 };
 
 /// A job for the engine.
@@ -152,6 +153,14 @@ impl EngineError {
             Self::Pipeline(error) => error.code(),
             Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
             Self::Panicked(_) | Self::Device(_) => ErrorCode::Internal,
+        }
+    }
+
+    /// Whether there is no room for a model beside others that are held, which passes.
+    pub(super) fn is_for_now(&self) -> bool {
+        match self {
+            Self::Pipeline(PipelineError::Model(ModelError::NoRoom { busy, .. })) => !busy.is_empty(),
+            Self::Pipeline(_) | Self::DeadlineExceeded { .. } | Self::Panicked(_) | Self::Device(_) => false,
         }
     }
 

@@ -63,6 +63,14 @@ pub enum KeeperError {
         /// When to ask again, if it says so.
         after: Option<Duration>,
     },
+    /// Nobody has the model.
+    #[error("no worker that is up has the model `{model}`; there are: {there}")]
+    NoSuchModel {
+        /// The model.
+        model: String,
+        /// The models that there are.
+        there: String,
+    },
     /// Queen answered with an error.
     #[error("queen refused ({status}): {message}")]
     Refused {
@@ -145,10 +153,54 @@ impl KeeperError {
             | Self::Protocol(_) => 1,
             Self::Usage(_) | Self::Input { .. } | Self::InputTooLarge { .. } | Self::Contract(_) => 2,
             Self::Unreachable { .. } | Self::Foreign { .. } => 3,
-            Self::NoWorker { .. } => 4,
+            Self::NoWorker { .. } | Self::NoSuchModel { .. } => 4,
             Self::CancelledElsewhere { .. } => Stop::Interrupt.exit_code(),
             Self::Interrupted { stop, .. } => stop.exit_code(),
         }
+    }
+
+    /// What to do next, where the message does not say it.
+    pub fn next(&self) -> Option<String> {
+        let text = match self {
+            Self::Usage(_) | Self::Contract(_) => "--help behind a command lists what it takes",
+            Self::Input { .. } => "name a file that can be read, or - for standard input",
+            Self::Unreachable { .. } => {
+                "is queen-rbee up, and do --queen, RBEE_QUEEN or the profile name the place where it listens?"
+            }
+            Self::NoWorker { .. } => "`rbee-keeper worker list` shows who is up, and with what",
+            Self::NoSuchModel { .. } => "`rbee-keeper model list` shows who has what",
+            Self::Refused { status: 400 | 413 | 415, .. } => {
+                "change what the message names, and send it again"
+            }
+            Self::Refused { status: 409, .. } => {
+                "`rbee-keeper job show JOB` says how a job ended, `worker list` what workers do"
+            }
+            Self::Refused { status: 401, .. } => "an operator makes a token by `queen-rbee new-token NAME`",
+            Self::Refused { status: 403, .. } => {
+                "an administrator's token does it: --token-file or RBEE_TOKEN gives it"
+            }
+            Self::Refused { status: 404, .. } => {
+                "`rbee-keeper job list`, `worker list` and `model list` show what there is"
+            }
+            Self::Refused { status: 429 | 500.., .. } => "try again in a moment",
+            Self::Failed { retryable: true, .. } => {
+                "send it again; `rbee-keeper worker list` shows who is up"
+            }
+            Self::Failed { retryable: false, .. } => "change what the message names, and send it again",
+            Self::CancelledElsewhere { .. } => "the same command with another --job-id draws it anew",
+            Self::TimedOut { .. } => "a longer --timeout, or --no-wait and `rbee-keeper job watch` later",
+            Self::Damaged { .. } => {
+                "something between changes what queen sends: ask it directly (--queen, --proxy)"
+            }
+            Self::Output { .. } => "name a place that can be written, with room for it",
+            Self::StandardOutput { .. } => "name a file with --output",
+            Self::Protocol(_) => "is queen of another version? `rbee-keeper --version` and its /health tell",
+            Self::InputTooLarge { .. }
+            | Self::Foreign { .. }
+            | Self::Refused { .. }
+            | Self::Interrupted { .. } => return None,
+        };
+        Some(text.to_owned())
     }
 
     /// When queen, or who stands before it, said to ask again.
@@ -162,6 +214,7 @@ impl KeeperError {
             | Self::InputTooLarge { .. }
             | Self::Contract(_)
             | Self::Unreachable { .. }
+            | Self::NoSuchModel { .. }
             | Self::Failed { .. }
             | Self::CancelledElsewhere { .. }
             | Self::Interrupted { .. }

@@ -112,6 +112,7 @@ impl<'a> Follower<'a> {
             for message in parser.feed(&chunk).map_err(|error| queen.foreign(error.to_string()))? {
                 match heard::read(&message.data, job).map_err(|what| queen.foreign(what))? {
                     Heard::Nothing => {}
+                    Heard::Queued(queued) => self.reporter.queued(&queued, &message.data).await,
                     Heard::Failed { code, message: said, retryable } => {
                         self.reporter.raw(&message.data).await;
                         return Err(KeeperError::Failed { code, message: said, retryable });
@@ -144,8 +145,9 @@ impl<'a> Follower<'a> {
 
     /// Puts a preview where --preview says; where that fails it is told once.
     async fn show(&mut self, image: &str) {
-        let Some(place) = &mut self.preview else { return };
         let Ok(bytes) = STANDARD.decode(image) else { return };
+        self.reporter.picture(&bytes);
+        let Some(place) = &mut self.preview else { return };
         if let Err(error) = save::preview(place, Bytes::from(bytes)).await {
             self.reporter.note(&format!("--preview: {error}; the job goes on"));
             self.preview = None;

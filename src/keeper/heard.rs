@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::contract::{ErrorCode, Event, JobId};
+use crate::contract::{ErrorCode, Event, JobId, Queued};
 
 /// The last lines of a stream, which follow the event that ended the job.
 const LAST_LINES: [&str; 3] = ["[DONE]", "[ERROR]", "[CANCELLED]"];
@@ -13,6 +13,8 @@ const LAST_LINES: [&str; 3] = ["[DONE]", "[ERROR]", "[CANCELLED]"];
 pub enum Heard {
     /// An event.
     Event(Box<Event>),
+    /// Where the job stands in line.
+    Queued(Queued),
     /// The job failed with a code that a later version has.
     Failed {
         /// The code on the wire.
@@ -58,6 +60,7 @@ pub fn read(data: &str, job: &JobId) -> Result<Heard, String> {
     }
     match serde_json::from_str::<Event>(data) {
         Ok(event) => Ok(Heard::Event(Box::new(event))),
+        Err(_) if name == "queued" => Ok(serde_json::from_str(data).map_or(Heard::Nothing, Heard::Queued)),
         Err(_) if !is_known(&name) => Ok(Heard::Nothing),
         Err(_) if name == "error" => match serde_json::from_str::<Failure>(data) {
             Ok(Failure { code, message, retryable }) if ErrorCode::from_code(&code).is_none() => {
@@ -97,7 +100,7 @@ mod tests {
         let unknown = event(json!({"type": "paused", "until": 3}));
         assert_eq!(read(&unknown, &job()), Ok(Heard::Nothing));
         let queued = r#"{"type":"queued","job_id":"j","position":3,"reason":null}"#;
-        assert_eq!(read(queued, &job()), Ok(Heard::Nothing), "where a job stands is no event of it");
+        assert!(matches!(read(queued, &job()), Ok(Heard::Queued(Queued { position: Some(3), .. }))));
         let code = event(json!({"type": "error", "code": "too_hot", "message": "m", "retryable": true}));
         let failed = Heard::Failed { code: "too_hot".into(), message: "m".into(), retryable: true };
         assert_eq!(read(&code, &job()), Ok(failed));

@@ -2,7 +2,8 @@
 //!
 //! `args` is what was typed, `request` the operation made of it, `output` the places for its pictures. `client` is queen over
 //! HTTP, `follow` a job's events (read by `sse` and `heard`), `waiting` what is said while there are none, `save` its pictures.
-//! `report` is what the user sees, through `console`; `signals` what stops it; `dlq` is dead letters.
+//! `report` is what the user sees, through `console`; `signals` what stops it. `jobs`, `fleet` and `dlq` are the other verbs,
+//! `profile` what a file says in place of flags, `shell` completions and manual pages, `terminal` how one shows pictures.
 //! Nothing here knows of NATS, the store or candle.
 
 mod args;
@@ -10,27 +11,34 @@ mod client;
 mod console;
 mod dlq;
 mod error;
+mod fleet;
 mod follow;
 mod heard;
+mod jobs;
 mod output;
+mod profile;
 mod report;
 mod request;
 mod save;
+mod shell;
 mod signals;
 mod sse;
 mod table;
+mod terminal;
 mod waiting;
 
 use std::{cell::Cell, future::Future, process::ExitCode, time::Duration};
 
-pub use args::{Cli, Command, Connection, DlqCommand, ImageCommand};
+pub use args::{Cli, Command, Connection, DlqCommand, ImageCommand, JobCommand, ModelCommand, WorkerCommand};
 pub use error::KeeperError;
 pub use signals::Stop;
 
-use crate::contract::{ErrorCode, EventKind, JobId};
+use crate::contract::{ErrorCode, Event, EventKind, JobId};
 use args::Common;
 use client::Queen;
 use follow::Follower;
+use output::Plan;
+use profile::Way;
 use report::Reporter;
 use request::Request;
 use signals::Signals;
@@ -42,17 +50,19 @@ const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does what the command line asks for. Errors are printed here; the exit code says which kind it was.
 pub async fn run(cli: Cli) -> ExitCode {
-    let (reporter, done) = match &cli.command {
-        Command::Image { command } => {
-            let reporter = Reporter::new(cli.json);
-            let done = draw(&cli, command, &reporter).await;
-            (reporter, done)
+    let mut reporter = match &cli.command {
+        Command::Image { .. } | Command::Job { command: JobCommand::Watch { .. } } => {
+            Reporter::new(cli.json, cli.quiet)
         }
-        Command::Dlq { command } => {
-            let reporter = Reporter::plain(cli.json);
-            let done = dead_letters(&cli, command, &reporter).await;
-            (reporter, done)
-        }
+        _ => Reporter::plain(cli.json, cli.quiet),
+    };
+    let done = match &cli.command {
+        Command::Image { command } if command.common().shows_previews() => reporter.show_pictures(),
+        _ => Ok(()),
+    };
+    let done = match done {
+        Ok(()) => obey(&cli, &reporter).await,
+        Err(why) => Err(KeeperError::Usage(format!("--preview -: {why}; --preview FILE.jpg takes any"))),
     };
     if let Err(error) = &done {
         reporter.error(error);
@@ -66,23 +76,44 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn dead_letters(cli: &Cli, command: &DlqCommand, reporter: &Reporter) -> Result<(), KeeperError> {
-    let done = dlq::run(&Queen::new(&cli.connection)?, command, reporter).await;
+async fn obey(cli: &Cli, reporter: &Reporter) -> Result<(), KeeperError> {
+    let done = match &cli.command {
+        Command::Image { command } => return draw(cli, command, reporter).await,
+        Command::Man { folder } => return shell::manual(folder),
+        Command::Completions { shell } => {
+            reporter.text(shell::completions(*shell).trim_end()).await;
+            Ok(())
+        }
+        Command::Job { command } => jobs::run(&queen(cli)?, command, reporter).await,
+        Command::Worker { command } => fleet::workers(&queen(cli)?, command, reporter).await,
+        Command::Model { command } => {
+            fleet::models(&Queen::patient(&Way::new(&cli.connection)?)?, command, reporter).await
+        }
+        Command::Dlq { command } => dlq::run(&queen(cli)?, command, reporter).await,
+    };
     let told = reporter.flush().await;
     done.and(told.map_err(|source| KeeperError::Output { path: "standard output".into(), source }))
+}
+
+fn queen(cli: &Cli) -> Result<Queen, KeeperError> {
+    Queen::new(&Way::new(&cli.connection)?)
 }
 
 /// One job, from the flags to the files.
 async fn draw(cli: &Cli, command: &ImageCommand, reporter: &Reporter) -> Result<(), KeeperError> {
     let common = command.common();
-    let queen = Queen::new(&cli.connection)?;
-    let request = request::build(command, cli.json)?;
+    let way = Way::new(&cli.connection)?;
+    let queen = Queen::new(&way)?;
+    let request = request::build(command, way.model.as_deref(), cli.json)?;
     let job = request.job.clone();
     // Not before: until something is sent a signal may end keeper by itself.
     let mut signals = Signals::new();
     let is_taken = Cell::new(false);
     let work = async {
-        let done = draw_job(&queen, request, reporter, &is_taken).await;
+        let done = match common.no_wait {
+            true => send(&queen, request, reporter).await,
+            false => draw_job(&queen, request, reporter, &is_taken).await,
+        };
         let told = reporter.flush().await;
         done.and(told.map_err(|source| KeeperError::StandardOutput { source }))
     };
@@ -118,6 +149,13 @@ async fn within(
     }
 }
 
+/// Sends a job that nobody waits for here.
+async fn send(queen: &Queen, request: Request, reporter: &Reporter) -> Result<(), KeeperError> {
+    queen.submit(&request.job, request.body, |error| reporter.asking_again(error)).await?;
+    reporter.sent(&request.job).await;
+    Ok(())
+}
+
 /// Sends a job and saves its pictures. `is_taken` is set when queen has it.
 async fn draw_job(
     queen: &Queen,
@@ -141,30 +179,52 @@ async fn draw_job(
             ));
         }
     })?;
+    finish(queen, &job, &end, Some(plan), reporter).await
+}
+
+/// Tells how a job ended. Its pictures are fetched where there is a plan for them.
+async fn finish(
+    queen: &Queen,
+    job: &JobId,
+    end: &Event,
+    plan: Option<Plan>,
+    reporter: &Reporter,
+) -> Result<(), KeeperError> {
     match &end.kind {
-        EventKind::Complete(complete) => match save::pictures(queen, &job, complete, plan, reporter).await {
-            Ok(files) => {
-                reporter.complete(&end, &complete.warnings, &files).await;
-                Ok(())
+        EventKind::Complete(complete) => {
+            let saved = match plan {
+                Some(plan) => save::pictures(queen, job, complete, plan, reporter).await,
+                // The event has them.
+                None if reporter.is_json() => Ok(vec![]),
+                None => {
+                    let urls = (0..complete.images.len()).map(|index| queen.image_url(job, index).into());
+                    Ok(urls.collect())
+                }
+            };
+            match saved {
+                Ok(places) => {
+                    reporter.complete(end, &complete.warnings, &places).await;
+                    Ok(())
+                }
+                Err(error) => {
+                    reporter.event(end).await;
+                    reporter.note(&format!("the pictures of {job} are stored: {}", queen.image_url(job, 0)));
+                    Err(error)
+                }
             }
-            Err(error) => {
-                reporter.event(&end).await;
-                reporter.note(&format!("the pictures of {job} are stored: {}", queen.image_url(&job, 0)));
-                Err(error)
-            }
-        },
+        }
         EventKind::Error { code: ErrorCode::Busy, message, .. } => {
-            reporter.event(&end).await;
+            reporter.event(end).await;
             Err(KeeperError::NoWorker { message: message.clone(), after: None })
         }
         EventKind::Error { code, message, retryable } => {
-            reporter.event(&end).await;
+            reporter.event(end).await;
             let (code, message) = (code.to_string(), message.clone());
             Err(KeeperError::Failed { code, message, retryable: *retryable })
         }
         EventKind::Cancelled { .. } => {
-            reporter.event(&end).await;
-            Err(KeeperError::CancelledElsewhere { job })
+            reporter.event(end).await;
+            Err(KeeperError::CancelledElsewhere { job: job.clone() })
         }
         EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => {
             Err(KeeperError::Protocol(format!("the events of {job} ended before the job did")))

@@ -2,7 +2,8 @@
 //! terminal, in plain lines elsewhere. With `--json` standard output has one line per event and nothing else.
 
 use std::{
-    io::{self, IsTerminal},
+    cell::Cell,
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,8 +15,9 @@ use super::{
     KeeperError,
     console::{Console, printable},
     table,
+    terminal::Terminal,
 };
-use crate::contract::{DeadLetter, Event, EventKind, JobId};
+use crate::contract::{DeadLetter, Event, EventKind, JobId, Queued};
 
 /// How often the bar moves between events.
 const TICK: Duration = Duration::from_millis(120);
@@ -26,9 +28,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Reporter {
     json: bool,
+    quiet: bool,
     console: Console,
     /// On a terminal only.
     bar: Option<ProgressBar>,
+    /// Where pictures are shown.
+    terminal: Option<Terminal>,
+    /// Whether a picture is the last that was said.
+    picture_is_last: Cell<bool>,
 }
 
 /// A `complete` event and the files that its pictures were written to.
@@ -41,9 +48,9 @@ struct Saved<'a> {
 
 impl Reporter {
     /// A bar if a person is looking, plain lines if not.
-    pub fn new(json: bool) -> Self {
+    pub fn new(json: bool, quiet: bool) -> Self {
         let is_plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let bar = (!json && io::stderr().is_terminal() && !is_plain).then(|| {
+        let bar = (!json && !quiet && io::stderr().is_terminal() && !is_plain).then(|| {
             let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} {msg}")
                 .expect("the template is well formed")
                 .progress_chars("=> ");
@@ -52,12 +59,76 @@ impl Reporter {
         if let Some(bar) = &bar {
             bar.enable_steady_tick(TICK);
         }
-        Self { json, console: Console::new(), bar }
+        let (terminal, picture_is_last) = (None, Cell::new(false));
+        Self { json, quiet, console: Console::new(), bar, terminal, picture_is_last }
     }
 
     /// No bar, whoever is looking.
-    pub fn plain(json: bool) -> Self {
-        Self { json, console: Console::new(), bar: None }
+    pub fn plain(json: bool, quiet: bool) -> Self {
+        let (terminal, picture_is_last) = (None, Cell::new(false));
+        Self { json, quiet, console: Console::new(), bar: None, terminal, picture_is_last }
+    }
+
+    /// Shows pictures as they come.
+    ///
+    /// # Errors
+    /// Why there is nobody who could see them.
+    pub fn show_pictures(&mut self) -> Result<(), &'static str> {
+        if self.bar.is_none() {
+            return Err("there must be a terminal on standard error, and neither --json nor --quiet");
+        }
+        self.terminal = Some(Terminal::of_environment()?);
+        Ok(())
+    }
+
+    /// A picture, or how it looks while it is drawn: over the one before, unless something was said since.
+    pub fn picture(&self, bytes: &[u8]) {
+        let (Some(terminal), Some(bar)) = (self.terminal, &self.bar) else { return };
+        let Some(shown) = terminal.show(bytes, self.picture_is_last.replace(true)) else { return };
+        // A terminal that takes nothing more says so in no way that helps.
+        bar.suspend(|| drop(io::stderr().lock().write_all(shown.as_bytes())));
+    }
+
+    /// Whether standard output has objects, a line each.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// An object on standard output.
+    pub async fn json(&self, value: &impl Serialize) {
+        self.print_json(value).await;
+    }
+
+    /// A line on standard output. What others say in it moves no cursor.
+    pub async fn line(&self, text: String) {
+        self.console.out(printable(&text)).await;
+    }
+
+    /// Text of keeper's own on standard output, as it is.
+    pub async fn text(&self, text: &str) {
+        self.console.out(text.to_owned()).await;
+    }
+
+    /// A table on standard output.
+    pub async fn table<const N: usize>(&self, heading: [&str; N], rows: &[[String; N]]) {
+        for line in table::lines(heading, rows) {
+            self.console.out(line).await;
+        }
+    }
+
+    /// A job was sent, and is not followed.
+    pub async fn sent(&self, job: &JobId) {
+        self.stop_bar();
+        match self.json {
+            true => self.print_json(&serde_json::json!({ "job_id": job })).await,
+            false => self.console.out(job.to_string()).await,
+        }
+        self.note(&format!("`rbee-keeper job watch {job} -o FILE` follows it and fetches its pictures"));
+    }
+
+    /// One of several errors, which is not the last.
+    pub fn failure(&self, error: &KeeperError) {
+        self.console.err(&format!("rbee-keeper: {error}"));
     }
 
     /// Dead letters, on standard output: a table, or an object a line.
@@ -78,9 +149,7 @@ impl Reporter {
                 [to_the_second(time), job, does, model.clone(), format!("{code}: {message}")]
             })
             .collect();
-        for line in table::lines(["TIME", "JOB", "DOES", "MODEL", "WHY"], &rows) {
-            self.console.out(line).await;
-        }
+        self.table(["TIME", "JOB", "DOES", "MODEL", "WHY"], &rows).await;
     }
 
     /// What was done to the dead letter of a job.
@@ -100,6 +169,16 @@ impl Reporter {
     /// The job waits, for this reason.
     pub fn waiting(&self, why: &str) {
         self.note(why);
+    }
+
+    /// Where the job stands in line; `data`: the same as queen says it. Why nobody takes it is told elsewhere.
+    pub async fn queued(&self, queued: &Queued, data: &str) {
+        match queued.position {
+            _ if self.json => self.raw(data).await,
+            Some(0) | None => {}
+            Some(1) => self.note("one job is to begin before it"),
+            Some(jobs) => self.note(&format!("{jobs} jobs are to begin before it")),
+        }
     }
 
     /// Queen did not answer, or not as it should; it is asked again.
@@ -169,6 +248,9 @@ impl Reporter {
     pub fn error(&self, error: &KeeperError) {
         self.stop_bar();
         self.console.err(&format!("rbee-keeper: {error}"));
+        if let Some(next) = error.next() {
+            self.console.err(&format!("rbee-keeper: {next}"));
+        }
     }
 
     /// Waits until standard output has all that was told.
@@ -193,9 +275,10 @@ impl Reporter {
 
     /// A line for the user.
     pub fn note(&self, text: &str) {
+        self.picture_is_last.set(false);
         match &self.bar {
             Some(bar) if !bar.is_finished() => bar.println(printable(text)),
-            None if self.json => {}
+            None if self.json || self.quiet => {}
             Some(_) | None => self.console.err(text),
         }
     }

@@ -17,6 +17,11 @@ use crate::contract::{
 /// Steps between previews where --preview names a file and nobody says how many.
 const PREVIEW_EVERY: u32 = 5;
 
+/// What stands for standard input.
+const STANDARD_INPUT: &str = "-";
+/// The most of a prompt that is read from standard input, in bytes; queen takes 4096 characters.
+const MAX_PROMPT: u64 = 64 << 10;
+
 /// A job that can be sent, as often as it takes: its id and seed are settled.
 #[derive(Debug)]
 pub struct Request {
@@ -45,18 +50,20 @@ pub struct Needs {
     pub hive_id: Option<String>,
 }
 
-/// Builds the operation that the flags ask for. `json`: standard output is for events.
+/// Builds the operation that the flags ask for. `model`: that of jobs which name none. `json`: standard output is for events.
 ///
 /// # Errors
 /// What is wrong with a flag, an input file or a place for a picture, before anything is sent.
-pub fn build(command: &ImageCommand, json: bool) -> Result<Request, KeeperError> {
+pub fn build(command: &ImageCommand, model: Option<&str>, json: bool) -> Result<Request, KeeperError> {
     let common = command.common();
+    let said = Said { prompt: prompt(command)?, model: common.model.as_deref().or(model).map(str::to_owned) };
     let job = common.job_id.clone().unwrap_or_else(JobId::generate);
-    let preview = common.preview.as_deref().map(preview).transpose()?;
+    let file = common.preview.as_deref().filter(|_| !common.shows_previews());
+    let preview = file.map(preview).transpose()?;
     let wish =
         Wish { output: common.output.as_deref(), format: common.format, pictures: common.pictures(), json };
     let plan = Plan::new(wish, &job)?;
-    let mut operation = operation(command, &job, plan.format)?;
+    let mut operation = operation(command, said, &job, plan.format)?;
     operation.settle()?;
     // What no pool takes is not sent.
     Job::new(operation.clone(), &Limits::WIDEST)?;
@@ -80,17 +87,49 @@ fn preview(path: &Path) -> Result<Place, KeeperError> {
     if place.is_file() { Ok(place) } else { Err(refused("previews go into a file")) }
 }
 
+/// What is not in the flags alone.
+struct Said {
+    prompt: String,
+    model: Option<String>,
+}
+
+/// The prompt, which `-` alone reads from standard input.
+fn prompt(command: &ImageCommand) -> Result<String, KeeperError> {
+    let common = command.common();
+    if common.prompt != STANDARD_INPUT {
+        return Ok(common.prompt.clone());
+    }
+    let inputs = match command {
+        ImageCommand::Generate { .. } => vec![],
+        ImageCommand::Transform { start, .. } => vec![&start.input],
+        ImageCommand::Inpaint { start, mask, .. } => vec![&start.input, mask],
+    };
+    if inputs.iter().any(|path| path.as_path() == Path::new(STANDARD_INPUT)) {
+        let message = "--prompt - and a picture from standard input: it has one of them";
+        return Err(KeeperError::Usage(message.into()));
+    }
+    let failed = |source| KeeperError::Input { path: "standard input".into(), source };
+    let mut text = String::new();
+    std::io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_PROMPT {
+        let message = format!("--prompt -: standard input has more than {MAX_PROMPT} bytes");
+        return Err(KeeperError::Usage(message));
+    }
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 /// Fills the fields that every body has.
 macro_rules! body {
-    ($name:ident, $common:expr, $job:expr, $format:expr, { $($field:ident: $value:expr),* $(,)? }) => {{
+    ($name:ident, $common:expr, $said:expr, $job:expr, $format:expr, { $($field:ident: $value:expr),* $(,)? }) => {{
         let common: &Common = $common;
+        let Said { prompt, model } = $said;
         $name {
             $($field: $value,)*
-            prompt: common.prompt.clone(),
+            prompt,
             negative_prompt: common.negative_prompt.clone(),
             prompt_syntax: common.prompt_syntax,
             clip_skip: common.clip_skip,
-            model: common.model.clone(),
+            model,
             loras: common.loras.clone(),
             steps: common.steps,
             scheduler: common.scheduler.clone(),
@@ -113,21 +152,22 @@ macro_rules! body {
 
 fn operation(
     command: &ImageCommand,
+    said: Said,
     job: &JobId,
     format: Option<OutputFormat>,
 ) -> Result<Operation, KeeperError> {
     Ok(match command {
         ImageCommand::Generate { common, width, height } => Operation::ImageGeneration(
-            body!(GenerationBody, common, job, format, { width: *width, height: *height }),
+            body!(GenerationBody, common, said, job, format, { width: *width, height: *height }),
         ),
         ImageCommand::Transform { common, start: Start { input, strength } } => {
-            Operation::ImageTransform(body!(TransformBody, common, job, format, {
+            Operation::ImageTransform(body!(TransformBody, common, said, job, format, {
                 init_image: read_image(input, common.max_input)?,
                 strength: *strength,
             }))
         }
         ImageCommand::Inpaint { common, start: Start { input, strength }, mask } => {
-            Operation::ImageInpaint(body!(InpaintBody, common, job, format, {
+            Operation::ImageInpaint(body!(InpaintBody, common, said, job, format, {
                 init_image: read_image(input, common.max_input)?,
                 mask_image: read_image(mask, common.max_input)?,
                 strength: *strength,
@@ -151,7 +191,7 @@ fn read_image(path: &Path, limit: u64) -> Result<String, KeeperError> {
         return Ok(key.to_owned());
     }
     let failed = |source| KeeperError::Input { path: path.to_owned(), source };
-    let opened = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+    let opened = if path == Path::new(STANDARD_INPUT) { Path::new("/dev/stdin") } else { path };
     let file = std::fs::File::open(opened).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > limit {

@@ -34,8 +34,9 @@ pub async fn pictures(
         if place.waits_for_a_reader() {
             reporter.note(&format!("{} waits for somebody who reads it", place.shown().display()));
         }
-        let written = place.write(bytes).await;
+        let written = place.write(bytes.clone()).await;
         written.map_err(|source| write_error(place, source))?;
+        reporter.picture(&bytes);
         shown.push(place.shown().to_owned());
     }
     Ok(shown)

@@ -40,9 +40,13 @@ pub async fn watch(queen: &Queen, needs: &Needs, reporter: &Reporter, started: &
 
 /// Why nobody has it yet.
 fn why(needs: &Needs, workers: &[WorkerInfo]) -> String {
-    let up: Vec<_> = workers.iter().filter(|worker| worker.status != WorkerStatus::ShuttingDown).collect();
+    let up: Vec<_> = workers.iter().filter(|worker| worker.status.takes_jobs()).collect();
     if up.is_empty() {
-        return "no worker is up".into();
+        let is_drained = |worker: &WorkerInfo| worker.status == WorkerStatus::Draining;
+        return match workers.iter().any(is_drained) {
+            true => "every worker that is up is drained (`rbee-keeper worker resume`)".into(),
+            false => "no worker is up".into(),
+        };
     }
     let is_named = |worker: &WorkerInfo| {
         needs.worker_id.as_ref().is_none_or(|id| worker.id.as_str() == id)
@@ -109,6 +113,8 @@ mod tests {
         let gone = WorkerInfo { status: WorkerStatus::ShuttingDown, ..ready("g", 1) };
         assert_eq!(why(&needs(None), &[]), "no worker is up");
         assert_eq!(why(&needs(None), &[gone]), "no worker is up");
+        let drained = WorkerInfo { status: WorkerStatus::Draining, ..ready("d", 0) };
+        assert!(why(&needs(None), &[drained]).starts_with("every worker that is up is drained"));
         assert_eq!(why(&needs(Some("x")), &[ready("a", 1)]), "no worker that is up has `x`; there are: m, n");
         assert_eq!(why(&needs(Some("m")), &[ready("a", 0)]), "the worker that can draw it is busy");
         let both = [ready("a", 0), ready("b", 0)];

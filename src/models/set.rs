@@ -8,30 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{DType, Device};
-
-use super::{Limit, MemoryLimit, Model, ModelError, ModelInfo, ModelSource, device};
-use crate::{contract::ErrorCode, diffusion::Precision};
-
-/// How models are loaded.
-#[derive(Debug, Clone)]
-pub struct ModelOptions {
-    /// Where they are computed.
-    pub device: Device,
-    /// The types that weights are kept in.
-    pub precision: Precision,
-    /// Bytes of weights that are kept at most; none: all that is free.
-    pub memory: Option<u64>,
-    /// What weights and pictures take together at most; none: pictures take what they need.
-    pub limit: Option<MemoryLimit>,
-}
-
-impl ModelOptions {
-    /// In f32, in all the memory that is free.
-    pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), precision: Precision::all(DType::F32), memory: None, limit: None }
-    }
-}
+use super::{Model, ModelError, ModelInfo, ModelOptions, ModelSource, device};
+use crate::contract::ErrorCode;
 
 /// Every model of the worker, by name; some of them in memory.
 pub struct ModelSet {
@@ -56,6 +34,8 @@ struct Memory {
     loaded: Vec<Loaded>,
     /// Entries whose room is taken and whose weights are being read.
     loading: Vec<usize>,
+    /// Entries in memory that go as soon as nobody holds them.
+    leaving: Vec<usize>,
 }
 
 /// A model in memory.
@@ -156,6 +136,11 @@ impl ModelSet {
         self.lock().loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
     }
 
+    /// Whether a model is being loaded.
+    pub fn is_loading(&self) -> bool {
+        !self.lock().loading.is_empty()
+    }
+
     /// Whether [`hold`](Self::hold) would find the model in memory or room for it.
     pub fn has_room_for(&self, name: &str) -> bool {
         let memory = self.lock();
@@ -247,6 +232,46 @@ impl ModelSet {
         device::give_back(&self.options.device) > 0 || evicted
     }
 
+    /// Lets a model go that is in memory, or on its way there: at once when nobody holds it, else by
+    /// [`let_go`](Self::let_go).
+    ///
+    /// # Errors
+    /// When there is no model of that name.
+    pub fn unload(&self, name: &str) -> Result<(), ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let mut memory = self.lock();
+        let is_here =
+            memory.loading.contains(&index) || memory.loaded.iter().any(|other| other.entry == index);
+        if is_here && !memory.leaving.contains(&index) {
+            memory.leaving.push(index);
+        }
+        drop(memory);
+        self.let_go();
+        Ok(())
+    }
+
+    /// Puts those models out of memory that were [unloaded](Self::unload) and that nobody holds any more.
+    pub fn let_go(&self) {
+        let mut memory = self.lock();
+        let mut evicted = false;
+        while let Some(at) =
+            memory.loaded.iter().position(|loaded| memory.leaving.contains(&loaded.entry) && loaded.is_idle())
+        {
+            self.put_out(&mut memory, at);
+            evicted = true;
+        }
+        drop(memory);
+        if evicted {
+            device::give_back(&self.options.device);
+        }
+    }
+
+    /// Keeps a model that was [unloaded](Self::unload) and is still there.
+    pub fn stay(&self, name: &str) {
+        let index = self.find(name);
+        self.lock().leaving.retain(|leaving| Some(*leaving) != index);
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.models.iter().position(|entry| entry.info.name == name)
     }
@@ -274,15 +299,16 @@ impl ModelSet {
 
     fn make_room(&self, index: usize, memory: &mut Memory) -> Result<(), ModelError> {
         let needed = self.models[index].weight_bytes;
+        // Who is in the way is looked at first: a model that is let go in between is room, and nobody's fault.
+        let busy = memory.loaded.iter().filter(|loaded| !loaded.is_idle()).map(|loaded| loaded.entry);
+        let busy: Vec<_> = busy.chain(memory.loading.iter().copied()).collect();
         let room = self.room(memory);
         if needed > room.possible {
-            let busy = memory.loaded.iter().filter(|loaded| !loaded.is_idle()).map(|loaded| loaded.entry);
-            let busy = busy.chain(memory.loading.iter().copied());
             return Err(ModelError::NoRoom {
                 model: self.models[index].info.name.clone(),
                 needed,
                 available: room.possible,
-                busy: busy.map(|entry| self.models[entry].info.name.clone()).collect(),
+                busy: busy.into_iter().map(|entry| self.models[entry].info.name.clone()).collect(),
             });
         }
         let mut free = room.free;
@@ -297,10 +323,17 @@ impl ModelSet {
     /// Puts the least recently used idle model out of memory; the bytes of its weights.
     fn evict(&self, memory: &mut Memory) -> Option<u64> {
         let at = memory.loaded.iter().position(Loaded::is_idle)?;
-        let entry = &self.models[memory.loaded.remove(at).entry];
+        Some(self.put_out(memory, at))
+    }
+
+    /// Puts the model at this place out of memory; the bytes of its weights.
+    fn put_out(&self, memory: &mut Memory, at: usize) -> u64 {
+        let index = memory.loaded.remove(at).entry;
+        memory.leaving.retain(|leaving| *leaving != index);
+        let entry = &self.models[index];
         let (model, weight_bytes) = (&entry.info.name, entry.weight_bytes);
         tracing::info!(model, weight_bytes, "a model was put out of memory");
-        Some(weight_bytes)
+        weight_bytes
     }
 
     fn read(&self, index: usize) -> Result<Arc<Model>, ModelError> {
@@ -341,7 +374,12 @@ struct Settles<'a> {
 
 impl Drop for Settles<'_> {
     fn drop(&mut self) {
-        self.set.lock().loading.retain(|index| *index != self.index);
+        let mut memory = self.set.lock();
+        memory.loading.retain(|index| *index != self.index);
+        if !memory.loaded.iter().any(|loaded| loaded.entry == self.index) {
+            memory.leaving.retain(|index| *index != self.index);
+        }
+        drop(memory);
         self.set.settled.notify_all();
     }
 }
@@ -349,18 +387,6 @@ impl Drop for Settles<'_> {
 impl Loaded {
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.model) == 1
-    }
-}
-
-impl ModelOptions {
-    /// Bytes that weights may take, and what bounds them. `reserve` is what the memory limit keeps for pictures.
-    fn budget(&self, reserve: u64) -> (u64, Limit) {
-        let flag = self.memory.map(|memory| (memory, Limit::Flag));
-        let limit = self.limit.map(|limit| (limit.bytes.saturating_sub(reserve), Limit::Memory));
-        let limits = if self.device.is_cpu() { Limit::Machine } else { Limit::Device };
-        let free = (device::free_memory(&self.device), limits);
-        // Of equals the first: what was said counts.
-        [flag, limit, Some(free)].into_iter().flatten().min_by_key(|(bytes, _)| *bytes).unwrap_or(free)
     }
 }
 

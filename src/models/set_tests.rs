@@ -1,6 +1,9 @@
 //! Which models are in memory, with simulations of all sizes.
 
+use candle_core::Device;
+
 use super::*;
+use crate::models::MemoryLimit;
 
 const MIB: u64 = 1 << 20;
 

@@ -30,6 +30,15 @@ pub(super) enum Client {
 }
 
 impl Client {
+    /// Whether it may tell workers what to do.
+    pub(super) fn may_administer(&self) -> bool {
+        match self {
+            // No token is asked for.
+            Self::At(_) | Self::Admin(_) => true,
+            Self::Named(_) => false,
+        }
+    }
+
     fn at(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::At(address.into()),

@@ -30,6 +30,7 @@ mod tokens;
 mod told;
 mod watch;
 mod watchdog;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -48,6 +48,9 @@ pub struct QueenOptions {
     /// How long a job that is not durable waits for a worker to take it
     #[arg(long, env = "QUEEN_QUEUE_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
     pub queue_timeout: Duration,
+    /// How long a worker has to bring a model into memory that it was told to load
+    #[arg(long, env = "QUEEN_LOAD_TIMEOUT", default_value = "10m", value_parser = parse_duration)]
+    pub load_timeout: Duration,
     /// Models of the pool (repeat, or separate by commas): durable jobs for them are taken even while no worker is up,
     /// and the first is that of jobs which name none
     #[arg(long, env = "QUEEN_MODELS", value_name = "NAME", value_delimiter = ',')]

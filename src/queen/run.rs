@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{Json, Router, middleware, routing::get};
+use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     guard::{self, Guard},
     list, page,
     rate::{self, RateLimit, RateLimits},
+    workers,
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
@@ -168,12 +169,11 @@ async fn start(
 }
 
 fn routes(queen: Queen, limits: RouteLimits) -> Router {
-    let workers = {
-        let queen = queen.clone();
-        get(move || async move { Json(queen.workers()) })
-    };
-    let own = durable::routes(queen.clone()).merge(list::routes(queen.clone())).merge(page::routes());
-    fallback(watched_job_routes(queen, limits).route("/v1/workers", workers).merge(own))
+    let own = durable::routes(queen.clone())
+        .merge(list::routes(queen.clone()))
+        .merge(workers::routes(queen.clone()))
+        .merge(page::routes());
+    fallback(watched_job_routes(queen, limits).merge(own))
 }
 
 /// In front of every endpoint: from which web page, who it is, and how often.

@@ -7,12 +7,15 @@ mod support;
 
 mod answers;
 mod flags;
+mod fleet;
 mod jobs;
 mod outputs;
 mod pool;
+mod profiles;
 mod proxies;
 mod rude;
 mod shells;
 mod signals;
 mod stand_in;
 mod streams;
+mod verbs;

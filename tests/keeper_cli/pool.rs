@@ -13,11 +13,11 @@ use crate::{
     support::{queen::QueenProcess, worker::Pool},
 };
 
-fn queen_of(pool: &Pool, more: &[&str]) -> QueenProcess {
+pub fn queen_of(pool: &Pool, more: &[&str]) -> QueenProcess {
     QueenProcess::start(&pool.url, &pool.prefix, pool.store.path().to_str().unwrap(), more)
 }
 
-async fn knows(queen: &QueenProcess, workers: u64) {
+pub async fn knows(queen: &QueenProcess, workers: u64) {
     let wait = async {
         while queen.get("/health").await.1["workers"].as_u64() != Some(workers) {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -192,6 +192,8 @@ pub fn forget_environment(command: &mut Command) {
             command.env_remove(name);
         }
     }
+    // Nor what is in the home folder.
+    command.env("XDG_CONFIG_HOME", "/nowhere");
 }
 
 /// A keeper that a shell starts: `script` is what the shell runs, with keeper and its arguments as `"$0" "$@"`.

@@ -1,6 +1,10 @@
 //! What a job takes: the flags of `image generate`, `image transform` and `image inpaint`, one for each field of the body.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     Args, Subcommand,
@@ -54,7 +58,7 @@ pub enum ImageCommand {
 /// What every operation takes.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// What to draw, 1 to 4096 characters; it may begin with a dash.
+    /// What to draw, 1 to 4096 characters; it may begin with a dash. - alone reads it from standard input.
     #[arg(long, value_parser = Text, allow_hyphen_values = true)]
     pub prompt: String,
     /// What not to draw.
@@ -87,8 +91,8 @@ pub struct Common {
     /// Seed of the first picture; drawn at random if absent or -1. The one that is used is told.
     #[arg(long, allow_negative_numbers = true)]
     pub seed: Option<Seed>,
-    /// Pictures, 1 to 8; picture i has seed + i.
-    #[arg(long, value_parser = values::whole::<1, 8>, allow_negative_numbers = true)]
+    /// Pictures, 1 to 8; picture i has seed + i. More pictures are more jobs, each with a --seed of its own.
+    #[arg(long, visible_alias = "count", value_parser = values::whole::<1, 8>, allow_negative_numbers = true)]
     pub n: Option<u32>,
 
     /// Where to put the picture: a .png, .jpg or .webp file (several get -0, -1, ... before the extension), a folder, a
@@ -102,7 +106,8 @@ pub struct Common {
     /// Quality of JPEG, 1 to 100; 90 if absent.
     #[arg(long, value_parser = values::whole::<1, 100>, allow_negative_numbers = true, help_heading = "Where it goes")]
     pub quality: Option<u32>,
-    /// A JPEG file that shows how the picture looks while it is drawn.
+    /// A JPEG file that shows how the picture looks while it is drawn; - shows that, and the picture, in a terminal that can
+    /// (kitty, Ghostty, iTerm2, WezTerm, Konsole, mintty, Rio, Warp).
     #[arg(long, value_name = "FILE", help_heading = "Where it goes")]
     pub preview: Option<PathBuf>,
     /// Steps between previews; 5 with --preview, none without. With --json they are events, too.
@@ -134,6 +139,9 @@ pub struct Common {
         help_heading = "The job"
     )]
     pub webhook_events: Vec<String>,
+    /// Send the job, print its name, and end: `job watch` follows it, and `job watch -o` fetches its pictures.
+    #[arg(long, conflicts_with_all = ["output", "preview", "timeout"], help_heading = "The job")]
+    pub no_wait: bool,
     /// Cancel the job when it has not ended by then, waiting included, for example 90s.
     #[arg(long, value_parser = parse_duration, help_heading = "The job")]
     pub timeout: Option<Duration>,
@@ -168,6 +176,11 @@ impl ImageCommand {
 }
 
 impl Common {
+    /// Whether previews go to the terminal.
+    pub fn shows_previews(&self) -> bool {
+        self.preview.as_deref() == Some(Path::new("-"))
+    }
+
     /// How many pictures there will be.
     pub fn pictures(&self) -> u32 {
         self.n.unwrap_or(1)
@@ -188,14 +201,22 @@ mod tests {
                 ImageCommand::Generate { common, .. } => Ok(common),
                 _ => unreachable!("generate was typed"),
             },
-            Command::Dlq { .. } => unreachable!("image was typed"),
+            _ => unreachable!("image was typed"),
         }
     }
 
     #[test]
     fn text_that_begins_with_a_dash_is_text() {
-        for text in ["-foo", "--a dash, twice", "- item", "-1girl", "--", "-", "--steps of a dance", "-osaka"]
-        {
+        for text in [
+            "-foo",
+            "--a dash, twice",
+            "- item",
+            "-1girl",
+            "-5 degrees",
+            "--",
+            "--steps of a dance",
+            "-osaka",
+        ] {
             let common = generate(&["--prompt", text, "--negative-prompt", text]).unwrap();
             assert_eq!((common.prompt.as_str(), common.negative_prompt.as_deref()), (text, Some(text)));
             assert_eq!(generate(&[&format!("--prompt={text}")]).unwrap().prompt, text);

@@ -1,17 +1,20 @@
 //! What may be typed: the flags of `rbee-keeper`, with their environment variables and defaults. What a job takes is in
-//! `image`, how single values are read in `values`.
+//! `image`, the verbs for what is in the pool in `pool`, how single values are read in `values`.
 
 mod image;
-mod values;
+mod pool;
+pub mod values;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use reqwest::Url;
 
-use crate::{contract::JobId, logging::LogOptions, units::parse_duration};
+use crate::{logging::LogOptions, units::parse_duration};
 
 pub use image::{Common, ImageCommand, Start};
+pub use pool::{DlqCommand, JobCommand, Letters, Model, ModelCommand, WorkerCommand};
 pub use values::Token;
 
 /// Asks a pool of image workers for pictures, through queen.
@@ -28,6 +31,9 @@ pub struct Cli {
     /// One JSON line per event on standard output, and nothing else there.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Nothing on standard error but errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
     /// How logs are written.
     #[command(flatten)]
     pub log: LogOptions,
@@ -40,20 +46,29 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Queen")]
 pub struct Connection {
-    /// Where queen listens.
-    #[arg(long, global = true, env = "RBEE_QUEEN", default_value = "http://127.0.0.1:7833", value_parser = values::queen)]
-    pub queen: Url,
-    /// Queen's bearer token, if it asks for one.
+    /// A profile of $XDG_CONFIG_HOME/rbee/keeper.toml (or ~/.config/rbee/keeper.toml): `queen`, `token_file`, `proxy`,
+    /// `retry_for` and `model` for where no flag and no variable says them. Without this flag the profile `default`, if
+    /// there is one.
+    #[arg(long, global = true, env = "RBEE_PROFILE", value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Where queen listens; http://127.0.0.1:7833 if nothing says so.
+    #[arg(long, global = true, env = "RBEE_QUEEN", value_parser = values::queen)]
+    pub queen: Option<Url>,
+    /// Queen's bearer token, if it asks for one. Whoever lists the processes of this machine sees it: --token-file and
+    /// RBEE_TOKEN are not seen.
     #[arg(long, global = true, env = "RBEE_TOKEN", hide_env_values = true)]
     pub token: Option<Token>,
+    /// A file with queen's bearer token.
+    #[arg(long, global = true, env = "RBEE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// A proxy in front of queen, in place of the one that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name. Without
     /// this flag a queen on this machine is asked directly.
     #[arg(long, global = true, value_name = "URL", value_parser = values::proxy)]
     pub proxy: Option<Url>,
     /// How long a queen that was lost, who is too busy, or whose proxy answers 502 to 504 is asked again. The job goes on
-    /// without its keeper.
-    #[arg(long, global = true, env = "RBEE_RETRY_FOR", default_value = "60s", value_parser = parse_duration)]
-    pub retry_for: Duration,
+    /// without its keeper. 60s if nothing says so.
+    #[arg(long, global = true, env = "RBEE_RETRY_FOR", value_parser = parse_duration)]
+    pub retry_for: Option<Duration>,
 }
 
 /// What to do.
@@ -65,39 +80,41 @@ pub enum Command {
         #[command(subcommand)]
         command: Box<ImageCommand>,
     },
+    /// Jobs that were sent.
+    Job {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: JobCommand,
+    },
+    /// The workers of the pool.
+    Worker {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: WorkerCommand,
+    },
+    /// The models of the workers.
+    Model {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
     /// Dead letters: durable jobs that failed on every worker that tried them.
     Dlq {
         /// What to do with them.
         #[command(subcommand)]
         command: DlqCommand,
     },
-}
-
-/// What to do with dead letters.
-#[derive(Debug, Subcommand)]
-pub enum DlqCommand {
-    /// List them as a table, the newest last; with --json one object a line.
-    List {
-        /// The newest so many, at most 1000.
-        #[arg(long, default_value = "100", value_parser = values::whole::<1, 1000>)]
-        limit: u32,
+    /// Write completions for a shell to standard output.
+    Completions {
+        /// Which shell.
+        shell: Shell,
     },
-    /// Send jobs again.
-    Retry(Letters),
-    /// Forget them; what became of their jobs can still be read.
-    Drop(Letters),
-}
-
-/// Which dead letters.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub struct Letters {
-    /// The letter of this job.
-    #[arg(value_name = "JOB")]
-    pub job: Option<JobId>,
-    /// Every letter.
-    #[arg(long)]
-    pub all: bool,
+    /// Write manual pages into a folder: one for each command.
+    Man {
+        /// The folder, which is made if it is not there.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 #[cfg(test)]
@@ -108,17 +125,6 @@ mod tests {
     #[test]
     fn the_flags_do_not_contradict_each_other() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn one_dead_letter_is_named_or_all_are() {
-        let parse = |rest: &[&str]| Cli::try_parse_from([&["rbee-keeper", "dlq"], rest].concat());
-        for good in [&["list"][..], &["retry", "j"], &["drop", "--all"]] {
-            assert!(parse(good).is_ok(), "{good:?}");
-        }
-        for bad in [&["retry"][..], &["drop", "j", "--all"], &["retry", "a/b"], &["list", "--limit", "0"]] {
-            assert!(parse(bad).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

@@ -33,6 +33,12 @@ impl std::str::FromStr for Token {
     }
 }
 
+impl From<&str> for Token {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(..)")

@@ -10,16 +10,17 @@ use super::KeeperError;
 
 /// The longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest silence on a connection. Queen keeps event streams alive by comments far more often.
-const READ_TIMEOUT: Duration = Duration::from_secs(90);
-
 /// A client for `queen`, and how the proxy that it goes through is called in messages. Without `proxy` it is the
-/// environment's, and none for a queen on this machine.
-pub fn client(queen: &Url, proxy: Option<&Url>) -> Result<(Client, Option<String>), KeeperError> {
+/// environment's, and none for a queen on this machine. `silence`: the longest on a connection.
+pub fn client(
+    queen: &Url,
+    proxy: Option<&Url>,
+    silence: Duration,
+) -> Result<(Client, Option<String>), KeeperError> {
     let builder = Client::builder()
         .user_agent(concat!("rbee-keeper/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .read_timeout(silence)
         .redirect(redirect::Policy::none());
     let unusable = |error: reqwest::Error| KeeperError::Usage(error.to_string());
     let (builder, via) = match proxy {

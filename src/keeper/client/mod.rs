@@ -5,14 +5,15 @@ mod again;
 mod answer;
 mod connect;
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Method, RequestBuilder, Response, Url, header};
 
-use super::{
-    KeeperError,
-    args::{Connection, Token},
+use super::{KeeperError, args::Token, profile::Way};
+use crate::contract::{
+    Command, DeadLetters, Health, JobId, JobList, JobResponse, JobView, WorkerId, WorkerInfo, Workers,
 };
-use crate::contract::{DeadLetters, Health, JobId, JobResponse, JobView, Workers};
 
 pub use again::Again;
 use answer::Asked;
@@ -21,6 +22,10 @@ use answer::Asked;
 const MAX_ANSWER: usize = 1 << 20;
 /// The most of a list that is read, in bytes.
 const MAX_LIST: usize = 64 << 20;
+/// The longest silence on a connection. Queen keeps event streams alive by comments far more often.
+const SILENCE: Duration = Duration::from_secs(90);
+/// The longest wait for a worker that brings a model into memory: queen waits as long as its --load-timeout says.
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// The largest picture that is read, in bytes, whatever was promised.
 const MAX_PICTURE: u64 = 256 << 20;
 
@@ -32,33 +37,45 @@ pub struct Queen {
     /// How queen is called in messages.
     shown: String,
     token: Option<Token>,
-    retry_for: std::time::Duration,
+    retry_for: Duration,
 }
 
 impl Queen {
-    /// A client for the queen that the flags name.
+    /// A client for this queen.
     ///
     /// # Errors
     /// [`KeeperError::Usage`]: a token that no header can carry, a proxy that cannot be used, TLS that cannot be set up.
-    pub fn new(connection: &Connection) -> Result<Self, KeeperError> {
-        let token = connection.token.clone().filter(|token| !token.secret().is_empty());
+    pub fn new(way: &Way) -> Result<Self, KeeperError> {
+        Self::with_patience(way, SILENCE)
+    }
+
+    /// As [`Self::new`], for questions whose answer takes as long as it takes to bring a model into memory.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn patient(way: &Way) -> Result<Self, KeeperError> {
+        Self::with_patience(way, PATIENCE)
+    }
+
+    fn with_patience(way: &Way, silence: Duration) -> Result<Self, KeeperError> {
+        let token = way.token.clone().filter(|token| !token.secret().is_empty());
         if let Some(token) = &token
             && !token.secret().bytes().all(|byte| byte.is_ascii_graphic())
         {
             return Err(KeeperError::Usage("--token: a token has visible ASCII characters only".into()));
         }
-        let has_user = !connection.queen.username().is_empty() || connection.queen.password().is_some();
+        let has_user = !way.queen.username().is_empty() || way.queen.password().is_some();
         if token.is_some() && has_user {
             let message =
                 "--queen has a user and a password, and --token is set: a request carries one of them";
             return Err(KeeperError::Usage(message.into()));
         }
-        let (client, via) = connect::client(&connection.queen, connection.proxy.as_ref())?;
+        let (client, via) = connect::client(&way.queen, way.proxy.as_ref(), silence)?;
         let shown = match via {
-            None => connect::without_password(&connection.queen),
-            Some(proxy) => format!("{} through {proxy}", connect::without_password(&connection.queen)),
+            None => connect::without_password(&way.queen),
+            Some(proxy) => format!("{} through {proxy}", connect::without_password(&way.queen)),
         };
-        Ok(Self { client, url: connection.queen.clone(), shown, token, retry_for: connection.retry_for })
+        Ok(Self { client, url: way.queen.clone(), shown, token, retry_for: way.retry_for })
     }
 
     /// How long a question may be asked again, from now on.
@@ -149,6 +166,51 @@ impl Queen {
     /// As [`Self::events`].
     pub async fn workers(&self) -> Result<Workers, KeeperError> {
         self.get(&["v1", "workers"], MAX_LIST).await
+    }
+
+    /// Tells a worker what to do; how it is after that.
+    ///
+    /// # Errors
+    /// [`KeeperError::Refused`], [`KeeperError::Unreachable`].
+    pub async fn command(&self, worker: &WorkerId, command: &Command) -> Result<WorkerInfo, KeeperError> {
+        let mut path = vec!["v1", "workers", worker.as_str()];
+        match command {
+            Command::Load { model } | Command::Unload { model } => path.extend(["models", model]),
+            Command::Drain | Command::Resume | Command::Status => {}
+        }
+        path.push(command.name());
+        let request = self.request(Method::POST, &path);
+        let response = self.checked(request, Asked::Otherwise).await?;
+        answer::json(&self.shown, response, MAX_ANSWER).await
+    }
+
+    /// The newest `limit` jobs of whoever asks, behind `before`.
+    ///
+    /// # Errors
+    /// [`KeeperError::Unreachable`], and queen's refusals.
+    pub async fn jobs(&self, limit: u32, before: Option<&str>) -> Result<JobList, KeeperError> {
+        let mut url = self.endpoint(&["v1", "jobs"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(before) = before {
+            url.query_pairs_mut().append_pair("before", before);
+        }
+        let response = self.checked(self.request_to(Method::GET, url), Asked::Otherwise).await?;
+        answer::json(&self.shown, response, MAX_LIST).await
+    }
+
+    /// Opens the stream of what changes in the fleet.
+    ///
+    /// # Errors
+    /// As [`Self::events`].
+    pub async fn fleet(&self) -> Result<Response, KeeperError> {
+        let mut url = self.endpoint(&["v1", "events"]);
+        url.query_pairs_mut().append_pair("fleet", "1");
+        let request = self.request_to(Method::GET, url).header(header::ACCEPT, "text/event-stream");
+        let response = self.checked(request, Asked::Otherwise).await?;
+        match answer::media_type(&response) == "text/event-stream" {
+            true => Ok(response),
+            false => Err(answer::foreign(&self.shown, response).await),
+        }
     }
 
     /// Queen's health.
@@ -286,7 +348,7 @@ mod tests {
 
     fn queen(flags: &[&str]) -> Result<Queen, KeeperError> {
         let args = [&["rbee-keeper"], flags, &["dlq", "list"]].concat();
-        Queen::new(&super::super::Cli::parse_from(args).connection)
+        Queen::new(&Way::new(&super::super::Cli::parse_from(args).connection)?)
     }
 
     #[test]

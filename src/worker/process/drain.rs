@@ -2,10 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     bus::{Heartbeat, WorkerBus},
@@ -74,7 +71,6 @@ impl Engine {
 pub struct Ending<'a> {
     pub context: &'a Context,
     pub engine: &'a mut Engine,
-    pub doors_closed: &'a Notify,
     /// Tells the pool that this worker is there.
     pub heartbeat: &'a mut Option<Heartbeat>,
 }
@@ -165,7 +161,7 @@ impl Ending<'_> {
 
     async fn close(&self) {
         self.context.close();
-        if timeout(CLOSE_LIMIT, self.doors_closed.notified()).await.is_err() {
+        if timeout(CLOSE_LIMIT, self.context.doors_are(false)).await.is_err() {
             tracing::warn!("the doors could not be closed in time");
         }
     }
@@ -199,12 +195,8 @@ mod tests {
     };
 
     async fn leave(worker: &mut Worker) {
-        let mut ending = Ending {
-            context: &worker.context,
-            engine: &mut worker.engine,
-            doors_closed: &worker.closed,
-            heartbeat: &mut None,
-        };
+        let mut ending =
+            Ending { context: &worker.context, engine: &mut worker.engine, heartbeat: &mut None };
         let code = ending.leave().await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(LOST)));
         assert!(worker.context.is_closed() && worker.context.is_engine_lost());

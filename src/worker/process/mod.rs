@@ -1,5 +1,6 @@
 //! The worker as a process: its flags, its start, what it says of itself, and its end.
 
+mod control;
 mod drain;
 mod dtype;
 mod http;

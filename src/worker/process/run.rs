@@ -3,9 +3,10 @@
 use std::{pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use futures::future::select_all;
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 use super::{
+    control::Control,
     drain::{Ending, Engine, LOST},
     http::{HttpServer, Listener, WorkerJobs},
     options::{OptionsError, WorkerOptions},
@@ -28,6 +29,9 @@ const FAILED_AT_START: u8 = 1;
 /// How long the store and NATS are waited for before models are brought and loaded beside that: what is wrong with an
 /// address or a credential is told first, and a download waits for nobody.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is seen whether what a heartbeat says has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +98,6 @@ struct Running {
     context: Arc<Context>,
     bus: WorkerBus,
     engine: Engine,
-    doors_closed: Arc<Notify>,
     heartbeat: Option<Heartbeat>,
     tasks: Tasks,
     /// Ends when this is dropped.
@@ -140,12 +143,8 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
         Ok(running) => running,
         Err(error) => return failed(error.exit_code(), error.to_string()),
     };
-    let mut ending = Ending {
-        context: &running.context,
-        engine: &mut running.engine,
-        doors_closed: &running.doors_closed,
-        heartbeat: &mut running.heartbeat,
-    };
+    let mut ending =
+        Ending { context: &running.context, engine: &mut running.engine, heartbeat: &mut running.heartbeat };
     let code = tokio::select! {
         signal = signals.recv() => {
             tracing::info!(signal, grace = ?options.grace, "draining: no new jobs; a second signal stops at once");
@@ -205,7 +204,7 @@ async fn start(
             Ok(reached) => (reached?, load.await?),
             Err(_) => tokio::try_join!(reached, load)?,
         };
-    let resident = pipeline.resident();
+    let (resident, by_hand) = (pipeline.resident(), pipeline.by_hand());
     let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
 
     let (queue, receiver) = RequestQueue::new();
@@ -216,9 +215,10 @@ async fn start(
     let router = JobRouter::new(context.clone());
 
     let (heartbeat, discovery, status) = announce(&context, &bus).await?;
-    let doors_closed = Arc::new(Notify::new());
-    let intake = tokio::spawn(take_jobs(bus.doors().await?, durable, router.clone(), doors_closed.clone()));
+    let intake = tokio::spawn(take_jobs(bus.doors().await?, durable, router.clone()));
     let cancels = tokio::spawn(hear_cancels(bus.cancels().await?, router.clone()));
+    let control = Control::new(context.clone(), by_hand, bus.heartbeat_asked());
+    let commands = tokio::spawn(control.hear(bus.controls().await?));
     let http = match http {
         Some(listener) => Some(listener.started(WorkerJobs::new(router, bus.connectivity())).await),
         None => None,
@@ -238,10 +238,14 @@ async fn start(
         slots = options.slots,
         "ready"
     );
-    let tasks =
-        [("what takes jobs", intake), ("what hears cancels", cancels), ("what tells the status", status)];
+    let tasks = [
+        ("what takes jobs", intake),
+        ("what hears cancels", cancels),
+        ("what hears commands", commands),
+        ("what tells the status", status),
+    ];
     let (heartbeat, tasks) = (Some(heartbeat), Tasks(tasks.into()));
-    Ok(Running { context, bus, engine, doors_closed, heartbeat, tasks, _discovery: discovery, http })
+    Ok(Running { context, bus, engine, heartbeat, tasks, _discovery: discovery, http })
 }
 
 /// What a worker needs that is elsewhere.
@@ -323,8 +327,15 @@ async fn announce(
     let mut changes = context.slots.changes();
     let watched = context.clone();
     let status = tokio::spawn(async move {
-        // The context, and with it the sender of changes, lives in this task.
-        while changes.changed().await.is_ok() {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // The context, and with it the sender of changes, lives in this task.
+                _ = changes.changed() => {}
+                // Models come into memory and go without a word.
+                _ = look.tick() => {}
+            }
             let now = watched.info();
             sender.send_if_modified(|info| {
                 let changed = *info != now;

@@ -78,6 +78,9 @@ pub struct Context {
     listed: Mutex<Option<(Instant, WorkerLoras)>>,
     queue: Mutex<Option<RequestQueue>>,
     closed: AtomicBool,
+    drained: AtomicBool,
+    /// Whether jobs are taken, as who takes them says.
+    doors_open: watch::Sender<bool>,
     engine_lost: watch::Sender<bool>,
 }
 
@@ -105,6 +108,8 @@ impl Context {
             listed: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            doors_open: watch::Sender::new(true),
             engine_lost: watch::Sender::new(false),
         }
     }
@@ -124,6 +129,28 @@ impl Context {
     /// Whether it takes no more jobs.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Takes no more jobs until it is told to again: an operator's wish, which ends with the process.
+    pub fn drain(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Release);
+        self.slots.changed();
+    }
+
+    /// Whether it takes jobs: it is neither closed nor drained.
+    pub fn takes_jobs(&self) -> bool {
+        !self.is_closed() && !self.drained.load(Ordering::Acquire)
+    }
+
+    /// Whoever takes jobs says whether it does.
+    pub fn set_doors_open(&self, open: bool) {
+        self.doors_open.send_replace(open);
+    }
+
+    /// Waits until whoever takes jobs has said that it takes them (`open`), or none.
+    pub async fn doors_are(&self, open: bool) {
+        // The sender is a field of self: it cannot be gone.
+        let _ = self.doors_open.subscribe().wait_for(|are| *are == open).await;
     }
 
     /// The way into the engine; `None` after [`Self::drop_queue`].
@@ -173,11 +200,12 @@ impl Context {
 
     /// What the heartbeat says now.
     pub fn info(&self) -> WorkerInfo {
-        let free = if self.is_closed() { 0 } else { self.slots.free() };
-        let status = match (self.is_closed(), free) {
-            (true, _) => WorkerStatus::ShuttingDown,
-            (false, 0) => WorkerStatus::Busy,
-            (false, _) => WorkerStatus::Ready,
+        let free = if self.takes_jobs() { self.slots.free() } else { 0 };
+        let status = match (self.is_closed(), self.takes_jobs(), free) {
+            (true, _, _) => WorkerStatus::ShuttingDown,
+            (false, false, _) => WorkerStatus::Draining,
+            (false, true, 0) => WorkerStatus::Busy,
+            (false, true, _) => WorkerStatus::Ready,
         };
         let slots = self.slots.slots();
         let models: Vec<String> = self.identity.catalog.iter().map(|model| model.name.clone()).collect();

@@ -3,10 +3,10 @@
 //! A slot that becomes free looks at the queue first, so that requests cannot starve it. After a job of the queue it
 //! waits for a moment at the doors alone, so that the queue cannot starve requests. Otherwise both are waited for.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use futures::FutureExt;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::router::{JobRouter, Routed};
 use crate::bus::{Incoming, JobQueue, Requests, Settle, Via};
@@ -21,16 +21,16 @@ const DOORS_FIRST: Duration = Duration::from_millis(100);
 /// from the number at which the server delivers it no more.
 const WAIT_HERE_AFTER: u64 = 50;
 
-/// Takes jobs until the source ends. After [`Context::close`](super::context::Context::close) it closes doors and queue,
-/// says so through `closed`, and goes on giving what comes late to others.
-pub async fn take_jobs<S: Requests, Q: JobQueue>(
-    source: S,
-    queue: Q,
-    router: JobRouter,
-    closed: Arc<Notify>,
-) {
+/// Takes jobs until the source ends. When the worker takes none any more ([`Context::close`], [`Context::drain`]) it closes
+/// doors and queue, says so ([`Context::set_doors_open`]), and goes on giving what comes late to others. One that was
+/// drained opens them again.
+///
+/// [`Context::close`]: crate::worker::shared::Context::close
+/// [`Context::drain`]: crate::worker::shared::Context::drain
+/// [`Context::set_doors_open`]: crate::worker::shared::Context::set_doors_open
+pub async fn take_jobs<S: Requests, Q: JobQueue>(source: S, queue: Q, router: JobRouter) {
     // A worker that says it is ready has its doors open.
-    Intake { source, queue, router, waiting: VecDeque::new(), turn: Turn::Either }.run(closed).await;
+    Intake { source, queue, router, waiting: VecDeque::new(), turn: Turn::Either }.run().await;
 }
 
 struct Intake<S, Q> {
@@ -54,17 +54,26 @@ enum Turn {
 }
 
 impl<S: Requests, Q: JobQueue> Intake<S, Q> {
-    async fn run(mut self, closed: Arc<Notify>) {
+    async fn run(mut self) {
         let context = self.router.context().clone();
         let mut changes = context.slots.changes();
         let mut open = true;
         loop {
-            if open && context.is_closed() {
+            if open && !context.takes_jobs() {
                 self.source.close().await;
                 self.queue.close().await;
                 self.give_all_back().await;
                 open = false;
-                closed.notify_one();
+                context.set_doors_open(false);
+            } else if !open && context.takes_jobs() {
+                self.source.reopen();
+                if let Err(error) = self.queue.reopen().await {
+                    // Nothing is subscribed any more: another process is to take over.
+                    tracing::error!(%error, "the queue cannot be opened again");
+                    return;
+                }
+                (open, self.turn) = (true, Turn::QueueFirst);
+                context.set_doors_open(true);
             }
             let free = if open { context.slots.free() } else { 0 };
             self.take_turns(free, context.slots.take_queue_ran());
@@ -133,7 +142,7 @@ impl<S: Requests, Q: JobQueue> Intake<S, Q> {
     fn give_back(&mut self, message: Incoming) {
         match message.via {
             Via::Queue { ref delivery, .. }
-                if delivery.times >= WAIT_HERE_AFTER && !self.router.context().is_closed() =>
+                if delivery.times >= WAIT_HERE_AFTER && self.router.context().takes_jobs() =>
             {
                 self.waiting.push_back(message);
             }
@@ -144,7 +153,7 @@ impl<S: Requests, Q: JobQueue> Intake<S, Q> {
         }
     }
 
-    /// Before the worker says that it is closed, what came from the queue too late is with the server again.
+    /// Before the worker says that its doors are closed, what came from the queue too late is with the server again.
     async fn give_all_back(&mut self) {
         while let Some(message) = self.queue.next(false).now_or_never() {
             self.waiting.push_back(message);
@@ -225,13 +234,36 @@ mod tests {
         let mut worker = worker("sim://?step_ms=0&size=64", 1);
         worker.requester.wait_for_doors(1).await;
         worker.context.close();
-        tokio::time::timeout(Duration::from_secs(5), worker.closed.notified()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), worker.context.doors_are(false)).await.unwrap();
         let body = r#"{"prompt":"a","job_id":"late"}"#;
         worker.requester.send(Via::Door, Capability::Generate, body, "late");
         worker.requester.send(Via::Direct, Capability::Generate, body, "direct");
         assert_eq!(replies(&mut worker.out, "direct").await, ["error"]);
         assert_eq!(worker.requester.passed_on().len(), 1);
         assert_eq!(worker.requester.armed(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_drained_worker_gives_everything_to_others_until_it_resumes() {
+        let mut worker = worker("sim://?step_ms=20&size=64", 2);
+        worker.requester.wait_for_doors(2).await;
+        let body = |id: &str| format!(r#"{{"prompt":"a","steps":10,"job_id":"{id}"}}"#);
+        worker.requester.send(Via::Door, Capability::Generate, &body("before"), "before");
+        worker.requester.wait_for_doors(1).await;
+        worker.context.drain(true);
+        tokio::time::timeout(Duration::from_secs(5), worker.context.doors_are(false)).await.unwrap();
+        assert_eq!((worker.requester.armed(), worker.context.info().free_slots), (0, 0));
+        worker.requester.send(Via::Door, Capability::Generate, &body("late"), "late");
+        worker.requester.send(Via::Direct, Capability::Generate, &body("direct"), "direct");
+        assert_eq!(replies(&mut worker.out, "direct").await, ["error"]);
+        assert_eq!(worker.requester.passed_on().len(), 1);
+        // What it held ends, and its slot opens no door.
+        assert_eq!(replies(&mut worker.out, "before").await.last().unwrap(), "complete");
+        assert_eq!(worker.requester.armed(), 0);
+        worker.context.drain(false);
+        worker.requester.wait_for_doors(2).await;
+        worker.requester.send(Via::Direct, Capability::Generate, &body("after"), "after");
+        assert_eq!(replies(&mut worker.out, "after").await.last().unwrap(), "complete");
     }
 
     #[tokio::test]

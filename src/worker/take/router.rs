@@ -239,7 +239,7 @@ impl JobRouter {
             Some(Begun::Joined | Begun::New(_)) => return Taken::Joined(delivery),
             None => {}
         }
-        let permits = if self.context.is_closed() { None } else { self.context.slots.try_take() };
+        let permits = if self.context.takes_jobs() { self.context.slots.try_take() } else { None };
         let Some(permits) = permits else { return Taken::Full(self.no_slot(), delivery) };
         let worker_id = &self.context.identity.worker_id;
         let plain = job.fingerprint.plain();
@@ -258,9 +258,12 @@ impl JobRouter {
     }
 
     fn no_slot(&self) -> Refusal {
-        match self.context.is_closed() {
-            true => Refusal::new(ErrorCode::ShuttingDown, "the worker shuts down; try again"),
-            false => Refusal::new(ErrorCode::Busy, "this worker has no free slot; try again"),
+        match (self.context.is_closed(), self.context.takes_jobs()) {
+            (true, _) => Refusal::new(ErrorCode::ShuttingDown, "the worker shuts down; try again"),
+            (false, false) => {
+                Refusal::new(ErrorCode::Busy, "this worker was drained and takes no jobs; try again")
+            }
+            (false, true) => Refusal::new(ErrorCode::Busy, "this worker has no free slot; try again"),
         }
     }
 

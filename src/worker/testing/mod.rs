@@ -6,7 +6,7 @@ mod standstill;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, mpsc::UnboundedReceiver};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
     bus::{
@@ -33,7 +33,6 @@ pub struct Worker {
     pub settled: UnboundedReceiver<Settled>,
     pub log: MemoryLog,
     pub out: UnboundedReceiver<Outgoing>,
-    pub closed: Arc<Notify>,
     pub engine: Engine,
 }
 
@@ -85,7 +84,6 @@ fn built(
     let (_, out) = MemorySink::new();
     let (source, requester) = MemorySource::new();
     let (durable, publisher, settled) = MemoryQueue::new();
-    let closed = Arc::new(Notify::new());
-    tokio::spawn(take_jobs(source, durable, JobRouter::new(context.clone()), closed.clone()));
-    Worker { context, requester, publisher, settled, log, out, closed, engine }
+    tokio::spawn(take_jobs(source, durable, JobRouter::new(context.clone())));
+    Worker { context, requester, publisher, settled, log, out, engine }
 }

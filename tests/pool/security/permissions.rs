@@ -100,6 +100,13 @@ async fn a_pool_works_and_nobody_else_reads_its_replies() {
 
     let view = draw(&url, "by-queen").await;
     assert_eq!(view["status"], "completed", "{view}");
+    for command in ["w/drain", "w/resume"] {
+        let answer = reqwest::Client::new().post(format!("{url}/v1/workers/{command}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{command}");
+    }
+    let operator = User::connect(&server, "operator").await.client;
+    let told = operator.request("worker.v.control", r#"{"command":"status"}"#.into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&told.payload).contains(r#""id":"v""#), "{told:?}");
 
     let events = ask(&client.client, r#"{"prompt":"a","steps":2}"#).await;
     let names: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
@@ -245,7 +252,8 @@ async fn nobody_does_what_is_anothers() {
         "worker.w.heartbeat",
     ];
     let answers = ["_INBOX.queen.guessed", "_INBOX.worker.guessed", "$JS.ACK.JOBS.m.1.1.1.1.0"];
-    let of_queen = ["jobs.image.generate.m.j", "queued.j", "control.job.j.cancel", "$SRV.PING"];
+    let of_queen =
+        ["jobs.image.generate.m.j", "queued.j", "control.job.j.cancel", "worker.w.control", "$SRV.PING"];
     let streams_are_made_by_queen = ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS"];
     let of_workers = [
         "previews.j",
@@ -256,12 +264,11 @@ async fn nobody_does_what_is_anothers() {
     ];
 
     let mut client = User::connect(&server, "client").await;
-    for subject in streams_are_changed_by_none
-        .iter()
-        .chain(&of_the_pool)
-        .chain(&answers)
-        .chain(&["$SRV.PING", "worker.w.image.generate"])
-    {
+    for subject in streams_are_changed_by_none.iter().chain(&of_the_pool).chain(&answers).chain(&[
+        "$SRV.PING",
+        "worker.w.image.generate",
+        "worker.w.control",
+    ]) {
         client.may_not_publish(subject).await;
     }
     let mut worker = User::connect(&server, "worker").await;

@@ -192,7 +192,7 @@ fn follow(job: Arc<HeldJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream
 
 async fn ready(State(jobs): State<WorkerJobs>) -> (StatusCode, &'static str) {
     match (jobs.connectivity)() {
-        Connectivity::Connected if !jobs.context().is_closed() => (StatusCode::OK, "ready\n"),
+        Connectivity::Connected if jobs.context().takes_jobs() => (StatusCode::OK, "ready\n"),
         Connectivity::Refused => REFUSED,
         Connectivity::Connected | Connectivity::Away => NOT_READY,
     }
