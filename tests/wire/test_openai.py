@@ -152,7 +152,7 @@ class OpenAI(unittest.TestCase):
 
     def test_a_stream_gives_partial_pictures_and_then_the_whole_one(self) -> None:
         stream = self.client().images.generate(
-            model="slow", prompt=WORDS, stream=True, partial_images=2, extra_body={"steps": 9}
+            model="slow", prompt=WORDS, stream=True, partial_images=2, extra_body={"steps": 36}
         )
         seen = list(stream)
         self.assertEqual(

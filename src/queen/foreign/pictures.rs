@@ -17,17 +17,20 @@ use crate::{
     contract::{ErrorCode, limits::MAX_SIDE},
     decoding::PictureError,
     http::ApiError,
-    queen::auth::Client,
+    queen::{auth::Client, busy},
 };
 
 /// Pixels of a picture at most.
 pub(super) const MAX_PIXELS: u64 = MAX_SIDE as u64 * MAX_SIDE as u64;
+/// Requests that may wait for their pictures to be read, each with its body.
+const MAX_QUEUED: usize = 32;
 /// Clients that are remembered before those that wait for nothing are forgotten.
 const TIDY_FROM: usize = 1000;
 
 /// Where pictures are worked on. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
 pub(super) struct Workbench {
+    queue: Arc<Semaphore>,
     places: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<Client, Weak<Semaphore>>>>,
 }
@@ -35,27 +38,39 @@ pub(super) struct Workbench {
 impl Workbench {
     /// With a place for each processor.
     pub fn new() -> Self {
-        let places = available_parallelism().map_or(1, usize::from);
-        Self { places: Arc::new(Semaphore::new(places)), clients: Arc::default() }
+        Self::with(available_parallelism().map_or(1, usize::from))
+    }
+
+    fn with(places: usize) -> Self {
+        Self {
+            queue: Arc::new(Semaphore::new(MAX_QUEUED)),
+            places: Arc::new(Semaphore::new(places)),
+            clients: Arc::default(),
+        }
     }
 
     /// Does a client's work when it is its turn. Work that panics shows a defect of a decoder, which its picture would
     /// show anywhere.
     ///
     /// # Errors
-    /// What the work says, or `image_invalid` when it panics.
+    /// What the work says, `image_invalid` when it panics, or `busy` while as many wait as may.
     pub async fn run<T: Send + 'static>(
         &self,
         client: &Client,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        let queued = self
+            .queue
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| busy("pictures of other requests wait to be read, as many as may"))?;
         let own = self.of(client);
         let lost = |error: &dyn std::fmt::Display| ApiError::new(ErrorCode::Internal, error.to_string());
         let turn = own.acquire_owned().await.map_err(|closed| lost(&closed))?;
         let place = self.places.clone().acquire_owned().await.map_err(|closed| lost(&closed))?;
         // What has been begun is done to its end, also when its client has left: it keeps its place for as long.
         let done = tokio::task::spawn_blocking(move || {
-            let _held = (turn, place);
+            let _held = (queued, turn, place);
             work()
         });
         done.await.map_err(|error| match error.is_panic() {
@@ -122,7 +137,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_client_has_one_file_read_at_a_time_and_no_other_waits_for_that() {
-        let bench = Workbench { places: Arc::new(Semaphore::new(2)), clients: Arc::default() };
+        let bench = Workbench::with(2);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let slow = || {
             let (running, most) = (running.clone(), most.clone());
@@ -143,6 +158,14 @@ mod tests {
         let error = bench.run::<()>(&a, || panic!("a defect")).await.unwrap_err();
         assert_eq!((error.code, error.status), (ErrorCode::ImageInvalid, 400));
         assert!(bench.run(&a, || Ok(())).await.is_ok(), "its place is free again");
+    }
+
+    #[tokio::test]
+    async fn so_many_wait_and_others_are_told_to_come_again() {
+        let bench = Workbench::with(1);
+        let _all = bench.queue.clone().try_acquire_many_owned(MAX_QUEUED as u32).unwrap();
+        let error = bench.run(&client(1), || Ok(())).await.unwrap_err();
+        assert_eq!((error.status, error.retry_after.is_some()), (503, true));
     }
 
     #[test]
