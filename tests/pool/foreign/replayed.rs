@@ -97,11 +97,10 @@ async fn n8n_draws_with_the_names_that_it_lists() {
 
 #[tokio::test]
 async fn sillytavern_finds_the_door_and_its_models() {
+    // Its source of stable-diffusion.cpp asks so whether somebody is there, and then for the models.
     let (pool, _worker) = Pool::with_worker(&NAMES, FAST).await;
     let url = format!("{}{GENERATIONS}", pool.queen.url);
     assert!(sent(reqwest::Client::new().request(reqwest::Method::OPTIONS, url)).await.status < 300);
-    // Its source of OpenAI.
-    let body = json!({"prompt": "a cat", "model": "dall-e-3", "size": "1024x1024", "n": 1, "quality": "standard",
-        "style": "vivid", "response_format": "b64_json"});
-    has_pictures(&pool.generate(&body).await.json(), 1);
+    let (_, models) = pool.queen.get("/v1/models").await;
+    assert!(models["data"].as_array().unwrap().iter().all(|model| model["id"].is_string()), "{models}");
 }
