@@ -40,7 +40,7 @@ pub use job::{Job, JobSource, LoraRef, OutputFormat, PromptSyntax};
 pub use limits::Limits;
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
-pub use parse::unmarked;
+pub use parse::{object, unmarked};
 pub use queued::Queued;
 pub use responses::{
     DeadLetter, DeadLetters, Health, JobList, JobResponse, JobStatus, JobSummary, JobView, Workers,

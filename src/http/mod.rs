@@ -20,9 +20,14 @@ use axum::http::Extensions;
 
 use crate::contract::{Event, Health, JobId, JobView, Operation, Queued};
 
+#[cfg(feature = "queen")]
+pub(crate) use body::read_object;
 pub use cursor::{Cursor, Seen};
 pub use error::ApiError;
 pub use many::MAX_WATCHED;
+#[cfg(feature = "queen")]
+pub(crate) use picture::Picture;
+pub use picture::Pictures;
 pub use routes::{RouteLimits, fallback, job_id, job_routes, watched_job_routes};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;

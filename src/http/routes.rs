@@ -45,17 +45,17 @@ const NOTHING_BUT_A_PICTURE: [(HeaderName, &str); 4] = [
 ];
 
 /// What the endpoints take and give at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RouteLimits {
     /// Bytes of a body.
     pub max_body: usize,
-    /// Pictures on their way to clients at one time.
-    pub max_pictures: usize,
+    /// Pictures on their way to clients.
+    pub pictures: Pictures,
 }
 
 impl Default for RouteLimits {
     fn default() -> Self {
-        Self { max_body: DEFAULT_BODY_LIMIT, max_pictures: DEFAULT_PICTURES }
+        Self { max_body: DEFAULT_BODY_LIMIT, pictures: Pictures::new(DEFAULT_PICTURES) }
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Shared<J> {
 
 impl<J> Shared<J> {
     fn new(jobs: J, limits: RouteLimits) -> Self {
-        Self { jobs, max_body: limits.max_body, pictures: Pictures::new(limits.max_pictures) }
+        Self { jobs, max_body: limits.max_body, pictures: limits.pictures }
     }
 }
 

@@ -192,17 +192,6 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// The URL that clients reach queen by.
-pub(super) fn parse_public_url(text: &str) -> Result<String, String> {
-    let uri: Uri = text.parse().map_err(|_| "it is no URL".to_owned())?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err("http(s)://host is read, with a port and a path if there are".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -277,10 +266,6 @@ mod tests {
         assert_eq!(parse_origin("https://A.Example").unwrap(), "https://a.example");
         for bad in ["*", "a.example", "ftp://a", "https://a/b", "https://a?b", "https://u@a", "null", ""] {
             assert!(parse_origin(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse_public_url("https://a.example/q/").unwrap(), "https://a.example/q");
-        for bad in ["a.example", "ftp://a", "https://u:p@a", "http:///x"] {
-            assert!(parse_public_url(bad).is_err(), "{bad}");
         }
     }
 }

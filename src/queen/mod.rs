@@ -8,10 +8,13 @@
 //!
 //! Whoever asks is known by a token (`auth`), sees its own jobs (`owner`, `list`), and many of them on one stream (`watch`).
 //! What a web page may ask for is `guard`'s.
+//! `foreign/` has the doors of other APIs, which hand in jobs as any client does.
 
+mod aliases;
 mod auth;
 mod durable;
 mod follow;
+mod foreign;
 mod guard;
 mod inputs;
 mod known;
@@ -60,6 +63,7 @@ use seek::Seek;
 use table::{Claimed, Table};
 use watch::{FleetFeed, LOOKED_UP, holding};
 
+pub use aliases::ModelAlias;
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
 pub use run::{QueenError, run};
@@ -171,6 +175,12 @@ impl Queen {
         }
     }
 
+    /// The events of a job, of which the caller sees to it that not too many are open.
+    async fn opened(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
+        let known = self.known(id).await?;
+        Ok(self.events_of(known, after).await)
+    }
+
     /// The events of a job that is known, after number `after`.
     async fn events_of(&self, known: Known, after: Option<u64>) -> Opened {
         match known {
@@ -222,6 +232,7 @@ impl Jobs for Queen {
     }
 
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
+        aliases::resolve(&self.shared.options.model_aliases, &mut operation);
         self.refuse_early(&operation)?;
         self.refuse_others_pictures(&mut operation).await?;
         let named = operation.job_id().is_some();
@@ -295,8 +306,7 @@ impl Jobs for Queen {
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
         let place = self.place()?;
-        let known = self.known(id).await?;
-        let Opened { events, queued } = self.events_of(known, after).await;
+        let Opened { events, queued } = self.opened(id, after).await?;
         Ok(Opened { events: holding(place, events), queued })
     }
 

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
+    foreign::{self, Foreign},
     guard::{self, Guard},
     list, page,
     rate::{self, RateLimit, RateLimits},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{RouteLimits, fallback, serve, watched_job_routes},
+    http::{Pictures, RouteLimits, fallback, serve, watched_job_routes},
     signals::Signals,
     storage::{StorageError, Store},
 };
@@ -153,14 +154,18 @@ async fn start(
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
     }
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
-    let route_limits = RouteLimits { max_body, max_pictures: options.max_pictures };
+    let route_limits = RouteLimits { max_body, pictures: Pictures::new(options.max_pictures) };
     let limit = |rate: f64, burst| (rate > 0.0).then(|| RateLimit::new(rate, burst));
     let rate_limits = RateLimits {
         jobs: limit(options.rate_limit, options.rate_burst),
         others: limit(options.request_limit, options.request_burst),
     };
     let for_this_machine = tokens.is_none() && address.ip().is_loopback();
-    let guard = Guard::new(&options.allow_origin, options.public_url.as_deref(), for_this_machine);
+    let guard = Guard::new(
+        &options.allow_origin,
+        options.public_url.as_ref().map(url::Url::as_str),
+        for_this_machine,
+    );
     let queen = Queen::new(options, requester, fleet, store, durable);
     tokio::spawn(queen.clone().tell_of_the_fleet());
     let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
@@ -172,16 +177,18 @@ fn routes(queen: Queen, limits: RouteLimits) -> Router {
     let own = durable::routes(queen.clone())
         .merge(list::routes(queen.clone()))
         .merge(workers::routes(queen.clone()))
+        .merge(foreign::routes(Foreign::new(queen.clone(), &limits)))
         .merge(page::routes());
     fallback(watched_job_routes(queen, limits).merge(own))
 }
 
-/// In front of every endpoint: from which web page, who it is, and how often.
+/// In front of every endpoint: from which web page, who it is, and how often. Around all of it: in which form a refusal is said.
 fn guarded(router: Router, guard: Guard, tokens: Option<Tokens>, limits: RateLimits) -> Router {
     router
         .layer(middleware::from_fn_with_state(limits, rate::limit))
         .layer(middleware::from_fn_with_state(tokens, auth::identify))
         .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .layer(middleware::from_fn(foreign::speak))
 }
 
 /// SIGHUP: clients come and go without a restart.

@@ -5,6 +5,7 @@
 mod support;
 
 mod control;
+mod foreign;
 mod full_stack;
 mod job_events;
 mod nats_server;
