@@ -179,6 +179,8 @@ impl World {
         let mut arguments = self.common(&line);
         arguments.extend(["--listen".into(), listen.clone(), "--max-jobs".into(), "256".into()]);
         arguments.extend(["--models".into(), [SIM, SHAPES, POISON].join(",")]);
+        // All clients of a run are one, and in the end it asks for everything.
+        arguments.extend(["--request-limit".into(), "0".into()]);
         let process = self.spec(name, env!("CARGO_BIN_EXE_queen-rbee"), arguments, &place);
         self.queens.push(Member { process, line, place });
         self.queen_urls.push(format!("http://{listen}"));
