@@ -4,8 +4,8 @@ use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
 
 use super::{
-    DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued, WorkerInfo,
-    Workers,
+    DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued, WebhookBody,
+    WorkerInfo, Workers,
 };
 
 /// File name in `schemas/`, and the schema.
@@ -22,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("health.json", schema_for!(Health)),
         ("dead_letters.json", schema_for!(DeadLetters)),
         ("error.json", schema_for!(ErrorBody)),
+        ("webhook.json", schema_for!(WebhookBody)),
     ]
 }
 

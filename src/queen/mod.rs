@@ -7,7 +7,7 @@
 //! (`record`, `table`).
 //!
 //! Whoever asks is known by a token (`auth`), sees its own jobs (`owner`, `list`), and many of them on one stream (`watch`).
-//! What a web page may ask for is `guard`'s.
+//! What a web page may ask for is `guard`'s. Whoever does not listen is told by `webhooks`.
 
 mod auth;
 mod durable;
@@ -29,6 +29,7 @@ mod tokens;
 mod told;
 mod watch;
 mod watchdog;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,11 +58,13 @@ use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
 use watch::{FleetFeed, LOOKED_UP, holding};
+use webhooks::Webhooks;
 
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
 pub use run::{QueenError, run};
 pub use tokens::{Issued, Tokens, TokensError};
+pub use webhooks::WebhookOptions;
 
 /// When to send a job again that had no place.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -90,6 +93,8 @@ struct Shared {
     /// Jobs that are looked up at one time for streams of many.
     looking_up: Semaphore,
     fleet_feed: FleetFeed,
+    /// `None`: none are posted.
+    webhooks: Option<Arc<Webhooks>>,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -104,6 +109,7 @@ impl Queen {
         fleet: Fleet,
         store: Store,
         durable: Option<Arc<Durable>>,
+        webhooks: Option<Arc<Webhooks>>,
     ) -> Self {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
@@ -122,6 +128,7 @@ impl Queen {
             open_streams,
             looking_up: Semaphore::new(LOOKED_UP),
             fleet_feed: FleetFeed::default(),
+            webhooks,
             stopping,
             cut,
         };
@@ -222,6 +229,7 @@ impl Jobs for Queen {
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
         self.refuse_early(&operation)?;
         self.refuse_others_pictures(&mut operation).await?;
+        let webhook = self.take_webhook(&mut operation)?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
         // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.
@@ -242,7 +250,7 @@ impl Jobs for Queen {
         let routed = operation.worker_id().is_some() || operation.hive_id().is_some();
         if let Some(durable) = self.durable().filter(|_| !routed) {
             let (queen, durable) = (self.clone(), durable.clone());
-            let submission = Submission { id, named, operation, inputs };
+            let submission = Submission { id, named, operation, inputs, webhook };
             let submit = async move { queen.submit_durably(&durable, submission).await };
             return uninterrupted(submit).await;
         }
@@ -285,6 +293,9 @@ impl Jobs for Queen {
             self.start(record, wish, body, Some(first)).await?;
             // A task that ended without an answer has written how the job ended into the record.
             answer.await.unwrap_or(Ok(()))?;
+        }
+        if let Some(webhook) = webhook {
+            self.tell_of(claim.record().clone(), webhook);
         }
         claim.keep();
         told::accepted(&id, job.capability(), job.model.as_deref());

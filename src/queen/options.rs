@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::guard::{parse_origin, parse_public_url};
+use super::{
+    WebhookOptions,
+    guard::{parse_origin, parse_public_url},
+};
 use crate::{
     bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
@@ -87,6 +90,9 @@ pub struct QueenOptions {
     /// The streams of durable jobs.
     #[command(flatten)]
     pub streams: StreamOptions,
+    /// Whether and how webhooks are posted.
+    #[command(flatten)]
+    pub webhooks: WebhookOptions,
     /// Where the store is.
     #[command(flatten)]
     pub store: StoreOptions,
