@@ -33,6 +33,7 @@ pub async fn fill(streams: &Streams, body: &str, jobs: usize) {
             body: body.to_owned().into(),
             after: None,
             lost: None,
+            owner: None,
             traceparent: None,
         }
     });

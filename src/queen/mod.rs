@@ -223,7 +223,7 @@ impl Queen {
 
 impl Jobs for Queen {
     fn asked_by(&self, request: &Extensions) -> Self {
-        self.on_behalf_of(request)
+        self.on_behalf_of(request.get())
     }
 
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {

@@ -20,9 +20,9 @@ pub struct QueenOptions {
     /// Address to listen on; port 0 takes a free one, which the log names
     #[arg(long, env = "QUEEN_LISTEN", default_value = "127.0.0.1:7833", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// File with the hash of every client's token, as `queen-rbee new-token NAME >> FILE` writes it (--admin: of one
-    /// who sees the jobs of all); clients send theirs
-    /// as `Authorization: Bearer <token>`. SIGHUP reads it again. None: anybody who can connect
+    /// File with the hash of every client's token, as `queen-rbee new-token NAME >> FILE` writes it (`--admin NAME`: of one
+    /// who sees the jobs of all); clients send theirs as `Authorization: Bearer <token>`. SIGHUP reads it again. None:
+    /// anybody who can connect
     #[arg(long, env = "QUEEN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Jobs that one client (a name in the file of tokens, or else an address) may send in a second; 0: any number.

@@ -7,10 +7,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use axum::{
-    extract::FromRequestParts,
-    http::{Extensions, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
 use super::{Queen, auth::Client, known::Known};
 use crate::{
@@ -19,10 +16,9 @@ use crate::{
 };
 
 /// On whose behalf queen looks at jobs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) enum Asker {
     /// There are no clients to tell apart, or queen asks on its own behalf.
-    #[default]
     Anybody,
     /// A client, who sees its own jobs.
     Client(Arc<str>),
@@ -67,9 +63,9 @@ impl Asker {
 }
 
 impl Queen {
-    /// This queen, as whoever sent a request may see it.
-    pub(super) fn on_behalf_of(&self, request: &Extensions) -> Self {
-        Self { shared: self.shared.clone(), asker: Asker::of(request.get()) }
+    /// This queen, as a client may see it.
+    pub(super) fn on_behalf_of(&self, client: Option<&Client>) -> Self {
+        Self { shared: self.shared.clone(), asker: Asker::of(client) }
     }
 }
 
@@ -106,7 +102,7 @@ impl FromRequestParts<Queen> for Asked {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, queen: &Queen) -> Result<Self, Infallible> {
-        Ok(Self(queen.on_behalf_of(&parts.extensions)))
+        Ok(Self(queen.on_behalf_of(parts.extensions.get())))
     }
 }
 
