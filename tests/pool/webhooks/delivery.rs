@@ -8,6 +8,7 @@ use super::{Hooks, SOON, job, secret};
 use crate::support::{
     fake_durable::DurableWorker,
     fake_pool::with,
+    nats::NatsServer,
     receiver::{Answer, Receiver},
 };
 
@@ -159,6 +160,28 @@ async fn what_a_killed_queen_had_under_way_is_posted_by_another_under_the_same_i
     let _other = hooks.queen(&[]);
     let got = receiver.wait_for(2, GIVEN_TO_ANOTHER).await;
     assert_eq!((&got[0].id, &got[0].body), (&got[1].id, &got[1].body));
+}
+
+#[tokio::test]
+async fn a_server_that_was_started_again_goes_on_where_it_was() {
+    let mut server = NatsServer::start();
+    let hooks = Hooks::start_on(&server).await;
+    let receiver = Receiver::start(&[Answer::Status(500)]).await;
+    let queen = hooks.queen(&[]);
+    queen.submit(&job("before", &receiver.url("127.0.0.1"))).await;
+    draw(&hooks.pool.worker("w", "m").await).await;
+    receiver.wait_for(1, SOON).await;
+    server.stop();
+    server.restart();
+    let until = tokio::time::Instant::now() + SOON;
+    while queen.post(&job("after", &receiver.url("127.0.0.1"))).await.0 != 200 {
+        assert!(tokio::time::Instant::now() < until, "{}", queen.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    draw(&hooks.pool.worker("w", "m").await).await;
+    let got = receiver.wait_for(3, GIVEN_TO_ANOTHER).await;
+    let times = |id: &str| got.iter().filter(|got| got.job() == id).count();
+    assert_eq!((times("before"), times("after")), (2, 1), "{got:?}");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::support::{
     fake_durable::DurablePool,
     fake_pool::{generation, with},
+    nats::NatsServer,
     queen::QueenProcess,
 };
 
@@ -34,7 +35,11 @@ struct Hooks {
 
 impl Hooks {
     async fn start() -> Self {
-        let hooks = Self { pool: DurablePool::start().await, folder: TempDir::new().unwrap() };
+        Self::start_on(NatsServer::shared()).await
+    }
+
+    async fn start_on(server: &NatsServer) -> Self {
+        let hooks = Self { pool: DurablePool::start_on(server).await, folder: TempDir::new().unwrap() };
         std::fs::write(hooks.secrets(), secret(1)).unwrap();
         hooks
     }
