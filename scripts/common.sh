@@ -47,7 +47,7 @@ need_nats_server() {
 # The lines of nats-server that scripts/nats-lines tries a pool with, besides the one on PATH.
 nats_lines="2.10 2.11 2.12 2.14 2.15"
 # The groups of tests that depend on the server.
-nats_groups="nats_server:: owner:: queen_durable:: security:: worker_core::durable::"
+nats_groups="nats_server:: owner:: queen_durable:: security:: webhooks::delivery:: worker_core::durable::"
 
 # get_nats_server PYTHON VERSION: brings that server, a line as 2.15 (its newest) or a version as 2.15.1, into a folder of
 # its own, and says where its program is.

@@ -7,8 +7,8 @@ use jsonschema::Validator;
 use sd_worker_rbee::contract::{
     Capability, Command, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event,
     EventKind, Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary, JobView,
-    Operation, OutputFormat, Queued, Timings, WireCode, WorkerId, WorkerInfo, WorkerLimits, WorkerLoras,
-    WorkerStatus, Workers, schema,
+    Operation, OutputFormat, Queued, Timings, WebhookBody, WireCode, WorkerId, WorkerInfo, WorkerLimits,
+    WorkerLoras, WorkerStatus, Workers, schema,
 };
 use serde_json::{Value, json};
 
@@ -269,7 +269,11 @@ fn answers_and_heartbeats_are_valid() {
         created_ms: 1_700_000_000_000,
         prompt: Some("a".into()),
     };
+    let posted =
+        |event: Event| serde_json::to_value(WebhookBody::new(event, "2026-01-01T00:00:00.000Z".into()));
     for (name, value) in [
+        ("webhook.json", posted(events().swap_remove(3))),
+        ("webhook.json", posted(events().swap_remove(5))),
         ("queued.json", serde_json::to_value(&queued)),
         ("queued.json", serde_json::to_value(Queued { position: Some(0), reason: None, ..queued.clone() })),
         ("job_list.json", serde_json::to_value(JobList { jobs: vec![listed], next: Some("1-j".into()) })),

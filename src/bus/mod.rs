@@ -4,7 +4,7 @@
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `controls`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
 //! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
-//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, `sweep`, and
+//! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, `outbox`, `sweep`, and
 //! `move_jobs` for the streams of earlier versions.
 
 mod barrier;
@@ -30,6 +30,7 @@ mod numbers;
 mod offers;
 mod options;
 mod ordered;
+mod outbox;
 mod queue;
 mod register;
 mod reply;
@@ -58,10 +59,11 @@ pub use job_events::{EventReader, JobEvents};
 pub use job_store::{QueuedJob, SendError, Sending, Sent, StoredTicket};
 pub use move_jobs::Moved;
 pub use options::NatsOptions;
+pub use outbox::{OUTBOX, OUTBOX_ACK_WAIT, Outbox, Posting};
 pub use queue::JobStreams;
 pub use register::{Entered, Register};
 pub use requester::{Exchange, Reply, Requester, Target};
-pub use sink::NatsSink;
+pub use sink::{NatsSink, shortened};
 pub use stream_options::StreamOptions;
 pub use streams::Streams;
 pub use sweep::{Sweeper, Swept};

@@ -18,7 +18,7 @@ use super::{
     BusError, Streams,
     ordered::{Live, News, Range},
 };
-use crate::contract::{Capability, Event, JobId, JobStatus, Ticket, model_token};
+use crate::contract::{Capability, Event, JobId, JobStatus, Ticket, Webhook, model_token};
 
 /// Jobs that are remembered; the oldest are forgotten for newer ones. With its prompt each takes half a kilobyte.
 const MAX_JOBS: usize = 50_000;
@@ -92,6 +92,13 @@ impl Register {
         self.lock().created.contains_key(job)
     }
 
+    /// Where it is posted how a job goes, and whose the job is.
+    pub fn progress_of(&self, job: &JobId) -> Option<(Webhook, Option<String>)> {
+        let jobs = self.lock();
+        let ticket = &jobs.by_age.get(&(*jobs.created.get(job)?, job.clone()))?.ticket;
+        Some((ticket.webhook.clone()?, ticket.owner.clone()))
+    }
+
     /// The newest jobs that are `wanted` and older than `before`, at most `limit`.
     pub fn newest(
         &self,
@@ -158,7 +165,7 @@ impl Register {
 }
 
 impl Jobs {
-    fn enter(&mut self, ticket: Ticket, created_ms: u64) {
+    fn enter(&mut self, mut ticket: Ticket, created_ms: u64) {
         let id = ticket.job_id.clone();
         let mut ended = None;
         if let Some(before) = self.created.get(&id).and_then(|at| self.by_age.remove(&(*at, id.clone()))) {
@@ -175,6 +182,8 @@ impl Jobs {
         if ended.is_none() {
             self.join_line(&ticket);
         }
+        // A URL may be long, and what is told once is told by the ticket itself.
+        ticket.webhook.take_if(|webhook| ended.is_some() || !webhook.wants_progress());
         self.created.insert(id.clone(), created_ms);
         self.by_age.insert((created_ms, id), Entered { ticket, created_ms, ended });
         if self.by_age.len() > MAX_JOBS
@@ -192,6 +201,7 @@ impl Jobs {
             return;
         }
         job.ended = Some(event.kind.status());
+        job.ticket.webhook = None;
         let ticket = job.ticket.clone();
         self.leave_line(&ticket);
     }
@@ -245,6 +255,7 @@ mod tests {
             after: None,
             owner: Some(owner.into()),
             about: Some(About { capability, model, prompt: "p".into(), created_ms }),
+            webhook: None,
         }
     }
 
@@ -309,5 +320,22 @@ mod tests {
         let jobs = register.lock();
         assert_eq!((jobs.by_age.len(), jobs.created.len()), (MAX_JOBS, MAX_JOBS));
         assert_eq!(jobs.lines.values().map(Vec::len).sum::<usize>(), MAX_JOBS);
+    }
+
+    #[test]
+    fn a_url_is_kept_for_jobs_that_are_drawn_and_tell_how_they_go() {
+        let register = whole();
+        let with = |id: &str, event: &str| {
+            let webhook = Webhook { url: "https://me.example/".into(), events: vec![event.into()] };
+            Ticket { webhook: Some(webhook), ..ticket(id, "alice", 3, 3) }
+        };
+        register.enter(with("goes", "progress"));
+        register.enter(with("ends", "complete"));
+        let told = |id: &str| register.progress_of(&job(id)).map(|(hook, owner)| (hook.url, owner));
+        assert_eq!(told("goes"), Some(("https://me.example/".into(), Some("alice".into()))));
+        assert_eq!((told("ends"), told("unknown")), (None, None));
+        register.ended(&end("goes", 1));
+        register.enter(with("goes", "progress"));
+        assert_eq!(told("goes"), None);
     }
 }

@@ -108,7 +108,7 @@ impl EventSink for NatsSink {
 }
 
 /// A terminal event without what makes it long: `result.json` has it all. `None` for any other event.
-pub(super) fn shortened(event: &Event) -> Option<Event> {
+pub fn shortened(event: &Event) -> Option<Event> {
     let kind = match &event.kind {
         EventKind::Accepted { .. } | EventKind::Progress { .. } | EventKind::Preview { .. } => return None,
         EventKind::Complete(complete) => {

@@ -25,6 +25,7 @@ pub mod schema;
 mod subjects;
 mod ticket;
 mod values;
+mod webhook;
 mod worker_info;
 
 pub use capability::Capability;
@@ -48,4 +49,5 @@ pub use responses::{
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};
 pub use ticket::{About, SHOWN_PROMPT, Ticket};
+pub use webhook::{MAX_WEBHOOK_URL, WEBHOOK_EVENTS, Webhook, WebhookBody};
 pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

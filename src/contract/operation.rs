@@ -81,10 +81,13 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(range(min = 1))]
             pub deadline_ms: Option<u64>,
-            /// Where queen posts events; refused by a queen that posts none, ignored by workers, with a warning.
+            /// Where queen posts events, signed as Standard Webhooks says; refused by a queen that posts none, ignored by
+            /// workers, with a warning.
             #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(length(max = 2000))]
             pub webhook_url: Option<String>,
-            /// Which events queen posts; ignored by workers.
+            /// Which events queen posts: accepted, progress, complete, error, cancelled; absent: the last three. Ignored by
+            /// workers.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub webhook_events: Option<Vec<String>>,
         }

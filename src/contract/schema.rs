@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Command, DeadLetters, ErrorBody, Event, Health, JobList, JobResponse, JobView, Operation, Queued,
-    WorkerInfo, Workers,
+    WebhookBody, WorkerInfo, Workers,
 };
 
 /// File name in `schemas/`, and the schema.
@@ -23,6 +23,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("health.json", schema_for!(Health)),
         ("dead_letters.json", schema_for!(DeadLetters)),
         ("error.json", schema_for!(ErrorBody)),
+        ("webhook.json", schema_for!(WebhookBody)),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, Fingerprint, JobId, Operation};
+use super::{Capability, Fingerprint, JobId, Operation, Webhook};
 
 /// Characters of a prompt that a list of jobs shows.
 pub const SHOWN_PROMPT: usize = 200;
@@ -31,6 +31,9 @@ pub struct Ticket {
     /// What a list says of it. Earlier versions say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
+    /// Where its events are posted, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
 }
 
 /// What a list of jobs says of one.
@@ -65,7 +68,7 @@ impl Ticket {
     pub fn new(job_id: JobId, asked: &Fingerprint, sequence: u64, after: Option<u64>) -> Self {
         let (fingerprint, plain) = (asked.as_sent().to_owned(), asked.plain().to_owned());
         let plain = (plain != fingerprint).then_some(plain);
-        Self { job_id, fingerprint, plain, sequence, after, owner: None, about: None }
+        Self { job_id, fingerprint, plain, sequence, after, owner: None, about: None, webhook: None }
     }
 
     /// Whether it is of this request.

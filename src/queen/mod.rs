@@ -7,7 +7,7 @@
 //! (`record`, `table`).
 //!
 //! Whoever asks is known by a token (`auth`), sees its own jobs (`owner`, `list`), and many of them on one stream (`watch`).
-//! What a web page may ask for is `guard`'s.
+//! What a web page may ask for is `guard`'s. Whoever does not listen is told by `webhooks`.
 //! `foreign/` has the doors of other APIs, which hand in jobs as any client does.
 
 mod aliases;
@@ -33,6 +33,7 @@ mod tokens;
 mod told;
 mod watch;
 mod watchdog;
+mod webhooks;
 mod workers;
 
 use std::{sync::Arc, time::Duration};
@@ -62,12 +63,14 @@ use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
 use watch::{FleetFeed, LOOKED_UP, holding};
+use webhooks::Webhooks;
 
 pub use aliases::ModelAlias;
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
 pub use run::{QueenError, run};
 pub use tokens::{Issued, Tokens, TokensError};
+pub use webhooks::WebhookOptions;
 
 /// When to send a job again that had no place.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -96,6 +99,8 @@ struct Shared {
     /// Jobs that are looked up at one time for streams of many.
     looking_up: Semaphore,
     fleet_feed: FleetFeed,
+    /// `None`: none are posted.
+    webhooks: Option<Arc<Webhooks>>,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -110,6 +115,7 @@ impl Queen {
         fleet: Fleet,
         store: Store,
         durable: Option<Arc<Durable>>,
+        webhooks: Option<Arc<Webhooks>>,
     ) -> Self {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
@@ -128,6 +134,7 @@ impl Queen {
             open_streams,
             looking_up: Semaphore::new(LOOKED_UP),
             fleet_feed: FleetFeed::default(),
+            webhooks,
             stopping,
             cut,
         };
@@ -235,6 +242,7 @@ impl Jobs for Queen {
         aliases::resolve(&self.shared.options.model_aliases, &mut operation);
         self.refuse_early(&operation)?;
         self.refuse_others_pictures(&mut operation).await?;
+        let webhook = self.take_webhook(&mut operation)?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
         // Workers send every event to us; who wants the last one alone reads GET /v1/jobs/{id}.
@@ -255,7 +263,7 @@ impl Jobs for Queen {
         let routed = operation.worker_id().is_some() || operation.hive_id().is_some();
         if let Some(durable) = self.durable().filter(|_| !routed) {
             let (queen, durable) = (self.clone(), durable.clone());
-            let submission = Submission { id, named, operation, inputs };
+            let submission = Submission { id, named, operation, inputs, webhook };
             let submit = async move { queen.submit_durably(&durable, submission).await };
             return uninterrupted(submit).await;
         }
@@ -298,6 +306,9 @@ impl Jobs for Queen {
             self.start(record, wish, body, Some(first)).await?;
             // A task that ended without an answer has written how the job ended into the record.
             answer.await.unwrap_or(Ok(()))?;
+        }
+        if let Some(webhook) = webhook {
+            self.tell_of(claim.record().clone(), webhook);
         }
         claim.keep();
         told::accepted(&id, job.capability(), job.model.as_deref());

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use url::Url;
 
-use super::{aliases::ModelAlias, guard::parse_origin};
+use super::{WebhookOptions, aliases::ModelAlias, guard::parse_origin};
 use crate::{
     bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
@@ -113,6 +113,9 @@ pub struct QueenOptions {
     /// The streams of durable jobs.
     #[command(flatten)]
     pub streams: StreamOptions,
+    /// Whether and how webhooks are posted.
+    #[command(flatten)]
+    pub webhooks: WebhookOptions,
     /// Where the store is.
     #[command(flatten)]
     pub store: StoreOptions,

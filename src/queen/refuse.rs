@@ -2,7 +2,7 @@
 
 use super::Queen;
 use crate::{
-    contract::{ContractError, Operation, check_scheduler},
+    contract::{Operation, check_scheduler},
     http::ApiError,
 };
 
@@ -12,10 +12,6 @@ impl Queen {
     /// # Errors
     /// The field that asks for it.
     pub(super) fn refuse_early(&self, operation: &Operation) -> Result<(), ApiError> {
-        if let Some(field) = operation.webhook_fields().first() {
-            let reason = "this queen posts no webhooks; read the job's stream, or leave it out";
-            return Err(ContractError::field(*field, reason).into());
-        }
         let Some(name) = operation.scheduler() else { return Ok(()) };
         Ok(self.shared.fleet.with_all(|workers| {
             check_scheduler(name, workers.iter().flat_map(|worker| &worker.schedulers).map(String::as_str))

@@ -12,6 +12,7 @@ use super::{
     guard::{self, Guard},
     list, page,
     rate::{self, RateLimit, RateLimits},
+    webhooks::{Secrets, SecretsError, Webhooks},
     workers,
 };
 use crate::{
@@ -47,6 +48,17 @@ pub enum QueenError {
         /// What is wrong.
         source: TokensError,
     },
+    /// The file of secrets.
+    #[error("--webhook-secret-file {}: {source}", path.display())]
+    Secrets {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SecretsError,
+    },
+    /// The client that posts webhooks.
+    #[error("webhooks cannot be posted: {0}")]
+    Webhooks(#[source] reqwest::Error),
     /// The address.
     #[error("--listen {address}: {source}; give a free address of this machine")]
     Listen {
@@ -60,7 +72,8 @@ pub enum QueenError {
     Serve(#[source] io::Error),
 }
 
-/// Runs queen until SIGTERM, SIGINT or SIGHUP, then ends within `--grace`. With a file of tokens SIGHUP reads it again.
+/// Runs queen until SIGTERM, SIGINT or SIGHUP, then ends within `--grace`. With a file of tokens or of secrets SIGHUP
+/// reads it again.
 pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
     let subjects = Subjects::new(&options.subject_prefix)?;
     let tokens = match &options.token_file {
@@ -70,16 +83,23 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
             Some(Tokens::read(path).map_err(failed)?)
         }
     };
-    let mut signals = match &tokens {
-        None => Signals::listen(),
-        Some(tokens) => {
-            read_again_on_hangup(tokens.clone()).map_err(QueenError::Serve)?;
+    let secrets = match &options.webhooks.webhook_secret_file {
+        None => None,
+        Some(path) => {
+            let failed = |source| QueenError::Secrets { path: path.clone(), source };
+            Some(Secrets::read(path).map_err(failed)?)
+        }
+    };
+    let mut signals = match (&tokens, &secrets) {
+        (None, None) => Signals::listen(),
+        _ => {
+            read_again_on_hangup(tokens.clone(), secrets.clone()).map_err(QueenError::Serve)?;
             Signals::without_hangup()
         }
     }
     .map_err(QueenError::Serve)?;
     let started = tokio::select! {
-        started = start(options, subjects, tokens) => started?,
+        started = start(options, subjects, tokens, secrets) => started?,
         signal = signals.recv() => {
             tracing::info!(signal, "stopped before it listened");
             return Ok(());
@@ -121,10 +141,13 @@ async fn start(
     options: QueenOptions,
     subjects: Subjects,
     tokens: Option<Tokens>,
+    secrets: Option<Secrets>,
 ) -> Result<Started, QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
     // An address that cannot be had is told before the rest is waited for; who asks meanwhile is refused at once.
     drop(TcpListener::bind(options.listen).await.map_err(failed)?);
+    let webhooks = secrets.map(|secrets| Webhooks::new(&options.webhooks, secrets)).transpose();
+    let webhooks = webhooks.map_err(QueenError::Webhooks)?.map(Arc::new);
     let store = Store::open(&options.store)?;
     let check = async { Ok::<_, QueenError>(store.check().await?) };
     let connect = async { Ok(open(&options.nats, "queen-rbee").await?) };
@@ -166,8 +189,11 @@ async fn start(
         options.public_url.as_ref().map(url::Url::as_str),
         for_this_machine,
     );
-    let queen = Queen::new(options, requester, fleet, store, durable);
+    let queen = Queen::new(options, requester, fleet, store, durable.clone(), webhooks.clone());
     tokio::spawn(queen.clone().tell_of_the_fleet());
+    if let (Some(webhooks), Some(durable)) = (webhooks, durable) {
+        tokio::spawn(queen.clone().tell_of_durable_jobs(webhooks, durable));
+    }
     let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })
@@ -191,18 +217,26 @@ fn guarded(router: Router, guard: Guard, tokens: Option<Tokens>, limits: RateLim
         .layer(middleware::from_fn(foreign::speak))
 }
 
-/// SIGHUP: clients come and go without a restart.
+/// SIGHUP: clients and secrets come and go without a restart.
 #[cfg(unix)]
-fn read_again_on_hangup(tokens: Tokens) -> io::Result<()> {
+fn read_again_on_hangup(tokens: Option<Tokens>, secrets: Option<Secrets>) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match tokens.read_again() {
-                Ok(number) => tracing::info!(tokens = number, "read the file of tokens again"),
-                Err(error) => {
+            match tokens.as_ref().map(Tokens::read_again) {
+                None => {}
+                Some(Ok(number)) => tracing::info!(tokens = number, "read the file of tokens again"),
+                Some(Err(error)) => {
                     tracing::error!(%error, "the file of tokens cannot be used; those of before stay good")
+                }
+            }
+            match secrets.as_ref().map(Secrets::read_again) {
+                None => {}
+                Some(Ok(number)) => tracing::info!(secrets = number, "read the file of secrets again"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the file of secrets cannot be used; those of before stay good")
                 }
             }
         }
@@ -210,9 +244,9 @@ fn read_again_on_hangup(tokens: Tokens) -> io::Result<()> {
     Ok(())
 }
 
-/// There is no SIGHUP: a restart reads it again.
+/// There is no SIGHUP: a restart reads them again.
 #[cfg(not(unix))]
-fn read_again_on_hangup(_: Tokens) -> io::Result<()> {
+fn read_again_on_hangup(_: Option<Tokens>, _: Option<Secrets>) -> io::Result<()> {
     Ok(())
 }
 

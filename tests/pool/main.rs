@@ -22,4 +22,5 @@ mod queen_workers;
 mod security;
 mod storage_s3;
 mod storage_setup;
+mod webhooks;
 mod worker_core;

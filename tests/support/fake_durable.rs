@@ -66,9 +66,14 @@ impl DurablePool {
 
     /// A queen of this pool; there may be several.
     pub fn queen(&self, arguments: &[&str]) -> QueenProcess {
+        self.queen_with(arguments, vec![])
+    }
+
+    /// As [`Self::queen`], with these variables.
+    pub fn queen_with(&self, arguments: &[&str], environment: Vec<(String, String)>) -> QueenProcess {
         let store = self.folder.path().join("store");
         let arguments = [&SMALL, arguments].concat();
-        QueenProcess::start(&self.url, &self.prefix, store.to_str().unwrap(), &arguments)
+        QueenProcess::start_with(&self.url, &self.prefix, store.to_str().unwrap(), &arguments, environment)
     }
 
     pub async fn stream(&self, name: &str) -> jetstream::stream::Stream {

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod nats;
 pub mod process;
 pub mod queen;
+pub mod receiver;
 pub mod s3;
 pub mod s3_gate;
 pub mod watch;

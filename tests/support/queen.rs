@@ -84,6 +84,21 @@ impl QueenProcess {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits for a line of the log that has this in it.
+    pub async fn wait_for_log(&self, part: &str) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !self.log().contains(part) {
+            assert!(Instant::now() < until, "queen does not log `{part}`:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sends a signal, as `-HUP`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().expect("kill");
@@ -92,8 +107,7 @@ impl QueenProcess {
 
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        self.signal("-TERM");
         let until = Instant::now() + limit;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -112,6 +126,13 @@ impl QueenProcess {
     pub async fn post_text(&self, body: String) -> (u16, Value) {
         let request = reqwest::Client::new().post(format!("{}/v1/jobs", self.url));
         let answer = request.header("content-type", "application/json").body(body).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.expect("JSON"))
+    }
+
+    /// POST without a body: status and body.
+    pub async fn post_to(&self, path: &str) -> (u16, Value) {
+        let answer = reqwest::Client::new().post(format!("{}{path}", self.url)).send().await;
         let answer = answer.expect("an answer");
         (answer.status().as_u16(), answer.json().await.expect("JSON"))
     }

@@ -135,7 +135,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
         }
     }
     let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
-    let ticket = Ticket { owner, about: Some(about), ..ticket };
+    let webhook = log.ticket().and_then(|ticket| ticket.webhook.clone());
+    let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
     told::accepted(&id, capability, Some(model));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Durable, Log, away};
 use crate::{
     bus::{SendError, Sending, Sent, Streams},
-    contract::{About, Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket},
+    contract::{About, Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket, Webhook},
     http::ApiError,
     queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told},
     storage::Key,
@@ -30,6 +30,8 @@ pub(in crate::queen) struct Submission {
     pub operation: Operation,
     /// For the store.
     pub inputs: Vec<(Key, Bytes)>,
+    /// Where its events are posted.
+    pub webhook: Option<Webhook>,
 }
 
 /// What becomes of a job that came in.
@@ -48,7 +50,7 @@ impl Queen {
         durable: &Durable,
         submission: Submission,
     ) -> Result<JobId, ApiError> {
-        let Submission { id, named, mut operation, inputs } = submission;
+        let Submission { id, named, mut operation, inputs, webhook } = submission;
         // Before anything is asked: what is wrong with it is wrong with any model.
         let job = Job::new(operation.clone(), &self.shared.limits)?;
         self.may_accept()?;
@@ -67,6 +69,9 @@ impl Queen {
             Decision::Send { after, lost } => (after, lost),
         };
         let model = chosen?;
+        if let Some(webhooks) = self.shared.webhooks.as_ref().filter(|_| webhook.is_some()) {
+            webhooks.are_kept(&durable.streams).await?;
+        }
         operation.set_model(&model);
         let asked = Fingerprint::of(&operation);
         // To every version of a worker it is the same request, however it was written.
@@ -94,7 +99,7 @@ impl Queen {
         durable.awaited.wait_for(&id, &model);
         let sent = durable.send(&sending).await?;
         let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
-        let ticket = Ticket { owner, about: Some(about), ..ticket };
+        let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
         if sent.duplicate {
             self.is_the_same(durable, &ticket, &asked).await?;
         }

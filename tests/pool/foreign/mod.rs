@@ -136,7 +136,7 @@ pub fn events(text: &str) -> Vec<(String, Value)> {
 
 /// A file with the token of one client, and the token.
 pub fn tokens(folder: &TempDir, name: &str) -> (String, String) {
-    let Issued { token, line } = Issued::new(name).unwrap();
+    let Issued { token, line } = Issued::new(name, false).unwrap();
     let file = folder.path().join("tokens");
     std::fs::write(&file, format!("{line}\n")).unwrap();
     (file.to_str().unwrap().to_owned(), token)

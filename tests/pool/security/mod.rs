@@ -5,7 +5,7 @@ mod browsers;
 mod owners;
 mod permissions;
 pub mod processes;
-mod queen;
+pub mod queen;
 mod replies;
 mod rotation;
 mod secrets;

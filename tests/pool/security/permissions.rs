@@ -11,14 +11,17 @@ use async_nats::{
 };
 use futures::{FutureExt, StreamExt};
 use sd_worker_rbee::{
-    bus::{Entry, EventLog, Sweeper},
+    bus::{Entry, EventLog, OUTBOX, Sweeper},
     contract::{Capability, ErrorCode, Event, EventKind, JobId, WorkerId, headers},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::users::{User, in_no_log, process_of, server, streams};
-use crate::support::worker::{PATIENCE, Read, read};
+use crate::support::{
+    receiver::{Answer, Receiver},
+    worker::{PATIENCE, Read, read},
+};
 
 /// Sends a job to queen until it knows of a worker, and waits for its end.
 async fn draw(queen: &str, id: &str) -> Value {
@@ -226,6 +229,33 @@ async fn durable_jobs_go_through_with_the_rights_of_both_sides() {
     for user in [&mut by_worker.refusals, &mut { by_queen }.refusals] {
         assert_eq!(user.try_recv().ok(), None);
     }
+}
+
+#[tokio::test]
+async fn queen_posts_webhooks_and_settles_them_with_its_rights() {
+    let (server, store, folder) = (server(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let secrets = folder.path().join("secrets");
+    std::fs::write(&secrets, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    let receiver = Receiver::start(&[Answer::Status(500)]).await;
+    let own = ["--webhook-secret-file", secrets.to_str().unwrap(), "--webhook-allow", "127.0.0.1"];
+    let mut queen = process_of(&server, "queen", &store, &[&own[..], &["--models", "m"]].concat());
+    let url = queen.url().await;
+    let body = json!({"operation": "image_generation", "prompt": "a", "job_id": "told",
+        "webhook_url": receiver.url("127.0.0.1")});
+    let request = reqwest::Client::new().post(format!("{url}/v1/jobs")).body(body.to_string());
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let cancelled = reqwest::Client::new().delete(format!("{url}/v1/jobs/told")).send().await.unwrap();
+    assert_eq!(cancelled.status(), 202);
+    let got = receiver.wait_for(2, PATIENCE).await;
+    assert_eq!((got[0].kind(), &got[0].id), ("job.cancelled", &got[1].id));
+    let operator = jetstream::new(User::connect(&server, "operator").await.client);
+    let events = operator.get_stream("EVENTS").await.unwrap();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while events.consumer_info(OUTBOX).await.unwrap().num_ack_pending > 0 {
+        assert!(tokio::time::Instant::now() < until, "it is settled");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    in_no_log(&[&queen]);
 }
 
 #[tokio::test]
