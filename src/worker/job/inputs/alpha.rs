@@ -2,7 +2,7 @@
 
 use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
-use crate::diffusion::is_drawn_anew;
+use crate::diffusion::{is_drawn_anew, mixed};
 
 /// What shows through transparent parts, as A1111 and ComfyUI's web page have it.
 const BEHIND: u8 = 255;
@@ -27,12 +27,6 @@ pub fn on_white(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) 
         let Rgba([r, g, b, alpha]) = *picture.get_pixel(x, y);
         Rgb([r, g, b].map(|value| mixed(value, BEHIND, alpha)))
     })
-}
-
-/// `above` with this alpha on `below`, rounded to the nearest.
-fn mixed(above: u8, below: u8, alpha: u8) -> u8 {
-    let (above, below, alpha) = (u32::from(above), u32::from(below), u32::from(alpha));
-    ((above * alpha + below * (255 - alpha) + 127) / 255) as u8
 }
 
 /// Where a mask's file has its mask is not clear.

@@ -6,16 +6,18 @@
 //! | `jpeg/` | whether a JPEG is whole |
 //! | `colour` | from a file's colours to sRGB |
 //! | `alpha` | what an alpha channel means, in a picture and in a mask |
+//! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
 
 mod alpha;
 mod colour;
 mod decode;
 mod jpeg;
+mod mask;
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use image::{GrayImage, RgbImage, imageops};
+use image::{GrayImage, RgbImage};
 
 use self::decode::{Decoded, decode};
 pub use self::jpeg::JpegDamage;
@@ -80,6 +82,14 @@ pub enum InputError {
     #[error("`{field}`: the WebP is cut off: it has fewer bytes than it says")]
     CutWebp {
         /// `init_image` or `mask_image`.
+        field: &'static str,
+    },
+    /// The part around what is white was asked for, and nothing is.
+    #[error(
+        "`{field}`: nothing in it is white, so that there is no part around it that `padding_mask_crop` could draw"
+    )]
+    NothingWhite {
+        /// `mask_image`.
         field: &'static str,
     },
     /// It has colours and transparent parts, so that it is not clear where it has its mask.
@@ -160,6 +170,7 @@ impl InputError {
             | Self::Jpeg { .. }
             | Self::CutWebp { .. }
             | Self::NoMask { .. }
+            | Self::NothingWhite { .. }
             | Self::Undecodable { .. }
             | Self::Store { .. }
             | Self::Panicked { .. }
@@ -175,6 +186,7 @@ impl InputError {
             | Self::Jpeg { .. }
             | Self::CutWebp { .. }
             | Self::NoMask { .. }
+            | Self::NothingWhite { .. }
             | Self::Undecodable { .. }
             | Self::Panicked { .. } => ErrorCode::ImageInvalid,
             Self::Size { field: "width", .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
@@ -205,23 +217,17 @@ pub async fn resolve(
     let mut warnings = vec![];
     let source = match &job.source {
         JobSource::Text { width, height } => {
-            let width = width.unwrap_or(model.native_size.0);
-            let height = height.unwrap_or(model.native_size.1);
-            if u64::from(width) * u64::from(height) > limits.max_pixels {
-                return Err(InputError::Size { field: "width", width, height, limit: limits.max_pixels });
-            }
+            let (width, height) = drawn_at((*width, *height), model, limits)?;
             Source::Text { width, height }
         }
         JobSource::Image { image, strength } => {
             let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
             Source::Image { image, strength: *strength }
         }
-        JobSource::Inpaint { image, mask, strength } => {
+        JobSource::Inpaint { image, mask, strength, masking } => {
             let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
             let mask = read("mask_image", mask, store, limits, &mut warnings, read_mask).await?;
-            let mask = fit_mask(mask, &image, &mut warnings);
-            alpha::say_how_much("mask_image", &mask, &mut warnings);
-            Source::Inpaint { image, mask, strength: *strength }
+            mask::inpaint(image, mask, *strength, *masking, (model, limits), &mut warnings).await?
         }
     };
     let spec = ImageSpec {
@@ -265,17 +271,18 @@ async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<Lo
     Ok(found)
 }
 
-fn fit_mask(mask: GrayImage, image: &RgbImage, warnings: &mut Vec<String>) -> GrayImage {
-    let (width, height) = image.dimensions();
-    if mask.dimensions() == (width, height) {
-        return mask;
+/// The size that a request draws at: what it does not say is the model's own.
+fn drawn_at(
+    asked: (Option<u32>, Option<u32>),
+    model: &ModelInfo,
+    limits: &Limits,
+) -> Result<(u32, u32), InputError> {
+    let width = asked.0.unwrap_or(model.native_size.0);
+    let height = asked.1.unwrap_or(model.native_size.1);
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(InputError::Size { field: "width", width, height, limit: limits.max_pixels });
     }
-    warnings.push(format!(
-        "mask_image: resized from {}x{} to {width}x{height}, the size of init_image",
-        mask.width(),
-        mask.height()
-    ));
-    imageops::resize(&mask, width, height, imageops::FilterType::Nearest)
+    Ok((width, height))
 }
 
 /// The picture in a file: upright, in sRGB, its transparent parts on white. `warnings` says what was done to it.
