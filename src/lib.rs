@@ -10,6 +10,8 @@ pub mod allocator;
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod contract;
+#[cfg(feature = "bus")]
+pub mod decoding;
 #[cfg(feature = "worker")]
 pub mod diffusion;
 #[cfg(feature = "worker")]

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sd_worker_rbee::worker::inputs::{InputError, read_mask, read_picture};
+use sd_worker_rbee::decoding::{PictureError, read_mask, read_picture};
 
 /// Pixels of a picture at most: small, so that many files are tried.
 const MAX_PIXELS: u64 = 512 * 512;
@@ -27,7 +27,7 @@ fn with_checksums(file: &[u8]) -> Vec<u8> {
     file
 }
 
-fn look<T>(read: Result<T, InputError>, size: impl Fn(&T) -> (u32, u32)) {
+fn look<T>(read: Result<T, PictureError>, size: impl Fn(&T) -> (u32, u32)) {
     match read {
         Ok(read) => {
             let (width, height) = size(&read);

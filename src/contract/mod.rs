@@ -39,7 +39,7 @@ pub use limits::Limits;
 pub use masking::{MaskCrop, Masking};
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
-pub use parse::unmarked;
+pub use parse::{object, unmarked};
 pub use responses::{DeadLetter, DeadLetters, Health, JobResponse, JobStatus, JobView, Workers};
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};

@@ -280,6 +280,11 @@ impl Operation {
         on_body!(self, body => body.model = Some(model.to_owned()));
     }
 
+    /// Gives it a time to be done in, in milliseconds from acceptance.
+    pub fn set_deadline_ms(&mut self, ms: u64) {
+        on_body!(self, body => body.deadline_ms = Some(ms));
+    }
+
     /// The input pictures, by field name, to be replaced by references.
     pub fn images_mut(&mut self) -> Vec<(&'static str, &mut String)> {
         match self {

@@ -1,6 +1,6 @@
 //! From bytes to an [`Operation`]: what is not one is refused with the path of the field that is wrong.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Capability, ContractError, Operation, values};
 
@@ -19,20 +19,38 @@ impl Operation {
     /// # Errors
     /// [`ContractError::NotJson`], or [`ContractError::Field`] with the path of the field that is wrong.
     pub fn parse(implied: Option<Capability>, body: &[u8]) -> Result<Self, ContractError> {
-        let body = unmarked(body);
-        if body.trim_ascii().is_empty() {
-            return Err(ContractError::NotJson("it is empty".into()));
-        }
-        let text = in_utf8(body).map_err(ContractError::NotJson)?;
-        let value = serde_json::from_str(text).map_err(|e| ContractError::NotJson(e.to_string()))?;
-        let Value::Object(mut fields) = value else {
-            return Err(ContractError::field("body", "must be a JSON object"));
-        };
-        match tagged_capability(implied, fields.remove("operation"))? {
+        let mut fields = object(body)?;
+        let capability = tagged_capability(implied, fields.remove("operation"))?;
+        Self::of_fields(capability, fields)
+    }
+
+    /// Reads the fields of a body, without its tag.
+    ///
+    /// # Errors
+    /// [`ContractError::Field`] with the path of the field that is wrong.
+    pub fn of_fields(capability: Capability, fields: Map<String, Value>) -> Result<Self, ContractError> {
+        match capability {
             Capability::Generate => values::read(fields).map(Self::ImageGeneration),
             Capability::Transform => values::read(fields).map(Self::ImageTransform),
             Capability::Inpaint => values::read(fields).map(Self::ImageInpaint),
         }
+    }
+}
+
+/// A body that is a JSON object, whatever is in it. A byte order mark is passed over.
+///
+/// # Errors
+/// [`ContractError::NotJson`], or [`ContractError::Field`] naming `body` for JSON of another shape.
+pub fn object(body: &[u8]) -> Result<Map<String, Value>, ContractError> {
+    let body = unmarked(body);
+    if body.trim_ascii().is_empty() {
+        return Err(ContractError::NotJson("it is empty".into()));
+    }
+    let text = in_utf8(body).map_err(ContractError::NotJson)?;
+    let value = serde_json::from_str(text).map_err(|e| ContractError::NotJson(e.to_string()))?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(ContractError::field("body", "must be a JSON object")),
     }
 }
 

@@ -47,7 +47,6 @@ pub use memory::{Activations, Arithmetic};
 pub use noise::TorchRng;
 pub(crate) use passes::{Fit, passes};
 pub use picture::is_drawn_anew;
-pub(crate) use picture::mixed;
 pub use pipeline::StableDiffusion;
 pub use precision::Precision;
 pub use progress::{Progress, ProgressError, Trajectory};

@@ -26,12 +26,6 @@ pub fn is_drawn_anew(pixel: &Luma<u8>) -> bool {
     pixel.0[0] >= MASK_THRESHOLD
 }
 
-/// `above` with this alpha on `below`, rounded to the nearest.
-pub fn mixed(above: u8, below: u8, alpha: u8) -> u8 {
-    let (above, below, alpha) = (u32::from(above), u32::from(below), u32::from(alpha));
-    ((above * alpha + below * (255 - alpha) + 127) / 255) as u8
-}
-
 /// `[3, height, width]`, -1..1.
 pub fn to_planes(image: &RgbImage) -> Vec<f32> {
     let pixels = (image.width() * image.height()) as usize;

@@ -1,4 +1,4 @@
-//! The body of POST /v1/jobs: what is wrong with its form and not with what it says.
+//! A body in JSON: what is wrong with its form and not with what it says.
 
 use axum::{
     extract::rejection::BytesRejection,
@@ -8,9 +8,13 @@ use axum::{
     },
 };
 use bytes::Bytes;
+#[cfg(feature = "queen")]
+use serde_json::{Map, Value};
 
 use super::ApiError;
-use crate::contract::{ErrorCode, HttpCode, Operation};
+#[cfg(feature = "queen")]
+use crate::contract;
+use crate::contract::{ContractError, ErrorCode, HttpCode, Operation};
 
 /// A body of at most so many bytes is parsed where it arrives: that takes no time that another request would notice.
 const SMALL_BODY: usize = 64 << 10;
@@ -23,6 +27,24 @@ pub(super) async fn read(
     body: Result<Bytes, BytesRejection>,
     max_body: usize,
 ) -> Result<Operation, ApiError> {
+    parse(whole(headers, body, max_body)?, |body| Operation::parse(None, body)).await
+}
+
+/// Reads an object, whatever fields it has.
+#[cfg(feature = "queen")]
+pub(crate) async fn read_object(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    max_body: usize,
+) -> Result<Map<String, Value>, ApiError> {
+    parse(whole(headers, body, max_body)?, contract::object).await
+}
+
+fn whole(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    max_body: usize,
+) -> Result<Bytes, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             ApiError::new(ErrorCode::PayloadTooLarge, format!("`body`: at most {max_body} bytes are taken"))
@@ -30,7 +52,7 @@ pub(super) async fn read(
         _ => ApiError::new(ErrorCode::InvalidRequest, "`body`: it broke off before its end"),
     })?;
     check(headers, &body)?;
-    parse(body).await
+    Ok(body)
 }
 
 /// Refuses a form that is not read, by its name.
@@ -59,11 +81,14 @@ fn value(headers: &HeaderMap, name: &HeaderName) -> String {
 }
 
 /// Tens of megabytes are parsed where they hold up nobody.
-async fn parse(body: Bytes) -> Result<Operation, ApiError> {
+async fn parse<T: Send + 'static>(
+    body: Bytes,
+    read: fn(&[u8]) -> Result<T, ContractError>,
+) -> Result<T, ApiError> {
     if body.len() <= SMALL_BODY {
-        return Ok(Operation::parse(None, &body)?);
+        return Ok(read(&body)?);
     }
-    let parsed = tokio::task::spawn_blocking(move || Operation::parse(None, &body)).await;
+    let parsed = tokio::task::spawn_blocking(move || read(&body)).await;
     Ok(parsed.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))??)
 }
 
@@ -76,6 +101,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_is_parsed_where_it_holds_up_nobody() {
         let body = |size| Bytes::from(vec![b'{'; size]);
+        let parse = |body| parse(body, |body| Operation::parse(None, body));
         assert_eq!(parse(body(SMALL_BODY)).now_or_never().unwrap().unwrap_err().status, 400);
         let mut parsing = Box::pin(parse(body(1 << 20)));
         assert!((&mut parsing).now_or_never().is_none(), "this thread goes on with other work");

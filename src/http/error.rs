@@ -93,6 +93,8 @@ impl IntoResponse for ApiError {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // Whoever answers in the form of another API finds in it what to say.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -16,7 +16,12 @@ use futures::stream::BoxStream;
 
 use crate::contract::{Event, Health, JobId, JobView, Operation};
 
+#[cfg(feature = "queen")]
+pub(crate) use body::read_object;
 pub use error::ApiError;
+#[cfg(feature = "queen")]
+pub(crate) use picture::Picture;
+pub use picture::Pictures;
 pub use routes::{RouteLimits, fallback, job_id, job_routes};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;

@@ -27,14 +27,14 @@ const PART: usize = 48 << 10;
 
 /// Reads pictures, so many at one time. Cheap to clone; clones count together.
 #[derive(Debug, Clone)]
-pub(super) struct Pictures {
+pub struct Pictures {
     turns: Arc<Semaphore>,
     sent_within: Duration,
 }
 
 /// A picture that is being sent.
 #[derive(Debug)]
-pub(super) struct Picture {
+pub struct Picture {
     held: Arc<Mutex<Option<Held>>>,
     length: usize,
     content_type: &'static str,

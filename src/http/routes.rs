@@ -24,17 +24,17 @@ use crate::contract::{ErrorCode, HttpCode, JobId, JobResponse};
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What the endpoints take and give at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RouteLimits {
     /// Bytes of a body.
     pub max_body: usize,
-    /// Pictures on their way to clients at one time.
-    pub max_pictures: usize,
+    /// Pictures on their way to clients.
+    pub pictures: Pictures,
 }
 
 impl Default for RouteLimits {
     fn default() -> Self {
-        Self { max_body: DEFAULT_BODY_LIMIT, max_pictures: DEFAULT_PICTURES }
+        Self { max_body: DEFAULT_BODY_LIMIT, pictures: Pictures::new(DEFAULT_PICTURES) }
     }
 }
 
@@ -47,7 +47,7 @@ struct Shared<J> {
 
 /// POST /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/stream, GET /v1/jobs/{id}/images/{index}, GET /health.
 pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
-    let RouteLimits { max_body, max_pictures } = limits;
+    let RouteLimits { max_body, pictures } = limits;
     Router::new()
         .route("/v1/jobs", post(submit::<J>))
         .route("/v1/jobs/{id}", get(view::<J>).delete(cancel::<J>))
@@ -55,7 +55,7 @@ pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
         .route("/v1/jobs/{id}/images/{index}", get(image::<J>))
         .route("/health", get(health::<J>))
         .layer(DefaultBodyLimit::max(max_body))
-        .with_state(Shared { jobs, max_body, pictures: Pictures::new(max_pictures) })
+        .with_state(Shared { jobs, max_body, pictures })
 }
 
 /// Answers in JSON where there is no endpoint, or none for the method.

@@ -1,4 +1,6 @@
-//! Who a request comes from: the client whose bearer token it carries, or, where no token is asked for, an address.
+//! Who a request comes from: the client whose token it carries, or, where no token is asked for, an address.
+//!
+//! A token comes as `Authorization: Bearer <token>`, or, from programs that can only do that, as the password of HTTP Basic.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -8,15 +10,26 @@ use std::{
 use axum::{
     extract::{ConnectInfo, Request, State},
     http::{
-        HeaderValue,
+        HeaderMap, HeaderValue,
         header::{AUTHORIZATION, WWW_AUTHENTICATE},
     },
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
 use super::Tokens;
 use crate::{contract::HttpCode, http::ApiError};
+
+/// Reads the base64 of Basic with padding and without.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Whoever sent a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,9 +60,9 @@ pub(super) async fn identify(
     let client = match &tokens {
         None => Client::at(peer.ip()),
         Some(_) if request.uri().path() == "/health" => Client::at(peer.ip()),
-        Some(tokens) => match bearer(&request) {
+        Some(tokens) => match token(request.headers()) {
             None => return unauthorised("this queen asks for a token"),
-            Some(token) => match tokens.client(token) {
+            Some(token) => match tokens.client(&token) {
                 Some(name) => Client::Named(name),
                 None => return unauthorised("this queen does not know the token"),
             },
@@ -59,10 +72,25 @@ pub(super) async fn identify(
     next.run(request).await
 }
 
-fn bearer(request: &Request) -> Option<&str> {
-    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+/// The token that a request carries.
+fn token(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    let credentials = credentials.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(credentials.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(BASIC.decode(credentials).ok()?).ok()?;
+    // A token is its client's name and password in one: whatever stands for the user is not looked at, unless it is all
+    // there is.
+    match pair.split_once(':') {
+        Some((user, "")) => Some(user.to_owned()),
+        Some((_, password)) => Some(password.to_owned()),
+        None => Some(pair),
+    }
 }
 
 fn unauthorised(why: &str) -> Response {
@@ -75,6 +103,23 @@ fn unauthorised(why: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_comes_as_bearer_or_as_the_password_of_basic() {
+        let sent = |value: &str| token(&HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]));
+        let basic = |pair: &str| sent(&format!("Basic {}", BASIC.encode(pair)));
+        let is = |found: Option<String>| assert_eq!(found.as_deref(), Some("rbee_x-_"));
+        for value in ["Bearer rbee_x-_", "bearer  rbee_x-_ ", "BASIC OnJiZWVfeC1f", "Basic cmJlZV94LV8"] {
+            is(sent(value));
+        }
+        for pair in ["alice:rbee_x-_", ":rbee_x-_", "rbee_x-_:", "rbee_x-_"] {
+            is(basic(pair));
+        }
+        assert_eq!(basic("alice:a:b").as_deref(), Some("a:b"), "a password may have colons");
+        for value in ["", "Basic", "Basic ", "Basic !!", "Basic /w==", "Digest x", "rbee_x-_"] {
+            assert!(sent(value).is_none_or(|token| token.is_empty()), "{value}");
+        }
+    }
 
     #[test]
     fn an_address_is_who_it_belongs_to() {

@@ -4,11 +4,13 @@
 //!
 //! A job goes one of two ways. `durable` puts it into a stream, where it outlives queen and any worker. On the core path
 //! it is sent to a worker that is there (`route`, `seek`), followed to its end (`follow`, `watchdog`) and remembered
-//! (`record`, `table`).
+//! (`record`, `table`). `foreign/` has the doors of other APIs, which hand in jobs as any client does.
 
+mod aliases;
 mod auth;
 mod durable;
 mod follow;
+mod foreign;
 mod inputs;
 mod known;
 mod options;
@@ -48,6 +50,7 @@ use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
 
+pub use aliases::ModelAlias;
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
 pub use run::{QueenError, run};
@@ -151,6 +154,21 @@ impl Queen {
         }
     }
 
+    /// The events of a job, of which the caller sees to it that not too many are open.
+    async fn opened(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
+        let mut waiting = None;
+        let events = match self.known(id).await? {
+            Known::Logged(log) => {
+                let durable = self.durable().expect("what is logged was found there");
+                waiting = self.waiting(durable, &log).await;
+                self.durable_events(durable, *log, after).await
+            }
+            Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
+            Known::Stored(result) => stream::iter([result.event]).boxed(),
+        };
+        Ok(Opened { events, waiting })
+    }
+
     /// Runs a job in the background. `first` is told of the first answer.
     async fn start(
         &self,
@@ -179,6 +197,7 @@ impl Queen {
 
 impl Jobs for Queen {
     async fn submit(&self, mut operation: Operation) -> Result<JobId, ApiError> {
+        aliases::resolve(&self.shared.options.model_aliases, &mut operation);
         self.refuse_early(&operation)?;
         let named = operation.job_id().is_some();
         let id = operation.settle()?;
@@ -250,16 +269,7 @@ impl Jobs for Queen {
         let place = self.shared.open_streams.clone().try_acquire_owned().map_err(|_| {
             busy(&format!("{} streams of events are open, as many as may", self.shared.options.max_streams))
         })?;
-        let mut waiting = None;
-        let events = match self.known(id).await? {
-            Known::Logged(log) => {
-                let durable = self.durable().expect("what is logged was found there");
-                waiting = self.waiting(durable, &log).await;
-                self.durable_events(durable, *log, after).await
-            }
-            Known::Remembered(record) => record.stream(after, self.shared.cut.clone()),
-            Known::Stored(result) => stream::iter([result.event]).boxed(),
-        };
+        let Opened { events, waiting } = self.opened(id, after).await?;
         let with_place = stream::unfold((events, place), |(mut events, place)| async move {
             let event = events.next().await?;
             Some((event, (events, place)))

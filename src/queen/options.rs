@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use url::Url;
+
+use super::aliases::ModelAlias;
 use crate::{
     bus::{NatsOptions, StreamOptions},
     logging::LogOptions,
@@ -66,6 +69,29 @@ pub struct QueenOptions {
     /// Pictures that may be in memory on their way to clients at one time; more wait for their turn
     #[arg(long, env = "QUEEN_MAX_PICTURES", default_value = "64", value_parser = parse_places)]
     pub max_pictures: usize,
+    /// Another name of a model (repeat, or separate by commas), for tools whose model has a fixed name; shown in
+    /// GET /v1/models
+    #[arg(
+        long = "model-alias",
+        env = "QUEEN_MODEL_ALIASES",
+        value_name = "NAME=MODEL",
+        value_delimiter = ','
+    )]
+    pub model_aliases: Vec<ModelAlias>,
+    /// How long a call that waits for its pictures (POST /v1/images/...) waits at most; then 504. Its job is given as
+    /// long, unless the client may come back for it
+    #[arg(long, env = "QUEEN_SYNC_TIMEOUT", default_value = "10m", value_parser = parse_duration)]
+    pub sync_timeout: Duration,
+    /// Calls that may wait for their pictures at one time; beyond them 503. Each is a connection
+    #[arg(long, env = "QUEEN_MAX_WAITING", default_value = "1000", value_parser = parse_places)]
+    pub max_waiting: usize,
+    /// Draw to the end what a waiting client asked for whose connection has ended; without, such a job is cancelled
+    /// unless the client gave an id (`Idempotency-Key`) by which it can come back
+    #[arg(long, env = "QUEEN_KEEP_ABANDONED")]
+    pub keep_abandoned: bool,
+    /// Where clients reach this queen, for addresses of pictures where the store has none: https://pool.example
+    #[arg(long, env = "QUEEN_PUBLIC_URL", value_parser = parse_public_url, value_name = "URL")]
+    pub public_url: Option<Url>,
     /// How long open connections have to end on SIGTERM
     #[arg(long, env = "QUEEN_GRACE", default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
@@ -92,12 +118,15 @@ const OTHER_FILES: u64 = 256;
 impl QueenOptions {
     /// Warns when as many streams as may be open are more than the system allows, which is `limit` files.
     pub fn check_open_files(&self, limit: Option<u64>) {
-        let needed = (self.max_streams as u64).saturating_add(OTHER_FILES);
+        let needed =
+            (self.max_streams as u64).saturating_add(self.max_waiting as u64).saturating_add(OTHER_FILES);
         if let Some(limit) = limit.filter(|limit| *limit < needed) {
             tracing::warn!(
-                "--max-streams {} cannot be held: this process may have {limit} files open, and needs {needed}; raise the \
-                 hard limit (`ulimit -Hn`, LimitNOFILE= of systemd, `ulimits` of compose) or take fewer streams",
-                self.max_streams
+                "--max-streams {} cannot be held, with --max-waiting {}: this process may have {limit} files open, and \
+                 needs {needed}; raise the hard limit (`ulimit -Hn`, LimitNOFILE= of systemd, `ulimits` of compose) or \
+                 take fewer streams",
+                self.max_streams,
+                self.max_waiting
             );
         }
     }
@@ -108,6 +137,17 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate == 0.0 || (0.001..=1e6).contains(&rate) => Ok(rate),
         _ => Err("0, or 0.001 to 1000000 a second".into()),
+    }
+}
+
+/// Paths are put behind it.
+fn parse_public_url(text: &str) -> Result<Url, String> {
+    let says = "an address such as https://pool.example is expected, without user, query and fragment";
+    let url = Url::parse(text).map_err(|error| format!("{error}; {says}"))?;
+    let is_plain = url.username().is_empty() && url.password().is_none();
+    match (url.scheme(), url.query(), url.fragment()) {
+        ("http" | "https", None, None) if is_plain => Ok(url),
+        _ => Err(says.into()),
     }
 }
 
@@ -129,6 +169,17 @@ mod tests {
         }
         for bad in ["-1", "NaN", "inf", "1e-300", "", "5/s"] {
             assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_public_url_is_an_address_that_paths_are_put_behind() {
+        for good in ["https://pool.example", "http://10.0.0.7:7833/", "https://example.org/pool"] {
+            assert!(parse_public_url(good).is_ok(), "{good}");
+        }
+        for bad in ["", "pool.example", "ftp://a", "https://u:p@a", "https://a?b", "https://a#b", "file:///a"]
+        {
+            assert!(parse_public_url(bad).is_err(), "{bad}");
         }
     }
 

@@ -8,12 +8,13 @@ use tokio::net::TcpListener;
 use super::{
     Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
+    foreign::{self, Foreign},
     rate::{self, RateLimit, RateLimits},
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{RouteLimits, fallback, job_routes, serve},
+    http::{Pictures, RouteLimits, fallback, job_routes, serve},
     signals::Signals,
     storage::{StorageError, Store},
 };
@@ -150,7 +151,7 @@ async fn start(
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
     }
     let max_body = usize::try_from(options.max_body).unwrap_or(usize::MAX);
-    let route_limits = RouteLimits { max_body, max_pictures: options.max_pictures };
+    let route_limits = RouteLimits { max_body, pictures: Pictures::new(options.max_pictures) };
     let limit = |rate: f64, burst| (rate > 0.0).then(|| RateLimit::new(rate, burst));
     let rate_limits = RateLimits {
         jobs: limit(options.rate_limit, options.rate_burst),
@@ -168,14 +169,16 @@ fn routes(queen: Queen, limits: RouteLimits) -> Router {
         get(move || async move { Json(queen.workers()) })
     };
     let letters = durable::routes(queen.clone());
-    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters))
+    let foreign = foreign::routes(Foreign::new(queen.clone(), &limits));
+    fallback(job_routes(queen, limits).route("/v1/workers", workers).merge(letters).merge(foreign))
 }
 
-/// In front of every endpoint: who it is, and how often.
+/// In front of every endpoint: who it is, and how often. Around all of it: in which form a refusal is said.
 fn guarded(router: Router, tokens: Option<Tokens>, limits: RateLimits) -> Router {
     router
         .layer(middleware::from_fn_with_state(limits, rate::limit))
         .layer(middleware::from_fn_with_state(tokens, auth::identify))
+        .layer(middleware::from_fn(foreign::speak))
 }
 
 /// SIGHUP: clients come and go without a restart.

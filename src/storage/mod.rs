@@ -169,6 +169,11 @@ impl Store {
         }
     }
 
+    /// Whether [`Store::url`] gives addresses that are read over the network.
+    pub fn presigns(&self) -> bool {
+        matches!(self.backend(), Backend::S3(_))
+    }
+
     /// A key that a client named is read only where it leads to a file inside the folder: links may have come into it
     /// with an archive or from another machine. A store without folders has no links.
     async fn check_links(&self, key: &Key, path: &Path) -> Result<(), StorageError> {

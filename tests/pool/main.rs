@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod foreign;
 mod full_stack;
 mod job_events;
 mod nats_server;

@@ -21,7 +21,7 @@ use image::{GrayImage, Luma, RgbImage};
 
 pub use overlay::Overlay;
 pub use region::Region;
-pub use resize::{cropped, filled, stretched};
+pub use resize::{cropped, filled};
 
 use super::{Source, is_drawn_anew};
 
@@ -110,7 +110,7 @@ mod tests {
         let Source::Inpaint { overlay: Some(overlay), .. } = source else { panic!("no overlay") };
         let grey = RgbImage::from_pixel(96, 96, Rgb([128; 3]));
         let result = overlay.apply(grey);
-        assert_eq!(result.get_pixel(48, 48).0[0].abs_diff(128) as u32 * 8 / 336, 0, "the middle is drawn");
+        assert!(result.get_pixel(48, 48).0[0].abs_diff(128) < 10, "the middle is drawn");
         let mut between = 0;
         for (x, y, pixel) in result.enumerate_pixels() {
             let far = !(22..74).contains(&x) || !(22..74).contains(&y);

@@ -3,7 +3,7 @@
 use image::{GrayImage, Luma, Rgb, RgbImage};
 
 use super::{Region, cropped};
-use crate::diffusion::mixed;
+use crate::decoding::mixed;
 
 /// The picture that something is drawn into. As diffusers' `apply_overlay`.
 #[derive(Debug, Clone, PartialEq, Eq)]

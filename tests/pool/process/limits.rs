@@ -16,7 +16,8 @@ async fn the_limit_of_open_files_is_raised() {
     let pool = Pool::new().await;
     let flags = of(&pool);
     let worker = [&["--model", MODEL, "--threads", "1"], &flags[..]].concat();
-    let queen = [&["--listen", "127.0.0.1:0", "--max-streams", "100"], &flags[..]].concat();
+    let queen =
+        [&["--listen", "127.0.0.1:0", "--max-streams", "100", "--max-waiting", "50"], &flags[..]].concat();
     let debug = [("RUST_LOG", "sd_worker_rbee=debug")];
     for (program, arguments, up) in
         [(worker_program(), worker, " ready "), (queen_program(), queen, "listening on ")]

@@ -2,35 +2,24 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `decode` | a file as pixels, under limits |
-//! | `jpeg/` | whether a JPEG is whole |
-//! | `colour` | from a file's colours to sRGB |
-//! | `alpha` | what an alpha channel means, in a picture and in a mask |
+//! | `crate::decoding` | a file as pixels, under limits, upright and in sRGB |
 //! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
 
-mod alpha;
-mod colour;
-mod decode;
-mod jpeg;
 mod mask;
 
 use std::path::PathBuf;
 
-use bytes::Bytes;
-use image::{GrayImage, RgbImage};
-
-use self::decode::{Decoded, decode};
-pub use self::jpeg::JpegDamage;
 use crate::{
     contract::{
         ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef,
         inline::{self, InlineError},
-        limits::{MAX_SIDE, MIN_SIDE},
     },
+    decoding::{PictureError, read_mask, read_picture},
     diffusion::{ImageSpec, LoraSpec, Source},
     models::{LoraFolder, LoraNameError, ModelInfo},
     storage::{Key, StorageError, Store},
 };
+use bytes::Bytes;
 
 /// A job that the engine can draw.
 #[derive(Debug)]
@@ -62,28 +51,9 @@ pub enum InputError {
         /// The most that is taken, in bytes.
         limit: u64,
     },
-    /// It is no picture, or one of another kind.
-    #[error("`{field}`: it is {found}; PNG, JPEG and WebP are read")]
-    Kind {
-        /// `init_image` or `mask_image`.
-        field: &'static str,
-        /// What it seems to be.
-        found: &'static str,
-    },
-    /// It is a JPEG that is not whole.
-    #[error("`{field}`: {source}")]
-    Jpeg {
-        /// `init_image` or `mask_image`.
-        field: &'static str,
-        /// What is missing.
-        source: JpegDamage,
-    },
-    /// It is a WebP that is not whole.
-    #[error("`{field}`: the WebP is cut off: it has fewer bytes than it says")]
-    CutWebp {
-        /// `init_image` or `mask_image`.
-        field: &'static str,
-    },
+    /// Its file cannot be used.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
     /// The part around what is white was asked for, and nothing is.
     #[error(
         "`{field}`: nothing in it is white, so that there is no part around it that `padding_mask_crop` could draw"
@@ -92,30 +62,9 @@ pub enum InputError {
         /// `mask_image`.
         field: &'static str,
     },
-    /// It has colours and transparent parts, so that it is not clear where it has its mask.
-    #[error(
-        "`{field}`: it is a picture in colours with transparent parts, and not a mask; \
-         send one in black and white (white is repainted), or one that is painted in one colour on a transparent ground"
-    )]
-    NoMask {
-        /// `mask_image`.
-        field: &'static str,
-    },
-    /// The decoder refuses it.
-    #[error("`{field}`: cannot be decoded: {source}")]
-    Undecodable {
-        /// `init_image` or `mask_image`.
-        field: &'static str,
-        /// What the decoder says.
-        source: image::ImageError,
-    },
-    /// Its sides or its pixels are out of bounds.
-    #[error(
-        "`{field}`: {width}x{height} pixels; sides of {MIN_SIDE} to {MAX_SIDE} and at most {limit} pixels are taken"
-    )]
+    /// The size that is asked for, or that the model has, is too large.
+    #[error("`width`: {width}x{height} pixels; at most {limit} pixels are taken")]
     Size {
-        /// `init_image`, `mask_image`, or `width` for a size that was asked for.
-        field: &'static str,
         /// Pixels.
         width: u32,
         /// Pixels.
@@ -160,18 +109,11 @@ impl InputError {
     pub fn is_of_this_worker(&self) -> bool {
         match self {
             Self::TooLarge { bytes, .. } => *bytes <= Limits::default().max_input,
-            Self::Size { width, height, .. } => {
-                let sides = MIN_SIDE..=MAX_SIDE;
-                sides.contains(width) && sides.contains(height)
-            }
+            Self::Size { .. } => true,
+            Self::Picture(error) => error.is_of_the_limit(),
             Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
             Self::Base64 { .. }
-            | Self::Kind { .. }
-            | Self::Jpeg { .. }
-            | Self::CutWebp { .. }
-            | Self::NoMask { .. }
             | Self::NothingWhite { .. }
-            | Self::Undecodable { .. }
             | Self::Store { .. }
             | Self::Panicked { .. }
             | Self::Lost { .. } => false,
@@ -181,16 +123,11 @@ impl InputError {
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Base64 { .. }
-            | Self::Kind { .. }
-            | Self::Jpeg { .. }
-            | Self::CutWebp { .. }
-            | Self::NoMask { .. }
-            | Self::NothingWhite { .. }
-            | Self::Undecodable { .. }
-            | Self::Panicked { .. } => ErrorCode::ImageInvalid,
-            Self::Size { field: "width", .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
-            Self::Size { .. } => ErrorCode::ImageInvalid,
+            Self::Base64 { .. } | Self::NothingWhite { .. } | Self::Panicked { .. } => {
+                ErrorCode::ImageInvalid
+            }
+            Self::Picture(error) => error.code(),
+            Self::Size { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
             Self::Store { source, .. } if matches!(**source, StorageError::NotFound { .. }) => {
@@ -280,43 +217,13 @@ fn drawn_at(
     let width = asked.0.unwrap_or(model.native_size.0);
     let height = asked.1.unwrap_or(model.native_size.1);
     if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(InputError::Size { field: "width", width, height, limit: limits.max_pixels });
+        return Err(InputError::Size { width, height, limit: limits.max_pixels });
     }
     Ok((width, height))
 }
 
-/// The picture in a file: upright, in sRGB, its transparent parts on white. `warnings` says what was done to it.
-///
-/// # Errors
-/// [`InputError`], naming `field`, for what is no whole picture within the limits: sides of [`MIN_SIDE`] to [`MAX_SIDE`]
-/// and at most `max_pixels`.
-pub fn read_picture(
-    field: &'static str,
-    bytes: &[u8],
-    max_pixels: u64,
-    warnings: &mut Vec<String>,
-) -> Result<RgbImage, InputError> {
-    let Decoded { picture, colours } = decode(field, bytes, max_pixels)?;
-    let picture = colour::to_srgb(field, picture, &colours, warnings);
-    Ok(alpha::on_white(field, picture, warnings))
-}
-
-/// The mask in a file, upright: 255 is repainted, 0 is kept. Its colours are numbers, whatever its profile says.
-///
-/// # Errors
-/// As [`read_picture`], and for a picture in colours with transparent parts.
-pub fn read_mask(
-    field: &'static str,
-    bytes: &[u8],
-    max_pixels: u64,
-    warnings: &mut Vec<String>,
-) -> Result<GrayImage, InputError> {
-    let Decoded { picture, .. } = decode(field, bytes, max_pixels)?;
-    alpha::mask_of(field, picture, warnings).map_err(|alpha::Unclear| InputError::NoMask { field })
-}
-
 /// How a file is read: [`read_picture`] or [`read_mask`].
-type Reader<T> = fn(&'static str, &[u8], u64, &mut Vec<String>) -> Result<T, InputError>;
+type Reader<T> = fn(&'static str, &[u8], u64, &mut Vec<String>) -> Result<T, PictureError>;
 
 async fn read<T: Send + 'static>(
     field: &'static str,
@@ -342,7 +249,7 @@ async fn read<T: Send + 'static>(
             return Err(InputError::TooLarge { field, bytes: size, limit: max_input });
         }
         let mut said = vec![];
-        Ok((reader(field, &bytes, max_pixels, &mut said)?, said))
+        Ok::<_, InputError>((reader(field, &bytes, max_pixels, &mut said)?, said))
     });
     let (read, said) = reading.await.map_err(|source| match source.is_panic() {
         true => InputError::Panicked { field },

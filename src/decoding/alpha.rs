@@ -2,8 +2,6 @@
 
 use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
-use crate::diffusion::{is_drawn_anew, mixed};
-
 /// What shows through transparent parts, as A1111 and ComfyUI's web page have it.
 const BEHIND: u8 = 255;
 /// Pixels of at least this alpha show what colour a mask is painted in. Below it editors round colours away.
@@ -27,6 +25,12 @@ pub fn on_white(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) 
         let Rgba([r, g, b, alpha]) = *picture.get_pixel(x, y);
         Rgb([r, g, b].map(|value| mixed(value, BEHIND, alpha)))
     })
+}
+
+/// `above` with this alpha on `below`, rounded to the nearest.
+pub(crate) fn mixed(above: u8, below: u8, alpha: u8) -> u8 {
+    let (above, below, alpha) = (u32::from(above), u32::from(below), u32::from(alpha));
+    ((above * alpha + below * (255 - alpha) + 127) / 255) as u8
 }
 
 /// Where a mask's file has its mask is not clear.
@@ -74,6 +78,29 @@ pub fn mask_of(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) -
     }))
 }
 
+/// The mask of a picture that was painted: its alpha, where it has transparent parts, else its brightness.
+pub fn painted_of(picture: DynamicImage) -> GrayImage {
+    let rgba = picture.color().has_alpha().then(|| picture.to_rgba8());
+    match rgba.filter(|rgba| rgba.pixels().any(|pixel| pixel.0[3] < u8::MAX)) {
+        Some(rgba) => mapped(&rgba, |pixel| pixel.0[3]),
+        None => picture.into_luma8(),
+    }
+}
+
+/// The mask of a picture of which parts were made transparent: they are repainted. Without such parts its brightness is
+/// the mask, which `warnings` says.
+pub fn holes_of(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) -> GrayImage {
+    let opaque = !picture.color().has_alpha();
+    let rgba = picture.to_rgba8();
+    if opaque || rgba.pixels().all(|pixel| pixel.0[3] == u8::MAX) {
+        warnings.push(format!(
+            "{field}: nothing in it is transparent, so it is read in black and white: white is repainted"
+        ));
+        return picture.into_luma8();
+    }
+    mapped(&rgba, |pixel| u8::MAX - pixel.0[3])
+}
+
 fn mapped(picture: &RgbaImage, value: impl Fn(&Rgba<u8>) -> u8) -> GrayImage {
     GrayImage::from_fn(picture.width(), picture.height(), |x, y| Luma([value(picture.get_pixel(x, y))]))
 }
@@ -92,18 +119,6 @@ fn is_one_colour<'a>(pixels: impl Iterator<Item = &'a Rgba<u8>>) -> bool {
 fn is_grey(pixel: &Rgba<u8>) -> bool {
     let Rgba([r, g, b, _]) = *pixel;
     r.max(g).max(b) - r.min(g).min(b) <= GREY
-}
-
-/// Says of a mask, as it is used, that it changes nothing or leaves nothing.
-pub fn say_how_much(field: &str, mask: &GrayImage, warnings: &mut Vec<String>) {
-    let repainted = mask.pixels().filter(|pixel| is_drawn_anew(pixel)).count();
-    if repainted == 0 {
-        warnings.push(format!(
-            "{field}: nothing in it is white, so nothing is repainted: the picture stays as it is"
-        ));
-    } else if repainted == mask.pixels().len() {
-        warnings.push(format!("{field}: all of it is white, so the whole picture is repainted"));
-    }
 }
 
 #[cfg(test)]
@@ -164,6 +179,23 @@ mod tests {
     }
 
     #[test]
+    fn what_shows_through_is_repainted_and_an_opaque_mask_is_read_by_its_brightness() {
+        let holes = |picture| {
+            let mut warnings = vec![];
+            let mask = holes_of("mask", picture, &mut warnings);
+            ([mask.get_pixel(0, 0).0[0], mask.get_pixel(7, 3).0[0]], warnings)
+        };
+        assert_eq!(holes(halves(CLEAR, Rgba([9, 90, 200, 255]))), ([255, 0], vec![]), "whatever the colours");
+        assert_eq!(holes(halves(Rgba([1, 2, 3, 55]), CLEAR)).0, [200, 255], "and soft where alpha is");
+        let (white, black) = (Rgba([255, 255, 255, 255]), Rgba([0, 0, 0, 255]));
+        for picture in [halves(white, black), halves(white, black).into_rgb8().into()] {
+            let (mask, warnings) = holes(picture);
+            assert_eq!(mask, [255, 0]);
+            assert!(warnings[0].starts_with("mask: nothing in it is transparent"), "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn a_faint_mask_is_one_colour_too() {
         assert_eq!(mask(halves(CLEAR, Rgba([255, 0, 0, 100]))).0, Ok([0, 100]));
     }
@@ -179,18 +211,5 @@ mod tests {
         let laid = on_white("init_image", halves(Rgba([1, 2, 3, 255]), Rgba([4, 5, 6, 255])), &mut warnings);
         assert_eq!((laid.get_pixel(0, 0).0, laid.get_pixel(7, 3).0), ([1, 2, 3], [4, 5, 6]));
         assert_eq!(warnings.len(), 1, "an opaque one has nothing to say");
-    }
-
-    #[test]
-    fn a_mask_that_changes_nothing_or_everything_is_said() {
-        for (values, says) in
-            [([0, 127], Some("nothing in it is white")), ([128, 255], Some("all of it")), ([0, 128], None)]
-        {
-            let mut warnings = vec![];
-            let mask = GrayImage::from_fn(8, 4, |x, _| Luma([values[usize::from(x >= 4)]]));
-            say_how_much("mask_image", &mask, &mut warnings);
-            assert_eq!(warnings.len(), usize::from(says.is_some()));
-            assert!(says.is_none_or(|says| warnings[0].contains(says)), "{warnings:?}");
-        }
     }
 }

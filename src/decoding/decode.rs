@@ -11,7 +11,7 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 
-use super::{InputError, colour::Colours, jpeg};
+use super::{PictureError, colour::Colours, jpeg};
 use crate::contract::{
     inline::other_kind,
     limits::{MAX_SIDE, MIN_SIDE},
@@ -30,14 +30,14 @@ pub struct Decoded {
 }
 
 /// Decodes a file of at most `limit` pixels.
-pub fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<Decoded, InputError> {
-    let undecodable = |source| InputError::Undecodable { field, source };
+pub fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<Decoded, PictureError> {
+    let undecodable = |source| PictureError::Undecodable { field, source };
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| undecodable(image::ImageError::IoError(error)))?;
     let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) = reader.format() else {
         let found = other_kind(bytes).unwrap_or(if bytes.is_empty() { "empty" } else { "none of these" });
-        return Err(InputError::Kind { field, found });
+        return Err(PictureError::Kind { field, found });
     };
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(limit * DECODER_BYTES_PER_PIXEL);
@@ -47,11 +47,11 @@ pub fn decode(field: &'static str, bytes: &[u8], limit: u64) -> Result<Decoded, 
     let sides = MIN_SIDE..=MAX_SIDE;
     let pixels = u64::from(width) * u64::from(height);
     if !sides.contains(&width) || !sides.contains(&height) || pixels > limit {
-        return Err(InputError::Size { field, width, height, limit });
+        return Err(PictureError::Size { field, width, height, limit });
     }
     match format {
-        ImageFormat::Jpeg => jpeg::check(bytes).map_err(|source| InputError::Jpeg { field, source })?,
-        ImageFormat::WebP if is_cut_webp(bytes) => return Err(InputError::CutWebp { field }),
+        ImageFormat::Jpeg => jpeg::check(bytes).map_err(|source| PictureError::Jpeg { field, source })?,
+        ImageFormat::WebP if is_cut_webp(bytes) => return Err(PictureError::CutWebp { field }),
         _ => {}
     }
     let orientation = orientation(&mut decoder);

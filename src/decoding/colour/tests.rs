@@ -3,7 +3,7 @@ use image::{
 };
 use proptest::prelude::*;
 
-use crate::worker::job::inputs::{read_mask, read_picture};
+use crate::decoding::{read_mask, read_picture};
 
 use super::*;
 

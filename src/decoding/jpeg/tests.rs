@@ -5,12 +5,12 @@ use super::*;
 
 /// One of each kind, by Pillow; `tests/data/pictures/make.py` writes them.
 const FILES: [(&str, &[u8]); 6] = [
-    ("baseline", include_bytes!("../../../../../tests/data/pictures/baseline.jpg")),
-    ("progressive", include_bytes!("../../../../../tests/data/pictures/progressive.jpg")),
-    ("restarts", include_bytes!("../../../../../tests/data/pictures/restarts.jpg")),
-    ("progressive-restarts", include_bytes!("../../../../../tests/data/pictures/progressive-restarts.jpg")),
-    ("grey", include_bytes!("../../../../../tests/data/pictures/grey.jpg")),
-    ("cmyk", include_bytes!("../../../../../tests/data/pictures/cmyk.jpg")),
+    ("baseline", include_bytes!("../../../tests/data/pictures/baseline.jpg")),
+    ("progressive", include_bytes!("../../../tests/data/pictures/progressive.jpg")),
+    ("restarts", include_bytes!("../../../tests/data/pictures/restarts.jpg")),
+    ("progressive-restarts", include_bytes!("../../../tests/data/pictures/progressive-restarts.jpg")),
+    ("grey", include_bytes!("../../../tests/data/pictures/grey.jpg")),
+    ("cmyk", include_bytes!("../../../tests/data/pictures/cmyk.jpg")),
 ];
 
 fn ours(width: u32, height: u32, quality: u8) -> Vec<u8> {
