@@ -188,6 +188,9 @@ fn what_the_contract_refuses_is_not_valid() {
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 2}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "width": 64}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA=="}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": "AA==", "mask_blur": 65}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": "AA==", "padding_mask_crop": -1}),
+        json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "mask_blur": 4}),
     ] {
         assert!(!validator.is_valid(&message), "{message}");
     }

@@ -117,7 +117,10 @@ impl Operation {
         match self {
             Self::ImageGeneration(_) => {}
             Self::ImageTransform(body) => drop(body.strength.take_if(|it| *it == TRANSFORM_STRENGTH)),
-            Self::ImageInpaint(body) => drop(body.strength.take_if(|it| *it == INPAINT_STRENGTH)),
+            Self::ImageInpaint(body) => {
+                body.strength.take_if(|it| *it == INPAINT_STRENGTH);
+                body.mask_blur.take_if(|blur| *blur == 0);
+            }
         }
     }
 }

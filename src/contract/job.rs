@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, Operation,
-    WorkerId, fingerprint,
+    Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, Masking,
+    Operation, WorkerId, fingerprint,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -84,6 +84,8 @@ pub enum JobSource {
         mask: ImageInput,
         /// Above 0, at most 1.
         strength: f64,
+        /// A soft edge, or the part around the mask alone.
+        masking: Masking,
     },
 }
 
@@ -147,6 +149,17 @@ pub struct Job {
     pub ignored: Vec<&'static str>,
 }
 
+impl JobSource {
+    /// Width and height of what is drawn, as far as the request says them; a whole input picture says them itself.
+    pub fn asked_size(&self) -> (Option<u32>, Option<u32>) {
+        match self {
+            Self::Text { width, height } => (*width, *height),
+            Self::Inpaint { masking: Masking { crop: Some(crop), .. }, .. } => (crop.width, crop.height),
+            Self::Image { .. } | Self::Inpaint { .. } => (None, None),
+        }
+    }
+}
+
 impl Job {
     /// Checks every field against the contract and against `limits`, and gives the job an id and a seed if it has none.
     ///
@@ -201,7 +214,7 @@ impl Job {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     field: &str,
     value: T,
     least: T,
@@ -253,18 +266,28 @@ fn side(field: &str, value: u32) -> Result<u32, ContractError> {
     Ok(value)
 }
 
+/// A size that is drawn at, as far as it is told.
+pub(super) fn picture_size(
+    width: Option<u32>,
+    height: Option<u32>,
+    limits: &Limits,
+) -> Result<(Option<u32>, Option<u32>), ContractError> {
+    let width = width.map(|w| side("width", w)).transpose()?;
+    let height = height.map(|h| side("height", h)).transpose()?;
+    let pixels = u64::from(width.unwrap_or(MIN_SIDE)) * u64::from(height.unwrap_or(MIN_SIDE));
+    if pixels > limits.max_pixels {
+        return Err(ContractError::field(
+            "width",
+            format!("width times height is {pixels}; at most {} are allowed", limits.max_pixels),
+        ));
+    }
+    Ok((width, height))
+}
+
 fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractError> {
     match operation {
         Operation::ImageGeneration(body) => {
-            let width = body.width.map(|w| side("width", w)).transpose()?;
-            let height = body.height.map(|h| side("height", h)).transpose()?;
-            let pixels = u64::from(width.unwrap_or(MIN_SIDE)) * u64::from(height.unwrap_or(MIN_SIDE));
-            if pixels > limits.max_pixels {
-                return Err(ContractError::field(
-                    "width",
-                    format!("width times height is {pixels}; at most {} are allowed", limits.max_pixels),
-                ));
-            }
+            let (width, height) = picture_size(body.width, body.height, limits)?;
             Ok(JobSource::Text { width, height })
         }
         Operation::ImageTransform(body) => Ok(JobSource::Image {
@@ -275,6 +298,7 @@ fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractE
             image: ImageInput::read("init_image", &body.init_image, limits)?,
             mask: ImageInput::read("mask_image", &body.mask_image, limits)?,
             strength: strength(body.strength, fingerprint::INPAINT_STRENGTH)?,
+            masking: Masking::of(body, limits)?,
         }),
     }
 }

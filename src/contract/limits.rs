@@ -22,6 +22,10 @@ pub const MAX_IMAGES: u32 = 8;
 pub const MAX_CLIP_SKIP: u32 = 11;
 /// The most LoRAs of one job.
 pub const MAX_LORAS: usize = 16;
+/// The strongest blur of a mask: its standard deviation in pixels.
+pub const MAX_MASK_BLUR: u32 = 64;
+/// The most pixels of a picture that are drawn around a mask; nothing is further away.
+pub const MAX_MASK_PADDING: u32 = MAX_SIDE;
 /// Random seeds are below this: JavaScript clients read them exactly.
 pub const RANDOM_SEED_BELOW: u64 = 1 << 53;
 

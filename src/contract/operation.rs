@@ -135,6 +135,25 @@ body! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
         strength: Option<f64>,
+        /// Soft edges of the mask: the standard deviation of a Gaussian blur in pixels, 0..=64 (0).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 0, max = 64))]
+        mask_blur: Option<u32>,
+        /// Draw the part around the mask alone, with so many pixels around what is white, 0..=2048, and lay it into the
+        /// picture; absent: the whole picture is drawn.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 0, max = 2048))]
+        padding_mask_crop: Option<u32>,
+        /// With `padding_mask_crop`: pixels that the part is drawn at, a multiple of 8, 64..=2048; absent: the model's
+        /// native size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 64, max = 2048), extend("multipleOf" = 8))]
+        width: Option<u32>,
+        /// With `padding_mask_crop`: pixels that the part is drawn at, a multiple of 8, 64..=2048; absent: the model's
+        /// native size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 64, max = 2048), extend("multipleOf" = 8))]
+        height: Option<u32>,
     }
 }
 

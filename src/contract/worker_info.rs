@@ -161,7 +161,7 @@ impl WorkerInfo {
         };
         most("steps", job.steps.unwrap_or(0).into(), limits.max_steps.into())?;
         most("n", job.n.into(), limits.max_images.into())?;
-        if let JobSource::Text { width: Some(width), height: Some(height) } = job.source {
+        if let (Some(width), Some(height)) = job.source.asked_size() {
             let pixels = u64::from(width) * u64::from(height);
             if pixels > limits.max_pixels {
                 let reason = format!(

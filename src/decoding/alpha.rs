@@ -28,7 +28,7 @@ pub fn on_white(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) 
 }
 
 /// `above` with this alpha on `below`, rounded to the nearest.
-fn mixed(above: u8, below: u8, alpha: u8) -> u8 {
+pub(crate) fn mixed(above: u8, below: u8, alpha: u8) -> u8 {
     let (above, below, alpha) = (u32::from(above), u32::from(below), u32::from(alpha));
     ((above * alpha + below * (255 - alpha) + 127) / 255) as u8
 }
@@ -76,6 +76,15 @@ pub fn mask_of(field: &str, picture: DynamicImage, warnings: &mut Vec<String>) -
     Ok(GrayImage::from_fn(luma.width(), luma.height(), |x, y| {
         Luma([mixed(luma.get_pixel(x, y).0[0], 0, rgba.get_pixel(x, y).0[3])])
     }))
+}
+
+/// The mask of a picture that was painted: its alpha, where it has transparent parts, else its brightness.
+pub fn painted_of(picture: DynamicImage) -> GrayImage {
+    let rgba = picture.color().has_alpha().then(|| picture.to_rgba8());
+    match rgba.filter(|rgba| rgba.pixels().any(|pixel| pixel.0[3] < u8::MAX)) {
+        Some(rgba) => mapped(&rgba, |pixel| pixel.0[3]),
+        None => picture.into_luma8(),
+    }
 }
 
 /// The mask of a picture of which parts were made transparent: they are repainted. Without such parts its brightness is

@@ -15,6 +15,8 @@ mod jpeg;
 
 use image::{GrayImage, RgbImage};
 
+#[cfg(feature = "worker")]
+pub(crate) use self::alpha::mixed;
 use self::decode::{Decoded, decode};
 pub use self::jpeg::JpegDamage;
 use crate::contract::{
@@ -122,6 +124,15 @@ pub fn read_holes(
 ) -> Result<GrayImage, PictureError> {
     let Decoded { picture, .. } = decode(field, bytes, max_pixels)?;
     Ok(alpha::holes_of(field, picture, warnings))
+}
+
+/// The mask in a picture that was painted: what is opaque in one with transparent parts, else what is white, is repainted.
+///
+/// # Errors
+/// As [`read_picture`].
+pub fn read_painted(field: &'static str, bytes: &[u8], max_pixels: u64) -> Result<GrayImage, PictureError> {
+    let Decoded { picture, .. } = decode(field, bytes, max_pixels)?;
+    Ok(alpha::painted_of(picture))
 }
 
 /// The mask in a file, upright: 255 is repainted, 0 is kept. Its colours are numbers, whatever its profile says.

@@ -7,7 +7,7 @@ use super::{
     Denoising, DiffusionError, ImageSpec, Source, StableDiffusion,
     conditioning::{Added, Conditioning},
     config::Family,
-    denoising::{Inpaint, Restore},
+    denoising::Inpaint,
     lora::Networks,
     noise::TorchRng,
     ops::ScratchHolder,
@@ -29,7 +29,6 @@ struct Start {
     shape: (usize, usize, usize),
     size: (u32, u32),
     inpaint: Inpaint,
-    restore: Option<Restore>,
 }
 
 /// See [`StableDiffusion::begin`].
@@ -49,7 +48,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
     let start = match &spec.source {
         Source::Text { width, height } => from_noise(model, *width, *height, &*scheduler, &mut rng)?,
         Source::Image { image, .. } => from_image(model, image, &*scheduler, first, &mut rng)?,
-        Source::Inpaint { image, mask, strength } => {
+        Source::Inpaint { image, mask, strength, .. } => {
             let full = *strength >= 1.0;
             from_masked_image(model, (image, mask), full, &*scheduler, first, &mut rng)?
         }
@@ -72,7 +71,7 @@ pub(super) fn begin(model: &StableDiffusion, spec: &ImageSpec) -> Result<Denoisi
         first,
         done: 0,
         inpaint: start.inpaint,
-        restore: start.restore,
+        masked: spec.source.masked(),
         size: start.size,
         warnings: Warnings::new(warnings),
         _scratch: scratch,
@@ -200,7 +199,6 @@ fn from_noise(
         shape,
         size: (width, height),
         inpaint: Inpaint::None,
-        restore: None,
     })
 }
 
@@ -222,7 +220,6 @@ fn from_image(
         shape: latent_shape(model, padded.width(), padded.height()),
         size: image.dimensions(),
         inpaint: Inpaint::None,
-        restore: None,
     })
 }
 
@@ -271,8 +268,7 @@ fn from_masked_image(
             Inpaint::Channels([latent_mask, masked].concat())
         }
     };
-    let restore = Some(Restore { image: image.clone(), mask: mask.clone() });
-    Ok(Start { latents, shape, size: image.dimensions(), inpaint, restore })
+    Ok(Start { latents, shape, size: image.dimensions(), inpaint })
 }
 
 fn takes_latents_only(model: &StableDiffusion) -> bool {

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use image::{GrayImage, RgbImage};
+use image::RgbImage;
 
 use super::{
-    DiffusionError,
+    DiffusionError, Source,
     lora::Networks,
     noise::TorchRng,
     ops::ScratchHolder,
-    picture,
     progress::{Progress, ProgressError, Trajectory},
     schedulers::{Place, Scheduler, SchedulerKind},
     unet::{Prepared, StepInput},
@@ -40,7 +39,8 @@ pub struct Denoising {
     /// Steps run.
     pub(super) done: usize,
     pub(super) inpaint: Inpaint,
-    pub(super) restore: Option<Restore>,
+    /// The input of which a mask keeps a part.
+    pub(super) masked: Option<Source>,
     /// Width and height of the picture wanted; the latents may be of a padded one.
     pub(super) size: (u32, u32),
     pub(super) warnings: Warnings,
@@ -64,12 +64,6 @@ pub(super) enum Inpaint {
     },
     /// Mask and masked picture's latents as further input channels.
     Channels(Vec<f32>),
-}
-
-/// What is copied back into the finished picture.
-pub(super) struct Restore {
-    pub image: RgbImage,
-    pub mask: GrayImage,
 }
 
 impl Denoising {
@@ -196,21 +190,11 @@ impl Denoising {
         DiffusionError::NonFinite { what, step: self.step(), total: self.total() }
     }
 
-    /// Copies back, pixel for pixel, what the mask keeps.
-    pub(super) fn restore(&self, picture: &mut RgbImage) {
-        if let Some(restore) = &self.restore {
-            restore.apply(picture);
-        }
-    }
-}
-
-impl Restore {
-    /// Copies back, pixel for pixel, what the mask keeps.
-    pub fn apply(&self, picture: &mut RgbImage) {
-        for ((out, kept), mask) in picture.pixels_mut().zip(self.image.pixels()).zip(self.mask.pixels()) {
-            if !picture::is_drawn_anew(mask) {
-                *out = *kept;
-            }
+    /// The picture with what the mask keeps.
+    pub(super) fn restored(&self, drawn: RgbImage) -> RgbImage {
+        match &self.masked {
+            Some(source) => source.finished(drawn),
+            None => drawn,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod flux;
 mod inspect;
 mod layers;
 mod lora;
+pub mod masking;
 mod memory;
 mod noise;
 pub mod ops;

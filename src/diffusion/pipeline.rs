@@ -234,9 +234,7 @@ impl StableDiffusion {
         }
         let factor = self.vae.factor();
         let padded = ((job.shape.2 * factor) as u32, (job.shape.1 * factor) as u32);
-        let mut picture = picture::from_planes(&planes, padded, job.size.0, job.size.1);
-        job.restore(&mut picture);
-        Ok(picture)
+        Ok(job.restored(picture::from_planes(&planes, padded, job.size.0, job.size.1)))
     }
 
     /// A cheap look at where the picture is going: at most 256 pixels a side.

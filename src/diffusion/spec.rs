@@ -1,10 +1,10 @@
 //! What to draw: one picture, ready for the model. Inputs are decoded pixels; every default has been filled in.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use image::{GrayImage, RgbImage};
 
-use super::Defaults;
+use super::{Defaults, is_drawn_anew, masking::Overlay};
 use crate::contract::{GuidanceInterval, PromptSyntax};
 
 /// One picture to draw.
@@ -85,12 +85,14 @@ pub enum Source {
     },
     /// A picture and a mask of the same size.
     Inpaint {
-        /// The picture.
+        /// The picture, or the part of one that is drawn.
         image: RgbImage,
-        /// As large as the picture; 128 and above is drawn anew, the rest is kept pixel for pixel.
+        /// As large as the picture; 128 and above is drawn anew. Without an overlay the rest is kept pixel for pixel.
         mask: GrayImage,
         /// How far to go from it, above 0, at most 1.
         strength: f64,
+        /// What the drawn picture is laid into; none: what the mask keeps is copied back.
+        overlay: Option<Arc<Overlay>>,
     },
 }
 
@@ -98,8 +100,38 @@ impl Source {
     /// Width and height of the picture that comes out, in pixels.
     pub fn size(&self) -> (u32, u32) {
         match self {
+            Self::Inpaint { overlay: Some(overlay), .. } => overlay.size(),
+            _ => self.drawn_size(),
+        }
+    }
+
+    /// Width and height that are drawn, in pixels: those of the picture, or those that a part of it is drawn at.
+    pub fn drawn_size(&self) -> (u32, u32) {
+        match self {
             Self::Text { width, height } => (*width, *height),
             Self::Image { image, .. } | Self::Inpaint { image, .. } => image.dimensions(),
+        }
+    }
+
+    /// Itself, where the finished picture is made of it, too.
+    pub(super) fn masked(&self) -> Option<Self> {
+        matches!(self, Self::Inpaint { .. }).then(|| self.clone())
+    }
+
+    /// The finished picture: what a mask keeps is the input's, where it has a soft edge both are mixed, and a part is in
+    /// its place.
+    pub(crate) fn finished(&self, mut drawn: RgbImage) -> RgbImage {
+        match self {
+            Self::Text { .. } | Self::Image { .. } => drawn,
+            Self::Inpaint { overlay: Some(overlay), .. } => overlay.apply(drawn),
+            Self::Inpaint { image, mask, .. } => {
+                for ((out, kept), mask) in drawn.pixels_mut().zip(image.pixels()).zip(mask.pixels()) {
+                    if !is_drawn_anew(mask) {
+                        *out = *kept;
+                    }
+                }
+                drawn
+            }
         }
     }
 

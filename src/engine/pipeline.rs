@@ -233,7 +233,7 @@ impl InferencePipeline {
             Source::Text { .. } => Work::Begin,
             Source::Image { .. } | Source::Inpaint { .. } => Work::Encode,
         };
-        let (width, height) = spec.source.size();
+        let (width, height) = spec.source.drawn_size();
         let pixels = if work == Work::Begin { 0 } else { u64::from(width) * u64::from(height) };
         let held = self.hold(model)?;
         let shape = Shape { work, model: model.to_owned(), pixels };

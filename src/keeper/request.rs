@@ -166,13 +166,23 @@ fn operation(
                 strength: *strength,
             }))
         }
-        ImageCommand::Inpaint { common, start: Start { input, strength }, mask } => {
-            Operation::ImageInpaint(body!(InpaintBody, common, said, job, format, {
-                init_image: read_image(input, common.max_input)?,
-                mask_image: read_image(mask, common.max_input)?,
-                strength: *strength,
-            }))
-        }
+        ImageCommand::Inpaint {
+            common,
+            start: Start { input, strength },
+            mask,
+            mask_blur,
+            padding_mask_crop,
+            width,
+            height,
+        } => Operation::ImageInpaint(body!(InpaintBody, common, said, job, format, {
+            init_image: read_image(input, common.max_input)?,
+            mask_image: read_image(mask, common.max_input)?,
+            strength: *strength,
+            mask_blur: *mask_blur,
+            padding_mask_crop: *padding_mask_crop,
+            width: *width,
+            height: *height,
+        })),
     })
 }
 

@@ -158,7 +158,8 @@ impl Model {
             Err(error) if error.code() == ErrorCode::UnsupportedOperation => {
                 let (image, mask) =
                     (RgbImage::new(width, height), GrayImage::from_pixel(width, height, Luma([255])));
-                self.begin(&ImageSpec { source: Source::Inpaint { image, mask, strength: 1.0 }, ..text })
+                let source = Source::Inpaint { image, mask, strength: 1.0, overlay: None };
+                self.begin(&ImageSpec { source, ..text })
             }
             other => other,
         }

@@ -256,7 +256,7 @@ impl Sim {
 
     /// By size.
     pub(super) fn passes(&self, jobs: &[&SimDenoising]) -> Vec<Vec<usize>> {
-        passes(jobs.iter().map(|job| Fit { key: job.source.size(), size: 1 }), usize::MAX)
+        passes(jobs.iter().map(|job| Fit { key: job.source.drawn_size(), size: 1 }), usize::MAX)
     }
 
     /// In one pass, whatever their sizes.
@@ -316,7 +316,7 @@ impl SimDenoising {
     }
 
     pub(super) fn size(&self) -> (u32, u32) {
-        self.source.size()
+        self.source.drawn_size()
     }
 
     /// Goes on from a step that it has; false for any other, which changes nothing.
@@ -329,19 +329,14 @@ impl SimDenoising {
     }
 
     pub(super) fn preview(&self) -> RgbImage {
-        let (width, height) = self.source.size();
+        let (width, height) = self.source.drawn_size();
         RgbImage::from_pixel(width.min(PREVIEW_SIDE), height.min(PREVIEW_SIDE), self.colour)
     }
 
     /// Flat; what a mask keeps stays as it was.
     fn picture(&self) -> RgbImage {
-        let (width, height) = self.source.size();
-        match &self.source {
-            Source::Text { .. } | Source::Image { .. } => RgbImage::from_pixel(width, height, self.colour),
-            Source::Inpaint { image, mask, .. } => RgbImage::from_fn(width, height, |x, y| {
-                if mask.get_pixel(x, y).0[0] >= 128 { self.colour } else { *image.get_pixel(x, y) }
-            }),
-        }
+        let (width, height) = self.source.drawn_size();
+        self.source.finished(RgbImage::from_pixel(width, height, self.colour))
     }
 }
 

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::auth::Client;
+use super::{auth::Client, foreign};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// The clients that are remembered. Beyond them all others share one bucket, so that the limit holds for many addresses.
@@ -98,7 +98,7 @@ impl RateLimit {
 /// send from where clients may be too.
 pub(super) async fn limit(State(limits): State<RateLimits>, request: Request, next: Next) -> Response {
     let limit = match *request.method() {
-        Method::POST => limits.jobs,
+        Method::POST if !foreign::only_looks(request.uri().path()) => limits.jobs,
         _ if request.uri().path() == "/health" => None,
         _ => limits.others,
     };

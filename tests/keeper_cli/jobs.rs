@@ -67,7 +67,9 @@ async fn inputs_travel_in_base64() {
     std::fs::write(folder.path().join("mask.png"), b"mask").unwrap();
     let args =
         ["image", "inpaint", "--prompt", "a", "--input", "in.png", "--mask", "mask.png", "--strength", "0.5"];
-    let args = [&args[..], &["--guidance-interval", "0.1,0.8"]].concat();
+    let args = [&args[..], &["--guidance-interval", "0.1,0.8", "--mask-blur", "4"]].concat();
+    let part = ["--padding-mask-crop", "32", "--width", "512", "--height", "256"];
+    let args = [&args[..], &part].concat();
     let (code, _, stderr) = finish(queen.keeper(folder.path(), &args)).await;
     assert_eq!(code, 0, "{stderr}");
     let posted = queen.seen.lock().unwrap().posted[0].clone();
@@ -75,6 +77,8 @@ async fn inputs_travel_in_base64() {
     assert_eq!(posted["mask_image"], "bWFzaw==");
     assert_eq!(posted["strength"], 0.5);
     assert_eq!(posted["guidance_interval"], json!([0.1, 0.8]));
+    let masking = ["mask_blur", "padding_mask_crop", "width", "height"].map(|field| posted[field].clone());
+    assert_eq!(masking, [4, 32, 512, 256].map(|value| json!(value)));
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ fn source(choices: &mut Choices, kinds: &[&str]) -> Source {
         "image" => Source::Image { image, strength: choices.of(&[0.5, 1.0]) },
         _ => {
             let mask = GrayImage::from_fn(width, height, |x, _| Luma([if x < 30 { 255 } else { 0 }]));
-            Source::Inpaint { image, mask, strength: choices.of(&[0.6, 1.0]) }
+            Source::Inpaint { image, mask, strength: choices.of(&[0.6, 1.0]), overlay: None }
         }
     }
 }

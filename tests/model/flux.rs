@@ -59,7 +59,7 @@ fn a_picture_has_the_size_asked_for_when_its_sides_are_no_whole_tokens() {
 fn what_a_mask_keeps_is_the_input_pixel_for_pixel() {
     let image = RgbImage::from_fn(50, 35, |x, y| Rgb([(x * 5) as u8, (y * 7) as u8, 90]));
     let mask = GrayImage::from_fn(50, 35, |x, _| Luma([if x < 30 { 0 } else { 255 }]));
-    let source = Source::Inpaint { image: image.clone(), mask, strength: 1.0 };
+    let source = Source::Inpaint { image: image.clone(), mask, strength: 1.0, overlay: None };
     let picture = draw(&model("dev"), &spec(source));
     let (mut changed, mut kept) = (0, 0);
     for (x, y, pixel) in picture.enumerate_pixels() {
@@ -151,6 +151,17 @@ fn prompts_of_jobs_that_run_in_turn_are_encoded_once_each() {
     assert_ne!(first[0], first[1]);
 }
 
+fn a1111(prompt: &str) -> ImageSpec {
+    ImageSpec { prompt_syntax: PromptSyntax::A1111, prompt: prompt.into(), ..text(32, 32) }
+}
+
+#[test]
+fn a_prompt_without_weights_says_the_same_in_either_syntax() {
+    let model = model("schnell");
+    let plain = ImageSpec { prompt: "a red (large) circle".into(), ..text(32, 32) };
+    assert!(draw(&model, &plain) == draw(&model, &a1111("a red \\(large\\) circle")));
+}
+
 #[test]
 fn what_cannot_be_done_is_refused_by_field() {
     let model = model("schnell");
@@ -160,14 +171,15 @@ fn what_cannot_be_done_is_refused_by_field() {
             ImageSpec { scheduler: Some("ddim".into()), ..text(32, 32) },
             vec!["`scheduler`", "ddim", "flow_euler"],
         ),
-        (ImageSpec { prompt_syntax: PromptSyntax::A1111, ..text(32, 32) }, vec!["`prompt_syntax`", "plain"]),
+        (a1111("a (red:1.3) circle"), vec!["`prompt_syntax`", "plain"]),
+        (a1111("a red BREAK circle"), vec!["`prompt_syntax`", "BREAK"]),
         (ImageSpec { guidance_scale: f64::NAN, ..text(32, 32) }, vec!["`guidance_scale`"]),
         (ImageSpec { steps: 0, ..text(32, 32) }, vec!["`steps`"]),
         (text(0, 32), vec!["`width`"]),
         (spec(Source::Image { image: image.clone(), strength: 0.0 }), vec!["`strength`"]),
         (spec(Source::Image { image: RgbImage::new(0, 0), strength: 0.5 }), vec!["`width`"]),
         (
-            spec(Source::Inpaint { image, mask: GrayImage::new(16, 32), strength: 1.0 }),
+            spec(Source::Inpaint { image, mask: GrayImage::new(16, 32), strength: 1.0, overlay: None }),
             vec!["`mask_image`", "(16, 32)", "(32, 32)"],
         ),
     ];

@@ -116,7 +116,7 @@ fn what_cannot_be_served_is_refused_by_its_field() {
     }
     invalid(spec(Source::Image { image: image(), strength: 0.2 }), &["`strength`", "`steps`"]);
     let mask = GrayImage::new(64, 72);
-    invalid(spec(Source::Inpaint { image: image(), mask, strength: 1.0 }), &["`mask_image`"]);
+    invalid(spec(Source::Inpaint { image: image(), mask, strength: 1.0, overlay: None }), &["`mask_image`"]);
     invalid(spec(Source::Image { image: RgbImage::new(0, 0), strength: 1.0 }), &["`init_image`"]);
 }
 
@@ -166,7 +166,7 @@ fn what_a_mask_keeps_comes_back_pixel_for_pixel_and_the_rest_is_drawn_anew() {
         let model = model(checkpoint);
         let image = gradient(67, 75);
         let mask = GrayImage::from_fn(67, 75, |x, _| Luma([if x > 30 { 128 } else { 127 }]));
-        let source = Source::Inpaint { image: image.clone(), mask, strength: 1.0 };
+        let source = Source::Inpaint { image: image.clone(), mask, strength: 1.0, overlay: None };
         let drawn = run(&model, &spec(source));
         let (mut kept, mut anew) = (0, 0);
         for (x, y, pixel) in drawn.enumerate_pixels() {

@@ -123,6 +123,7 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
             image: input(),
             mask: golden.grey(&format!("{}.mask", run.name)),
             strength: run.strength,
+            overlay: None,
         },
     };
     ImageSpec {

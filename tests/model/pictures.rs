@@ -87,7 +87,7 @@ fn a_low_strength_stays_closer_to_the_input_than_a_high_one() {
 fn inpaint_keeps_what_the_mask_keeps_and_repaints_the_rest() {
     let input = red_circle(7);
     let mask = GrayImage::from_fn(128, 128, |x, _| Luma([if x < 64 { 255 } else { 0 }]));
-    let source = Source::Inpaint { image: input.clone(), mask: mask.clone(), strength: 1.0 };
+    let source = Source::Inpaint { image: input.clone(), mask: mask.clone(), strength: 1.0, overlay: None };
     let image = draw(&spec("a large green star on a yellow background", 3, source));
     let mut repainted = 0;
     for ((x, y, pixel), mask) in image.enumerate_pixels().zip(mask.pixels()) {

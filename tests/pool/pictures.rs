@@ -107,3 +107,41 @@ async fn a_picture_that_is_cut_off_ends_its_job_once_and_before_it_is_drawn() {
     let (_, letters) = queen.get("/v1/dead-letters").await;
     assert!(!letters.to_string().contains("job_id"), "{letters}");
 }
+
+fn png(image: impl Into<image::DynamicImage>) -> String {
+    let mut bytes = std::io::Cursor::new(vec![]);
+    image.into().write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    STANDARD.encode(bytes.into_inner())
+}
+
+#[tokio::test]
+async fn the_part_around_a_mask_is_drawn_alone_and_the_rest_comes_back_pixel_for_pixel() {
+    let (pool, queen) = pool().await;
+    let _worker = pool.worker("a", "sim=sim://?step_ms=1&size=64", &[]).await;
+    let input = image::RgbImage::from_fn(300, 204, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    let white = |x: u32, y: u32, grow: u32| {
+        (200 - grow..230 + grow).contains(&x) && (100 - grow..120 + grow).contains(&y)
+    };
+    let mask = image::GrayImage::from_fn(300, 204, |x, y| image::Luma([u8::from(white(x, y, 0)) * 255]));
+    let mut body = inpaint("part", &png(input.clone()), &png(mask));
+    body["mask_blur"] = json!(3);
+    body["padding_mask_crop"] = json!(10);
+    queen.submit(&body).await;
+    let lines = queen.stream("part").await;
+    let complete = lines.iter().rfind(|line| line.id.is_some()).unwrap().json();
+    let of = |field: &str| complete["images"][0][field].clone();
+    assert_eq!((of("width"), of("height")), (json!(300), json!(204)), "{complete}");
+    let bytes = reqwest::get(format!("{}/v1/jobs/part/images/0", queen.url)).await.unwrap();
+    let bytes = bytes.bytes().await.unwrap();
+    let result = image::load_from_memory(&bytes).unwrap().into_rgb8();
+    let drawn = result.get_pixel(215, 110);
+    assert_ne!(drawn, input.get_pixel(215, 110));
+    for (x, y, pixel) in result.enumerate_pixels() {
+        if !white(x, y, 12) {
+            assert_eq!(pixel, input.get_pixel(x, y), "what is kept, at {x},{y}");
+        }
+    }
+    let parameters = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(parameters.contains("Mask blur: 3, Inpaint area: Only masked, Masked area padding: 10"));
+    assert!(parameters.contains(r#""padding_mask_crop":10"#) && parameters.contains(r#""width":64"#));
+}

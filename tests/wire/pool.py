@@ -1,15 +1,17 @@
-"""A nats-server and one worker on free ports, for tests and tools that speak NATS through nats-py."""
+"""A nats-server, one worker and a queen on free ports, for tests and tools that speak NATS or HTTP through others' clients."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +93,44 @@ def pool(model: str) -> Iterator[Pool]:
                 except BaseException:
                     print((temp / "worker.log").read_text(errors="replace")[-2000:])
                     raise
+
+
+def queen_binary() -> Path:
+    """`SD_QUEEN`, or the one beside the worker."""
+    return Path(os.environ.get("SD_QUEEN", worker_binary().parent / "queen-rbee"))
+
+
+def new_token(name: str, file: Path) -> str:
+    """A token for a client, whose line is added to the file."""
+    issued = subprocess.run([str(queen_binary()), "new-token", name], check=True, capture_output=True, text=True)
+    with file.open("a") as lines:
+        lines.write(issued.stdout)
+    return issued.stderr.split()[-1]
+
+
+@contextlib.contextmanager
+def queen(*models: str, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """A queen and one worker with these models over a server of their own; the queen's address."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        temp, nats_port, port = Path(folder), free_port(), free_port()
+        url, store = f"nats://127.0.0.1:{nats_port}", str(temp / "store")
+        log = temp / "nats.log"
+        server = [nats_server(), "-a", "127.0.0.1", "-p", str(nats_port), "-js", "-sd", str(temp / "nats")]
+        wait_until_answering(nats_port, stack.enter_context(running(server, log)), log)
+        shared = ["--nats-url", url, "--store-url", store]
+        alias = ["--model-alias", "gpt-image-1=shapes"]
+        front = [str(queen_binary()), "--listen", f"127.0.0.1:{port}", *shared, *alias, *arguments]
+        log = temp / "queen.log"
+        wait_until_answering(port, stack.enter_context(running(front, log)), log)
+        named = [argument for model in models for argument in ("--model", model)]
+        worker = [str(worker_binary()), *named, *shared, "--grace", "5s"]
+        stack.enter_context(running(worker, temp / "worker.log"))
+        address = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + PATIENCE
+        while json.load(urllib.request.urlopen(f"{address}/health"))["workers"] == 0:
+            assert time.monotonic() < end, (temp / "worker.log").read_text(errors="replace")
+            time.sleep(0.05)
+        yield address
 
 
 async def request(client: Client, subject: str, body: bytes) -> Msg:

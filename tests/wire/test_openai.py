@@ -8,17 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import json
-import os
 import socket
-import tempfile
 import threading
 import time
 import unittest
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -27,36 +22,6 @@ from PIL import Image
 import pool
 
 WORDS = "a large red circle on a blue background"
-
-
-def queen_binary() -> Path:
-    """`SD_QUEEN`, or the one beside the worker."""
-    return Path(os.environ.get("SD_QUEEN", pool.worker_binary().parent / "queen-rbee"))
-
-
-@contextlib.contextmanager
-def queen(*models: str) -> Iterator[str]:
-    """A queen and one worker with these models over a server of their own; the queen's address."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        temp, nats_port, port = Path(folder), pool.free_port(), pool.free_port()
-        url, store = f"nats://127.0.0.1:{nats_port}", str(temp / "store")
-        log = temp / "nats.log"
-        server = [pool.nats_server(), "-a", "127.0.0.1", "-p", str(nats_port), "-js", "-sd", str(temp / "nats")]
-        pool.wait_until_answering(nats_port, stack.enter_context(pool.running(server, log)), log)
-        shared = ["--nats-url", url, "--store-url", store]
-        alias = ["--model-alias", "gpt-image-1=shapes"]
-        front = [str(queen_binary()), "--listen", f"127.0.0.1:{port}", *shared, *alias]
-        log = temp / "queen.log"
-        pool.wait_until_answering(port, stack.enter_context(pool.running(front, log)), log)
-        named = [argument for model in models for argument in ("--model", model)]
-        worker = [str(pool.worker_binary()), *named, *shared, "--grace", "5s"]
-        stack.enter_context(pool.running(worker, temp / "worker.log"))
-        address = f"http://127.0.0.1:{port}"
-        end = time.monotonic() + pool.PATIENCE
-        while json.load(urllib.request.urlopen(f"{address}/health"))["workers"] == 0:
-            assert time.monotonic() < end, (temp / "worker.log").read_text(errors="replace")
-            time.sleep(0.05)
-        yield address
 
 
 class Counting:
@@ -107,7 +72,7 @@ class OpenAI(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.stack = contextlib.ExitStack()
         shapes = f"shapes={pool.ROOT / 'models/tiny-shapes'}"
-        cls.address = cls.stack.enter_context(queen(shapes, "slow=sim://?step_ms=100&size=64"))
+        cls.address = cls.stack.enter_context(pool.queen(shapes, "slow=sim://?step_ms=100&size=64"))
         cls.addClassCleanup(cls.stack.close)
 
     def client(self, address: str | None = None, **options: Any) -> openai.OpenAI:

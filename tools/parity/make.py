@@ -10,6 +10,7 @@ import checkpoints
 import families
 import flux
 import lora
+import masking
 import matrix
 import modules
 import prompts
@@ -41,6 +42,7 @@ def main():
     runs.make(pipes, folder)
     families.make(folder)
     matrix.make(folder)
+    masking.make(folder)
     flux.make(folder)
     single_file.make(folder)
     prompts.make(folder)

@@ -1,5 +1,7 @@
 //! The beginning of a Flux picture: from a request to the first latents, drawing noise in diffusers' order.
 
+use std::borrow::Cow;
+
 use image::{GrayImage, RgbImage};
 
 use super::{
@@ -11,7 +13,11 @@ use super::{
 use crate::{
     contract::PromptSyntax,
     diffusion::{
-        DiffusionError, ImageSpec, Source, denoising::Restore, noise::TorchRng, ops::ScratchHolder, picture,
+        DiffusionError, ImageSpec, Source,
+        noise::TorchRng,
+        ops::ScratchHolder,
+        picture,
+        prompt::{Piece, parse},
         warnings::Warnings,
     },
 };
@@ -22,27 +28,27 @@ const SCHEDULERS: [&str; 2] = [FluxDenoising::SCHEDULER, "euler"];
 /// See [`Flux::begin`].
 pub(super) fn begin(model: &Flux, spec: &ImageSpec) -> Result<FluxDenoising, DiffusionError> {
     let mut warnings = check(model, spec)?;
-    let size = spec.source.size();
+    let size = spec.source.drawn_size();
     let padded = padded_size(model, size)?;
     let shape = latent_shape(model, padded);
     let tokens = shape.1 / latents::PATCH * (shape.2 / latents::PATCH);
     let schedule = FlowSchedule::new(&model.schedule, spec.steps, tokens)?;
     let first = first_step(schedule.steps(), &spec.source)?;
     let scratch = ScratchHolder::begin();
-    let text = model.encode_prompt(&spec.prompt)?;
+    let text = model.encode_prompt(&words(spec)?)?;
     warnings.extend(text.warnings);
     let mut rng = TorchRng::new(spec.seed);
-    let (latents, kept, restore) = match &spec.source {
-        Source::Text { .. } => (rng.normal(shape.0 * shape.1 * shape.2), None, None),
+    let (latents, kept) = match &spec.source {
+        Source::Text { .. } => (rng.normal(shape.0 * shape.1 * shape.2), None),
         Source::Image { image, .. } => {
             let (clean, noise) = encode_picture(model, image, &mut rng)?;
-            (schedule.add_noise(first, &clean, &noise), None, None)
+            (schedule.add_noise(first, &clean, &noise), None)
         }
         Source::Inpaint { image, mask, .. } => {
             let (clean, noise) = encode_picture(model, image, &mut rng)?;
             let latents = schedule.add_noise(first, &clean, &noise);
             let mask = latent_mask(model, image, mask)?;
-            (latents, Some(Kept { mask, clean, noise }), restore(&spec.source))
+            (latents, Some(Kept { mask, clean, noise }))
         }
     };
     Ok(FluxDenoising {
@@ -57,18 +63,31 @@ pub(super) fn begin(model: &Flux, spec: &ImageSpec) -> Result<FluxDenoising, Dif
         first,
         done: 0,
         kept,
-        restore,
+        masked: spec.source.masked(),
         size,
         warnings: Warnings::new(warnings),
         _scratch: scratch,
     })
 }
 
+/// The words of the prompt. What has no weights and no breaks says the same in either syntax.
+fn words(spec: &ImageSpec) -> Result<Cow<'_, str>, DiffusionError> {
+    if spec.prompt_syntax == PromptSyntax::Plain {
+        return Ok(Cow::Borrowed(&spec.prompt));
+    }
+    let pieces = parse(&spec.prompt).map_err(|error| DiffusionError::request("prompt", error.to_string()))?;
+    let words = pieces.into_iter().map(|piece| match piece {
+        Piece::Text { text, weight } if weight == 1.0 => Some(text),
+        Piece::Text { .. } | Piece::Break => None,
+    });
+    words.collect::<Option<String>>().map(Cow::Owned).ok_or_else(|| {
+        let reason = "Flux models read no weights and no BREAK; take them out of the prompt, or set `plain`";
+        DiffusionError::request("prompt_syntax", reason)
+    })
+}
+
 /// Refuses what this family cannot do; warns of what it does not look at.
 fn check(model: &Flux, spec: &ImageSpec) -> Result<Vec<String>, DiffusionError> {
-    if spec.prompt_syntax != PromptSyntax::Plain {
-        return Err(DiffusionError::request("prompt_syntax", "Flux models read `plain` only"));
-    }
     if !spec.guidance_scale.is_finite() {
         return Err(DiffusionError::request("guidance_scale", "it must be a finite number"));
     }
@@ -147,13 +166,6 @@ fn latent_mask(model: &Flux, image: &RgbImage, mask: &GrayImage) -> Result<Vec<f
     }
     let padded = picture::pad_mask(mask, token_pixels(model));
     Ok(picture::latent_mask(&padded, model.vae().factor() as u32))
-}
-
-fn restore(source: &Source) -> Option<Restore> {
-    match source {
-        Source::Inpaint { image, mask, .. } => Some(Restore { image: image.clone(), mask: mask.clone() }),
-        Source::Text { .. } | Source::Image { .. } => None,
-    }
 }
 
 #[cfg(test)]

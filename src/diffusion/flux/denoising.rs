@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{latents::Shape, schedule::FlowSchedule};
 use crate::diffusion::{
-    DiffusionError, ProgressError, Trajectory, denoising::Restore, ops::ScratchHolder, warnings::Warnings,
+    DiffusionError, ProgressError, Source, Trajectory, ops::ScratchHolder, warnings::Warnings,
 };
 
 /// The state of one picture. It holds all of the picture and nothing of the model, so that several can be advanced
@@ -26,7 +26,8 @@ pub struct FluxDenoising {
     /// Steps run.
     pub(super) done: usize,
     pub(super) kept: Option<Kept>,
-    pub(super) restore: Option<Restore>,
+    /// The input of which a mask keeps a part.
+    pub(super) masked: Option<Source>,
     /// Width and height of the picture wanted; the latents may be of a padded one.
     pub(super) size: (u32, u32),
     pub(super) warnings: Warnings,

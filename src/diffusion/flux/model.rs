@@ -287,11 +287,11 @@ impl Flux {
         }
         let factor = self.vae.factor();
         let padded = ((job.shape.2 * factor) as u32, (job.shape.1 * factor) as u32);
-        let mut picture = picture::from_planes(&planes, padded, job.size.0, job.size.1);
-        if let Some(restore) = &job.restore {
-            restore.apply(&mut picture);
-        }
-        Ok(picture)
+        let drawn = picture::from_planes(&planes, padded, job.size.0, job.size.1);
+        Ok(match &job.masked {
+            Some(source) => source.finished(drawn),
+            None => drawn,
+        })
     }
 
     /// A cheap look at where the picture is going: at most 256 pixels a side.

@@ -52,6 +52,18 @@ pub enum ImageCommand {
         /// The mask, white where to repaint: a file, - for standard input, or `object:<key>` in the pool's store.
         #[arg(long, value_name = "FILE")]
         mask: PathBuf,
+        /// Soft edges of the mask, 0 to 64 pixels (the standard deviation of a Gaussian blur).
+        #[arg(long, value_name = "PIXELS", value_parser = values::whole::<0, 64>, allow_negative_numbers = true)]
+        mask_blur: Option<u32>,
+        /// Draw the part around the mask alone, with so many pixels around it, 0 to 2048, and lay it into the picture.
+        #[arg(long, value_name = "PIXELS", value_parser = values::whole::<0, 2048>, allow_negative_numbers = true)]
+        padding_mask_crop: Option<u32>,
+        /// Pixels that this part is drawn at, a multiple of 8, 64 to 2048; the model's native size if absent.
+        #[arg(long, value_parser = values::side, allow_negative_numbers = true, requires = "padding_mask_crop")]
+        width: Option<u32>,
+        /// Pixels that this part is drawn at, a multiple of 8, 64 to 2048; the model's native size if absent.
+        #[arg(long, value_parser = values::side, allow_negative_numbers = true, requires = "padding_mask_crop")]
+        height: Option<u32>,
     },
 }
 

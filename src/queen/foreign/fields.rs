@@ -114,6 +114,12 @@ impl Fields {
         }
     }
 
+    /// Those of these fields that are there, as they came.
+    pub fn copied(&self, names: &[&str]) -> Map<String, Value> {
+        let found = names.iter().filter_map(|name| self.left.get_key_value(*name));
+        found.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// A field that is there and was left out, as its part of a form was not read.
     pub fn note(&mut self, name: &str) {
         self.left.insert(name.to_owned(), Value::Null);

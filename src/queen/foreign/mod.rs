@@ -13,11 +13,13 @@
 //! | `written` | pictures in base64, written while they are read |
 //! | `refusal` | an error in the form of the door that it is said at |
 //! | `openai/` | OpenAI Images and the list of models |
+//! | `a1111/` | AUTOMATIC1111's API |
 //!
 //! Rules of all doors: a client that goes takes its job with it, unless it gave an id by which it can come back; a wait has
 //! an end; calls that wait are counted; bodies are never logged, as they carry passwords of other programs; a field that is
 //! not known is left out, as the programs of other APIs learn new ones every month.
 
+mod a1111;
 mod call;
 mod fields;
 mod form;
@@ -37,6 +39,7 @@ use self::pictures::Workbench;
 use super::Queen;
 use crate::http::{Pictures, RouteLimits};
 
+pub(super) use a1111::only_looks;
 pub(super) use refusal::speak;
 
 /// What every door has. Cheap to clone.
@@ -66,7 +69,7 @@ impl Foreign {
 /// The endpoints of all doors.
 pub(super) fn routes(foreign: Foreign) -> Router {
     let max_body = foreign.max_body;
-    openai::routes(foreign).layer(DefaultBodyLimit::max(max_body))
+    openai::routes(foreign.clone()).merge(a1111::routes(foreign)).layer(DefaultBodyLimit::max(max_body))
 }
 
 /// Seconds since 1970.

@@ -13,7 +13,7 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::openai;
+use super::{a1111, openai};
 use crate::{
     contract::{ContractError, JobId},
     http::ApiError,
@@ -63,16 +63,22 @@ pub(super) fn field(name: &str, reason: impl Into<String>) -> ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     OpenAi,
+    A1111,
 }
 
 impl Door {
     fn of(path: &str) -> Option<Self> {
-        openai::has(path).then_some(Self::OpenAi)
+        match path {
+            path if openai::has(path) => Some(Self::OpenAi),
+            path if a1111::has(path) => Some(Self::A1111),
+            _ => None,
+        }
     }
 
     fn form(self, error: &ApiError) -> Value {
         match self {
             Self::OpenAi => openai::refusal(error),
+            Self::A1111 => a1111::refusal(error),
         }
     }
 }
@@ -85,6 +91,9 @@ pub(in crate::queen) async fn speak(request: Request, next: Next) -> Response {
         return response;
     };
     let (mut parts, _) = response.into_parts();
+    if door == Door::A1111 {
+        a1111::speaks(&error, &mut parts);
+    }
     let retry = if error.body().error.retryable { "true" } else { "false" };
     parts.headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -2,6 +2,7 @@
 
 mod both_paths;
 mod families;
+mod masking;
 mod matrix;
 mod real_size;
 pub mod runs;

@@ -34,6 +34,17 @@ pub struct Run {
     loras: Vec<(String, f64)>,
 }
 
+impl Run {
+    /// Width and height that are drawn.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    pub fn strength(&self) -> f64 {
+        self.strength
+    }
+}
+
 /// One of the LoRAs that were written down.
 pub fn lora(name: &str, strength: f64) -> LoraSpec {
     LoraSpec { name: name.into(), file: data(&format!("loras/{name}.safetensors")), strength }
@@ -55,8 +66,14 @@ pub fn spec(run: &Run, golden: &Golden, inputs: &str) -> ImageSpec {
             image: input(),
             mask: golden.grey(&format!("{inputs}.mask")),
             strength: run.strength,
+            overlay: None,
         },
     };
+    spec_of(run, source)
+}
+
+/// The request of a run that starts from `source`.
+pub fn spec_of(run: &Run, source: Source) -> ImageSpec {
     ImageSpec {
         negative_prompt: run.negative_prompt.clone(),
         clip_skip: run.clip_skip,

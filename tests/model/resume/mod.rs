@@ -44,7 +44,7 @@ fn transform() -> ImageSpec {
 
 fn inpaint(strength: f64) -> ImageSpec {
     let mask = GrayImage::from_fn(64, 64, |x, _| Luma([if x > 30 { 255 } else { 0 }]));
-    spec(Source::Inpaint { image: gradient(), mask, strength })
+    spec(Source::Inpaint { image: gradient(), mask, strength, overlay: None })
 }
 
 fn gradient() -> RgbImage {

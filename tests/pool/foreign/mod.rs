@@ -2,6 +2,7 @@
 //! wait, and what is refused in which words. `openai` is what its clients see, `rules` what all doors share, `bad_input`
 //! what strangers send, `replayed` what known programs send, word for word.
 
+mod a1111;
 mod bad_input;
 mod openai;
 mod replayed;

@@ -125,6 +125,12 @@ pub fn pictures() -> Vec<Bad> {
         bad(Transform, body, ErrorCode::InvalidRequest, "`strength`")
     };
     let bad_mask = format!(r#"{{"prompt":"a","init_image":"{good}","mask_image":"{text}"}}"#);
+    // Nothing in it is as much as half white.
+    let masking = |field: &str, value: &str, code, names| {
+        let body =
+            format!(r#"{{"prompt":"a","init_image":"{good}","mask_image":"{good}","{field}":{value}}}"#);
+        bad(Inpaint, body, code, names)
+    };
     let no_mask = format!(r#"{{"prompt":"a","init_image":"{good}"}}"#);
     vec![
         image("no base64!", ErrorCode::ImageInvalid),
@@ -139,6 +145,10 @@ pub fn pictures() -> Vec<Bad> {
         strength(2),
         bad(Inpaint, bad_mask, ErrorCode::ImageInvalid, "`mask_image`"),
         bad(Inpaint, no_mask, ErrorCode::InvalidRequest, "`mask_image`"),
+        masking("mask_blur", "65", ErrorCode::InvalidRequest, "`mask_blur`"),
+        masking("padding_mask_crop", "100000", ErrorCode::InvalidRequest, "`padding_mask_crop`"),
+        masking("width", "64", ErrorCode::InvalidRequest, "`width`"),
+        masking("padding_mask_crop", "8", ErrorCode::ImageInvalid, "`mask_image`: nothing in it is white"),
     ]
 }
 

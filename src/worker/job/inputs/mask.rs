@@ -1,8 +1,45 @@
-//! What is told of a mask before the picture is drawn: its size, and how much of it is painted.
+//! A mask before its picture is drawn: fitted to it, how much of it is painted, its soft edge, the part around it.
 
 use image::{GrayImage, RgbImage, imageops};
 
-use crate::diffusion::is_drawn_anew;
+use super::{InputError, drawn_at};
+use crate::{
+    contract::{Limits, MaskCrop, Masking},
+    diffusion::{
+        Source, is_drawn_anew,
+        masking::{self, Crop, NothingToDraw},
+    },
+    models::ModelInfo,
+};
+
+const FIELD: &str = "mask_image";
+
+/// What is drawn of a picture with this mask. Blurring and resizing millions of pixels takes a while: it is done where
+/// that holds up nobody.
+///
+/// # Errors
+/// [`InputError::NothingWhite`] for a part around nothing, [`InputError::Size`] for one that is drawn too large.
+pub async fn inpaint(
+    image: RgbImage,
+    mask: GrayImage,
+    strength: f64,
+    masking: Masking,
+    (model, limits): (&ModelInfo, &Limits),
+    warnings: &mut Vec<String>,
+) -> Result<Source, InputError> {
+    let crop = match masking.crop {
+        Some(MaskCrop { padding, width, height }) => {
+            Some(Crop { padding, size: drawn_at((width, height), model, limits)? })
+        }
+        None => None,
+    };
+    let mask = fit_mask(mask, &image, warnings);
+    say_how_much(FIELD, &mask, warnings);
+    tokio::task::spawn_blocking(move || masking::inpaint(image, mask, strength, masking.blur, crop))
+        .await
+        .map_err(|source| InputError::Lost { field: FIELD, source })?
+        .map_err(|NothingToDraw| InputError::NothingWhite { field: FIELD })
+}
 
 /// The mask in the size of the picture.
 pub fn fit_mask(mask: GrayImage, image: &RgbImage, warnings: &mut Vec<String>) -> GrayImage {

@@ -3,13 +3,12 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `crate::decoding` | a file as pixels, under limits, upright and in sRGB |
-//! | `mask` | what is told of a mask |
+//! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
 
 mod mask;
 
 use std::path::PathBuf;
 
-use self::mask::{fit_mask, say_how_much};
 use crate::{
     contract::{
         ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef,
@@ -55,6 +54,14 @@ pub enum InputError {
     /// Its file cannot be used.
     #[error(transparent)]
     Picture(#[from] PictureError),
+    /// The part around what is white was asked for, and nothing is.
+    #[error(
+        "`{field}`: nothing in it is white, so that there is no part around it that `padding_mask_crop` could draw"
+    )]
+    NothingWhite {
+        /// `mask_image`.
+        field: &'static str,
+    },
     /// The size that is asked for, or that the model has, is too large.
     #[error("`width`: {width}x{height} pixels; at most {limit} pixels are taken")]
     Size {
@@ -105,14 +112,20 @@ impl InputError {
             Self::Size { .. } => true,
             Self::Picture(error) => error.is_of_the_limit(),
             Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
-            Self::Base64 { .. } | Self::Store { .. } | Self::Panicked { .. } | Self::Lost { .. } => false,
+            Self::Base64 { .. }
+            | Self::NothingWhite { .. }
+            | Self::Store { .. }
+            | Self::Panicked { .. }
+            | Self::Lost { .. } => false,
         }
     }
 
     /// The code on the wire.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Base64 { .. } | Self::Panicked { .. } => ErrorCode::ImageInvalid,
+            Self::Base64 { .. } | Self::NothingWhite { .. } | Self::Panicked { .. } => {
+                ErrorCode::ImageInvalid
+            }
             Self::Picture(error) => error.code(),
             Self::Size { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
@@ -141,23 +154,17 @@ pub async fn resolve(
     let mut warnings = vec![];
     let source = match &job.source {
         JobSource::Text { width, height } => {
-            let width = width.unwrap_or(model.native_size.0);
-            let height = height.unwrap_or(model.native_size.1);
-            if u64::from(width) * u64::from(height) > limits.max_pixels {
-                return Err(InputError::Size { width, height, limit: limits.max_pixels });
-            }
+            let (width, height) = drawn_at((*width, *height), model, limits)?;
             Source::Text { width, height }
         }
         JobSource::Image { image, strength } => {
             let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
             Source::Image { image, strength: *strength }
         }
-        JobSource::Inpaint { image, mask, strength } => {
+        JobSource::Inpaint { image, mask, strength, masking } => {
             let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
             let mask = read("mask_image", mask, store, limits, &mut warnings, read_mask).await?;
-            let mask = fit_mask(mask, &image, &mut warnings);
-            say_how_much("mask_image", &mask, &mut warnings);
-            Source::Inpaint { image, mask, strength: *strength }
+            mask::inpaint(image, mask, *strength, *masking, (model, limits), &mut warnings).await?
         }
     };
     let spec = ImageSpec {
@@ -199,6 +206,20 @@ async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<Lo
         found.push(LoraSpec { name: name.clone(), file, strength: *strength });
     }
     Ok(found)
+}
+
+/// The size that a request draws at: what it does not say is the model's own.
+fn drawn_at(
+    asked: (Option<u32>, Option<u32>),
+    model: &ModelInfo,
+    limits: &Limits,
+) -> Result<(u32, u32), InputError> {
+    let width = asked.0.unwrap_or(model.native_size.0);
+    let height = asked.1.unwrap_or(model.native_size.1);
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(InputError::Size { width, height, limit: limits.max_pixels });
+    }
+    Ok((width, height))
 }
 
 /// How a file is read: [`read_picture`] or [`read_mask`].

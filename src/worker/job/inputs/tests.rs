@@ -28,7 +28,7 @@ async fn a_decoder_that_panics_is_an_invalid_picture_and_no_defect_that_is_tried
 fn a_mask_of_another_size_is_resized_and_said() {
     let mut warnings = vec![];
     let mask = GrayImage::from_fn(64, 64, |x, _| image::Luma([if x < 32 { 255 } else { 0 }]));
-    let mask = fit_mask(mask, &RgbImage::new(128, 96), &mut warnings);
+    let mask = mask::fit_mask(mask, &RgbImage::new(128, 96), &mut warnings);
     assert_eq!(mask.dimensions(), (128, 96));
     assert!(mask.pixels().all(|p| matches!(p.0[0], 0 | 255)));
     assert_eq!(warnings.len(), 1);

@@ -12,7 +12,7 @@ use super::{
     infotext::infotext,
 };
 use crate::{
-    contract::{Job, OutputFormat, hex},
+    contract::{Job, JobSource, OutputFormat, hex},
     diffusion::ImageSpec,
     engine::Generated,
 };
@@ -51,10 +51,14 @@ pub enum EncodeError {
 pub fn encode(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> Result<Encoded, EncodeError> {
     let bytes = match job.format {
         OutputFormat::Png => png(&picture.image, &texts(job, spec, model, picture))?,
-        OutputFormat::Jpeg => {
-            jpeg(&picture.image, job.quality, user_comment_of_jpeg(&infotext(spec, model, picture)))?
+        OutputFormat::Jpeg => jpeg(
+            &picture.image,
+            job.quality,
+            user_comment_of_jpeg(&infotext(&job.source, spec, model, picture)),
+        )?,
+        OutputFormat::Webp => {
+            webp(&picture.image, user_comment(&infotext(&job.source, spec, model, picture)))?
         }
-        OutputFormat::Webp => webp(&picture.image, user_comment(&infotext(spec, model, picture)))?,
     };
     let sha256 = hex(&Sha256::digest(&bytes));
     Ok(Encoded { bytes: bytes.into(), sha256 })
@@ -108,7 +112,7 @@ fn png(image: &RgbImage, texts: &[(&str, String)]) -> Result<Vec<u8>, png::Encod
 
 fn texts(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -> [(&'static str, String); 2] {
     let request = request_json(job, spec, model, picture);
-    [(A1111_KEYWORD, infotext(spec, model, picture)), (REQUEST_KEYWORD, request.to_string())]
+    [(A1111_KEYWORD, infotext(&job.source, spec, model, picture)), (REQUEST_KEYWORD, request.to_string())]
 }
 
 /// The request that draws this one picture again. Inputs are left out: they are pictures themselves.
@@ -132,6 +136,16 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
         let loras =
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
         request["loras"] = loras.collect();
+    }
+    if let JobSource::Inpaint { masking, .. } = &job.source {
+        if masking.blur > 0 {
+            request["mask_blur"] = masking.blur.into();
+        }
+        if let Some(crop) = masking.crop {
+            let (width, height) = spec.source.drawn_size();
+            request["padding_mask_crop"] = crop.padding.into();
+            (request["width"], request["height"]) = (width.into(), height.into());
+        }
     }
     match spec.source.strength() {
         Some(strength) => request["strength"] = strength.into(),

@@ -3,11 +3,15 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-use crate::{diffusion::ImageSpec, engine::Generated};
+use crate::{
+    contract::{JobSource, Masking},
+    diffusion::ImageSpec,
+    engine::Generated,
+};
 
 /// The text. The prompts stand as they were given, with their line breaks; LoRAs follow the
 /// prompt in the form that A1111 reads there.
-pub fn infotext(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
+pub fn infotext(source: &JobSource, spec: &ImageSpec, model: &str, picture: &Generated) -> String {
     let mut text = spec.prompt.clone();
     for lora in &spec.loras {
         let _ = write!(text, " <lora:{}:{}>", lora.name, lora.strength);
@@ -36,7 +40,19 @@ pub fn infotext(spec: &ImageSpec, model: &str, picture: &Generated) -> String {
         // A1111 counts the last layer as 1, diffusers as 0.
         let _ = write!(text, ", Clip skip: {}", spec.clip_skip + 1);
     }
+    if let JobSource::Inpaint { masking, .. } = source {
+        write_masking(&mut text, masking);
+    }
     text
+}
+
+fn write_masking(text: &mut String, masking: &Masking) {
+    if masking.blur > 0 {
+        let _ = write!(text, ", Mask blur: {}", masking.blur);
+    }
+    if let Some(crop) = masking.crop {
+        let _ = write!(text, ", Inpaint area: Only masked, Masked area padding: {}", crop.padding);
+    }
 }
 
 /// A1111's names of a scheduler and of the spread of its sigmas; a scheduler that it lacks keeps our name.
@@ -76,7 +92,7 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
-    use crate::diffusion::Source;
+    use crate::{contract::MaskCrop, diffusion::Source};
 
     fn text(scheduler: &'static str, model: &str, negative: Option<&str>, source: Source) -> String {
         let (width, height) = source.size();
@@ -87,7 +103,8 @@ mod tests {
             ..ImageSpec::new("a, \"b\": c\nd", source)
         };
         let image = RgbImage::new(width, height);
-        infotext(&spec, model, &Generated { index: 0, seed: 7, scheduler, image })
+        let asked = JobSource::Text { width: None, height: None };
+        infotext(&asked, &spec, model, &Generated { index: 0, seed: 7, scheduler, image })
     }
 
     #[test]
@@ -114,6 +131,21 @@ mod tests {
         let text = text("ddpm", "org: \"a\", b", None, Source::Text { width: 8, height: 8 });
         assert!(
             text.ends_with(r#"Sampler: ddpm, CFG scale: 7, Seed: 7, Size: 8x8, Model: "org: \"a\", b""#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_a_job_wishes_of_its_mask_is_written_as_a1111_does() {
+        let image = crate::contract::ImageInput::Object("inputs/a".into());
+        let crop = MaskCrop { padding: 32, width: None, height: None };
+        let masking = Masking { blur: 4, crop: Some(crop) };
+        let asked = JobSource::Inpaint { image: image.clone(), mask: image, strength: 1.0, masking };
+        let spec = ImageSpec::new("a", Source::Text { width: 8, height: 8 });
+        let picture = Generated { index: 0, seed: 7, scheduler: "ddim", image: RgbImage::new(8, 8) };
+        let text = infotext(&asked, &spec, "m", &picture);
+        assert!(
+            text.ends_with("Model: m, Mask blur: 4, Inpaint area: Only masked, Masked area padding: 32"),
             "{text}"
         );
     }
