@@ -89,7 +89,7 @@ pub struct QueenOptions {
     /// unless the client gave an id (`Idempotency-Key`) by which it can come back
     #[arg(long, env = "QUEEN_KEEP_ABANDONED")]
     pub keep_abandoned: bool,
-    /// Where clients reach this queen, for addresses of pictures where the store has none: https://pool.example
+    /// Where clients reach this queen, as in `https://pool.example`: for addresses of pictures where the store has none
     #[arg(long, env = "QUEEN_PUBLIC_URL", value_parser = parse_public_url, value_name = "URL")]
     pub public_url: Option<Url>,
     /// How long open connections have to end on SIGTERM

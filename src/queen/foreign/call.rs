@@ -16,6 +16,9 @@ use crate::{
 /// The longest pause before a job that no worker had a place for is sent again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// A call waits no longer than this, whatever flags say, and no shorter than the contract's shortest deadline.
+const BOUNDS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(365 * 86_400));
+
 /// A call that waits.
 pub(super) struct Call {
     foreign: Foreign,
@@ -53,18 +56,16 @@ impl Foreign {
             let message = "calls wait for their pictures, as many as may (--max-waiting)";
             busy(&format!("{} {message}", options.max_waiting))
         })?;
+        let patience = options.sync_timeout.clamp(BOUNDS.0, BOUNDS.1);
         let stays = key.is_some() || options.keep_abandoned;
         if let Some(key) = &key {
             operation.set_job_id(key);
         }
         if !stays {
-            operation.set_deadline_ms(u64::try_from(options.sync_timeout.as_millis()).unwrap_or(u64::MAX));
+            operation.set_deadline_ms(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         }
         let now = Instant::now();
-        let deadlines = Deadlines {
-            place: now + options.queue_timeout.min(options.sync_timeout),
-            end: now + options.sync_timeout,
-        };
+        let deadlines = Deadlines { place: now + options.queue_timeout.min(patience), end: now + patience };
         let waits_here = self.queen.durable().is_none();
         let again = waits_here.then(|| (client.clone(), operation.clone()));
         let mut pause = Pause::default();

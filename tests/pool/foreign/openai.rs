@@ -6,7 +6,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{EDITS, FAST, GENERATIONS, Pool, events, form, form_request, png, prompt, request, sent, tokens};
-use crate::support::fake_pool::with;
+use crate::support::{
+    fake_durable::SMALL,
+    fake_pool::with,
+    nats::{NatsServer, prefix},
+    queen::QueenProcess,
+    s3::S3Server,
+    worker::WorkerProcess,
+};
 
 #[tokio::test]
 async fn a_generation_comes_back_in_the_call_that_asked_for_it() {
@@ -132,6 +139,30 @@ async fn addresses_of_pictures_are_given_where_there_are_any() {
     assert!(answer.json()["data"][0]["b64_json"].is_null());
     let stream = events(&pool.generate(&with(url, "stream", true)).await.text);
     assert!(stream[0].1["url"].as_str().unwrap().starts_with("https://pool.example/x/v1/jobs/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_signs_addresses_gives_them() {
+    let (s3, nats, prefix) = (S3Server::shared(), NatsServer::shared().url(), prefix());
+    let (bucket, key) = (format!("door-{prefix}"), "pool");
+    s3.bucket(&bucket);
+    let store = format!("s3://{bucket}/{key}");
+    let queen = QueenProcess::start_with(&nats, &prefix, &store, &SMALL, s3.environment());
+    let worker = WorkerProcess::start_with(&nats, &prefix, &store, "w", FAST, &SMALL, s3.environment());
+    worker.wait_for_log(" ready ").await;
+    let answer = loop {
+        let body = with(prompt(), "response_format", "url").to_string();
+        let answer = sent(request(&queen, GENERATIONS).body(body)).await;
+        // Until queen has heard of the worker.
+        if answer.status != 503 {
+            break answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let url = answer.json()["data"][0]["url"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned();
+    assert!(url.contains("X-Amz-Signature="), "{url}");
+    let bytes = reqwest::get(url).await.unwrap().bytes().await.unwrap();
+    assert_eq!(image::load_from_memory(&bytes).unwrap().width(), 64);
 }
 
 #[tokio::test]

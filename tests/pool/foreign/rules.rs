@@ -162,6 +162,20 @@ async fn a_pool_that_has_no_place_yet_is_waited_for() {
     assert_eq!((answer.refused().0, answer.header("x-should-retry")), (503, "true"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queen_that_ends_tells_those_who_wait_to_ask_again() {
+    let mut pool = FakePool::start(&[]).await;
+    let mut worker = pool.worker("w", &["m"]).await;
+    let mut cancels = worker.cancels().await;
+    let (call, job) = waiting(&pool, &mut worker, None).await;
+    assert!(pool.queen.terminate(Duration::from_secs(8)).success());
+    let answer = call.await.unwrap();
+    assert_eq!((answer.refused().0, answer.refused().1.as_str()), (503, "shutting_down"));
+    assert_eq!((answer.header("x-should-retry"), answer.header("x-job-id")), ("true", job.id.as_str()));
+    let cancel = tokio::time::timeout(Duration::from_secs(5), cancels.next()).await.unwrap().unwrap();
+    assert!(cancel.subject.contains(job.id.as_str()), "another queen would have it drawn a second time");
+}
+
 #[tokio::test]
 async fn a_stream_that_its_client_leaves_is_cancelled_too() {
     let pool = FakePool::start(&[]).await;
