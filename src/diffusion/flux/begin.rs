@@ -77,7 +77,7 @@ fn words(spec: &ImageSpec) -> Result<Cow<'_, str>, DiffusionError> {
     }
     let pieces = parse(&spec.prompt).map_err(|error| DiffusionError::request("prompt", error.to_string()))?;
     let words = pieces.into_iter().map(|piece| match piece {
-        Piece::Text { text, weight } if weight == 1.0 => Some(text),
+        Piece::Text { text, weight: 1.0 } => Some(text),
         Piece::Text { .. } | Piece::Break => None,
     });
     words.collect::<Option<String>>().map(Cow::Owned).ok_or_else(|| {
