@@ -37,7 +37,7 @@ pub struct QueenOptions {
     /// Other requests that a client which has been quiet may send at once
     #[arg(long, env = "QUEEN_REQUEST_BURST", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..))]
     pub request_burst: u32,
-    /// Origin of web pages that may use queen beside its own, as a browser sends it: http(s)://host[:port] (repeat, or
+    /// Origin of web pages that may use queen beside its own, as a browser sends it: `http(s)://host[:port]` (repeat, or
     /// separate by commas). They get CORS headers
     #[arg(long, env = "QUEEN_ALLOW_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
     pub allow_origin: Vec<String>,

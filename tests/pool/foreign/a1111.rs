@@ -135,7 +135,7 @@ async fn what_a_mask_keeps_comes_back_and_the_part_around_it_is_drawn_alone() {
 async fn each_client_sees_and_interrupts_its_own_calls_alone() {
     let folder = tempfile::TempDir::new().unwrap();
     let (file, alice) = tokens(&folder, "alice");
-    let bob = sd_worker_rbee::queen::Issued::new("bob").unwrap();
+    let bob = sd_worker_rbee::queen::Issued::new("bob", false).unwrap();
     let both = format!("{}{}\n", std::fs::read_to_string(&file).unwrap(), bob.line);
     std::fs::write(&file, both).unwrap();
     let (pool, _worker) = Pool::with_worker(&["--token-file", &file], SLOW).await;
