@@ -33,7 +33,7 @@ async fn fails(queen: &str, args: &[&str]) -> (i32, String) {
 #[tokio::test]
 async fn workers_are_listed_drained_and_resumed() {
     let pool = Pool::new().await;
-    let queen = queen_of(&pool, &[]);
+    let queen = queen_of(&pool, &["--models", "m"]);
     assert!(say(&queen.url, &["worker", "list"]).await.is_empty());
     let _a = pool.worker("a", "m=sim://?step_ms=1&size=64", &[]).await;
     let _b = pool.worker("b", "m=sim://?step_ms=1&size=64", &[]).await;
