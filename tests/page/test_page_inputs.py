@@ -104,6 +104,8 @@ class Pictures(PageTest):
         self.choose(data)
         self.page.get_by_role("button", name="Paint a mask").click()
         zoom = self.page.locator("#mask-zoom")
+        # The picture is shown once it is decoded, as large as there is room.
+        expect(zoom).not_to_have_text("100 %")
         fitting = zoom.inner_text()
         self.page.get_by_role("button", name="Zoom in").click()
         expect(zoom).not_to_have_text(fitting)

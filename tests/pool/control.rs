@@ -122,7 +122,8 @@ async fn a_drained_worker_takes_no_job_ends_those_it_has_and_takes_jobs_again_wh
 #[tokio::test]
 async fn of_two_operators_the_last_has_his_way_and_no_job_is_lost() {
     let pool = Pool::new().await;
-    let queen = queen_of(&pool, &[]);
+    // It learns the models of a worker within a second, and until then takes nothing while the worker takes none.
+    let queen = queen_of(&pool, &["--models", "m"]);
     let _worker = pool.worker("a", "m=sim://?step_ms=1&size=64", &[]).await;
     sees(&queen, 1).await;
     let operators = (0..20).map(|number| {
