@@ -249,7 +249,16 @@ fn a_power_cut_excuses_holes_and_neither_a_loss_nor_a_second_result() {
         e.letters.push(Letter { job: "done".into(), code: "storage".into() });
     });
     assert_eq!(holes, Vec::<String>::new());
-    let lost = taken(|e| drop(events(e, "done").pop()));
+    let with_a_result = taken(|e| drop((e.events.remove("done"), e.tickets.remove("done"), e.read.clear())));
+    assert_eq!(with_a_result, Vec::<String>::new(), "queen tells the result");
+    let with_a_snapshot = taken(|e| {
+        drop(
+            e.objects
+                .insert("jobs/done/checkpoint".into(), Object { bytes: 1, sha256: "aa".into(), json: None }),
+        )
+    });
+    assert_eq!(with_a_snapshot, Vec::<String>::new());
+    let lost = taken(|e| drop((events(e, "done").pop(), e.objects.remove("jobs/done/result.json"))));
     assert!(lost.iter().any(|text| text.contains("done: LOST")), "{lost:?}");
     let twice = taken(|e| {
         let before = stored("done", 2, 1, complete("done", "bb"));
