@@ -75,6 +75,9 @@ pub use webhooks::WebhookOptions;
 /// When to send a job again that had no place.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// Jobs that may be cancelled at one time because their clients have left; a queen that ends waits for so many.
+const MAX_LEAVING: u32 = 1 << 20;
+
 /// The jobs of this queen. Cheap to clone.
 #[derive(Clone)]
 pub struct Queen {
@@ -96,6 +99,8 @@ struct Shared {
     retrying: Arc<Semaphore>,
     /// Streams of events, of either kind of job, that may be open at one time.
     open_streams: Arc<Semaphore>,
+    /// [`MAX_LEAVING`] places, one taken by each job that is being cancelled because its client has left.
+    leaving: Arc<Semaphore>,
     /// Jobs that are looked up at one time for streams of many.
     looking_up: Semaphore,
     fleet_feed: FleetFeed,
@@ -121,6 +126,7 @@ impl Queen {
         let table = Table::new(options.max_jobs as usize);
         let retrying = Arc::new(Semaphore::new(options.max_retrying));
         let open_streams = Arc::new(Semaphore::new(options.max_streams));
+        let leaving = Arc::new(Semaphore::new(MAX_LEAVING as usize));
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let shared = Shared {
             options,
@@ -132,6 +138,7 @@ impl Queen {
             table,
             retrying,
             open_streams,
+            leaving,
             looking_up: Semaphore::new(LOOKED_UP),
             fleet_feed: FleetFeed::default(),
             webhooks,

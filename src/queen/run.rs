@@ -6,7 +6,7 @@ use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use super::{
-    Queen, QueenOptions, Tokens, TokensError, auth,
+    MAX_LEAVING, Queen, QueenOptions, Tokens, TokensError, auth,
     durable::{self, Durable},
     foreign::{self, Foreign},
     guard::{self, Guard},
@@ -27,6 +27,9 @@ use crate::{
 const FLEET_EVERY: Duration = Duration::from_secs(1);
 /// How long jobs that no worker has are given to say that they have ended, before streams are cut.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How long jobs whose clients had to leave are given to be cancelled.
+const LAST_CANCELS: Duration = Duration::from_secs(2);
 
 /// Why queen does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +122,7 @@ impl Started {
     async fn serve(self, mut signals: Signals) -> Result<(), QueenError> {
         let Self { queen, listener, router } = self;
         let (grace, requester) = (queen.shared.options.grace, queen.shared.requester.clone());
+        let leaving = queen.shared.leaving.clone();
         let stop = async move {
             let signal = signals.recv().await;
             tracing::info!(
@@ -131,6 +135,9 @@ impl Started {
             queen.shared.cut.cancel();
         };
         serve(listener, router, stop, grace).await.map_err(QueenError::Serve)?;
+        if tokio::time::timeout(LAST_CANCELS, leaving.acquire_many(MAX_LEAVING)).await.is_err() {
+            tracing::warn!("jobs whose clients have left were not all cancelled");
+        }
         requester.flush().await;
         tracing::info!("stopped");
         Ok(())

@@ -72,13 +72,19 @@ impl Drop for Leaving {
         // Without a runtime this process is ending, and workers end what they have.
         let (false, Ok(runtime)) = (self.stays, Handle::try_current()) else { return };
         let queen = self.queen.clone();
+        // A queen that ends waits until it has been said.
+        let place = queen.shared.leaving.clone().try_acquire_owned();
         match state {
             State::Over => {}
-            State::There(id) => drop(runtime.spawn(async move { cancel(&queen, &id).await })),
+            State::There(id) => drop(runtime.spawn(async move {
+                cancel(&queen, &id).await;
+                drop(place);
+            })),
             State::Submitting(submitting) => drop(runtime.spawn(async move {
                 if let Ok(Ok(id)) = submitting.await {
                     cancel(&queen, &id).await;
                 }
+                drop(place);
             })),
         }
     }

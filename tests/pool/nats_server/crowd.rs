@@ -115,9 +115,12 @@ impl Crowd {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        while self.messages("JOBS").await > 0 {
-            assert!(Instant::now() < until, "messages are left in the queue");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        // The server's count is not asked: after a cut, 2.9.10 counts messages that nobody can read or remove.
+        for id in &self.accepted {
+            while self.waits(id).await {
+                assert!(Instant::now() < until, "the message of `{id}` is left in the queue");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 
