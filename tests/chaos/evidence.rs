@@ -142,6 +142,12 @@ impl Evidence {
         self.last_sending(job).iter().rev().find(|event| event.is_terminal())
     }
 
+    /// Whether another attempt than the one that ended has been at it.
+    pub fn lost_an_attempt(&self, job: &str) -> bool {
+        let mut events = self.events.get(job).into_iter().flatten();
+        self.is_taken(job) || events.any(|event| event.attempt > 1)
+    }
+
     /// Whether a power cut may have taken something of it.
     pub fn is_taken(&self, job: &str) -> bool {
         self.taken.contains(job)

@@ -207,8 +207,8 @@ fn check_objects(evidence: &Evidence, violations: &mut Violations) {
             Some(_) if evidence.end(job).is_none() => {}
             Some(_) if place == "jobs" && is_result(name) => {}
             Some(_) if place == "jobs" && name == "checkpoint" && evidence.not_removed.contains(job) => {}
-            // Whoever was at it when its events were taken gives it up, and its last snapshot may come after the end.
-            Some(_) if place == "jobs" && name == "checkpoint" && evidence.is_taken(job) => {}
+            // A write that an attempt gave up, or was killed in, may be made by the store after another attempt has ended.
+            Some(_) if place == "jobs" && name == "checkpoint" && evidence.lost_an_attempt(job) => {}
             Some(_) => violations.of(job, format!("has ended, and `{key}` was left")),
         }
     }

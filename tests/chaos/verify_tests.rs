@@ -164,15 +164,18 @@ fn objects_without_a_job_and_left_over_ones_are_found() {
     for (key, what) in [
         ("jobs/nobody/0.png", "has no job"),
         ("jobs/bad/0.png", "has no job"),
-        ("jobs/done/checkpoint", "was left"),
+        ("jobs/cancelled/checkpoint", "was left"),
         ("checkpoints/done/7", "was left"),
     ] {
         finds(what, |e| drop(e.objects.insert(key.into(), object())));
     }
     let mut said = sound();
-    said.objects.insert("jobs/done/checkpoint".into(), object());
-    said.not_removed.insert("done".into());
+    said.objects.insert("jobs/cancelled/checkpoint".into(), object());
+    said.not_removed.insert("cancelled".into());
     assert_eq!(verify(&said), [], "a worker has said that it could not remove it");
+    let mut late = sound();
+    late.objects.insert("jobs/done/checkpoint".into(), object());
+    assert_eq!(verify(&late), [], "it is of the attempt before the one that ended");
 }
 
 #[test]
