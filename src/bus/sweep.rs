@@ -190,6 +190,7 @@ impl Streams {
 
     /// Sends the message of a job again. The queue has one place for a job: while it is empty, a dead letter keeps the job.
     async fn send_again(&self, id: &JobId, message: StreamMessage) -> Result<(), BusError> {
+        self.number_anew().await?;
         let mut map = own_headers(&message.headers);
         map.insert(headers::JOB_ID, id.as_str());
         let mut kept = map.clone();
