@@ -24,6 +24,19 @@ PROMPTS = {
 }
 
 
+#: Pictures that sd-parsers has read: it knows a picture by its `id` and takes an old text for a new picture whose `id` is
+#: one that was given before, so none is let go.
+READ: list[Image.Image] = []
+
+
+def parsed(file: Path) -> PromptInfo:
+    with Image.open(file) as picture:
+        READ.append(picture)
+        info = ParserManager().parse(picture)
+    assert info is not None, "no parameters were found"
+    return info
+
+
 class Pictures(unittest.IsolatedAsyncioTestCase):
     @classmethod
     def setUpClass(cls) -> None:
@@ -44,8 +57,7 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
         return picture
 
     async def drawn(self, **fields: Any) -> PromptInfo:
-        info = ParserManager().parse(await self.file(**fields))
-        assert info is not None, "no parameters were found"
+        info = parsed(await self.file(**fields))
         self.assertEqual(info.generator, Generators.AUTOMATIC1111)
         return info
 
@@ -72,8 +84,7 @@ class Pictures(unittest.IsolatedAsyncioTestCase):
                     again = await self.file(**fields, output={"format": kind})
                     self.assertNotEqual(file, again)
                     self.assertEqual(file.read_bytes(), again.read_bytes())
-                    info = ParserManager().parse(file)
-                    assert info is not None, "no parameters were found"
+                    info = parsed(file)
                     self.assertEqual([text.value for text in info.prompts], [prompt])
 
     async def test_the_longest_prompts_fit_into_a_jpeg(self) -> None:
