@@ -153,6 +153,9 @@ pub enum DiffusionError {
     /// The model cannot do this operation (its UNet takes other inputs).
     #[error("`operation`: {0}")]
     Operation(String),
+    /// A picture was handed to another model than the one that began it.
+    #[error("the picture was begun with another model")]
+    OtherModel,
     /// NaN or infinity.
     #[error("{what} at step {step} of {total} are not finite (NaN or infinity)")]
     NonFinite {
@@ -204,6 +207,7 @@ impl DiffusionError {
             | Self::LoraFile { .. }
             | Self::Request { .. }
             | Self::Operation(_)
+            | Self::OtherModel
             | Self::NonFinite { .. }
             | Self::Compute(_) => {}
         }
@@ -230,7 +234,7 @@ impl DiffusionError {
             Self::Operation(_) => ErrorCode::UnsupportedOperation,
             Self::NonFinite { .. } => ErrorCode::NonFinite,
             Self::Compute(error) if says_out_of_memory(&error.to_string()) => ErrorCode::OutOfMemory,
-            Self::Compute(_) => ErrorCode::Internal,
+            Self::OtherModel | Self::Compute(_) => ErrorCode::Internal,
         }
     }
 

@@ -23,8 +23,10 @@ pub use candle_core::{DType, Device};
 pub use checkpoint::{BEGINNING, Checkpoint, FileKind, Part, sha256, what_is};
 pub use error::{DiffusionError, says_device_failed};
 pub use families::{
-    Inspection, flux, inspect,
-    sd::{Denoising, StableDiffusion},
+    Inspection,
+    flux::Flux,
+    inspect, load,
+    sd::{Networks, StableDiffusion, UNetDenoiser},
 };
 pub use footprint::{Activations, Arithmetic};
 pub use lora::{LoraFileError, LoraSpec, Loras, Stamp};
@@ -35,8 +37,10 @@ pub use networks::{
     unet::{Added, Conditioning, UNet},
 };
 pub use noise::TorchRng;
-pub use picture::{Defaults, ImageSpec, Progress, ProgressError, Source, Trajectory, is_drawn_anew, masking};
+pub use picture::{
+    Defaults, Denoiser, ImageSpec, Model, Picture, Progress, ProgressError, Source, is_drawn_anew, masking,
+};
 pub(crate) use picture::{Fit, passes};
 pub use precision::Precision;
-pub use schedulers::{FlowConfig, FlowSchedule, Memory as SchedulerMemory, MemoryError, SchedulerKind};
+pub use schedulers::{Memory as SchedulerMemory, MemoryError, SchedulerKind};
 pub use text::{ClipTokenizer, EmbeddingCache, EmbeddingKey, T5Tokenizer, Tokens, prompt};

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::{ModelError, ModelSource, Origin, Sim};
-use crate::diffusion::{Checkpoint, Part, Precision, flux::Flux, ops};
+use crate::diffusion::{Checkpoint, Flux, Part, Precision, ops};
 
 /// What a picture's latents are bound to: they go on only where all of it is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

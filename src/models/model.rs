@@ -5,19 +5,13 @@ use image::{GrayImage, Luma, RgbImage};
 use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
 use crate::{
     contract::{ErrorCode, limits::MIN_SIDE},
-    diffusion::{
-        self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, Source,
-        StableDiffusion,
-        flux::{Flux, FluxDenoising},
-    },
+    diffusion::{self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, Source},
 };
 
 /// A loaded model.
 pub enum Model {
-    /// A Stable Diffusion checkpoint.
-    StableDiffusion(Box<StableDiffusion>),
-    /// A Flux checkpoint.
-    Flux(Box<Flux>),
+    /// A checkpoint of any family.
+    Checkpoint(Box<diffusion::Model>),
     /// A simulation.
     Sim(Sim),
 }
@@ -48,10 +42,8 @@ pub struct Needs {
 
 /// A picture that is being drawn.
 pub enum Denoising {
-    /// With a Stable Diffusion checkpoint.
-    StableDiffusion(Box<diffusion::Denoising>),
-    /// With a Flux checkpoint.
-    Flux(Box<FluxDenoising>),
+    /// With a checkpoint.
+    Checkpoint(Box<diffusion::Picture>),
     /// With a simulation.
     Sim(SimDenoising),
 }
@@ -79,15 +71,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let checkpoint = Checkpoint::open(path)?;
-                match Flux::is(&checkpoint) {
-                    true => Self::Flux(Box::new(Flux::load(&checkpoint, device, precision)?)),
-                    false => Self::StableDiffusion(Box::new(StableDiffusion::open(
-                        &checkpoint,
-                        device,
-                        precision,
-                    )?)),
-                }
+                Self::Checkpoint(diffusion::load(&Checkpoint::open(path)?, device, precision)?)
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
@@ -132,13 +116,12 @@ impl Model {
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
     pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
-        if !spec.loras.is_empty() && !matches!(self, Self::StableDiffusion(_)) {
-            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
-            return Err(DiffusionError::request("loras", reason).into());
-        }
         Ok(match self {
-            Self::StableDiffusion(model) => Denoising::StableDiffusion(Box::new(model.begin(spec)?)),
-            Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),
+            Self::Checkpoint(model) => Denoising::Checkpoint(Box::new(model.begin(spec)?)),
+            Self::Sim(_) if !spec.loras.is_empty() => {
+                let reason = "LoRAs are applied to the networks of a checkpoint, and a simulation has none";
+                return Err(DiffusionError::request("loras", reason).into());
+            }
             Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
         })
     }
@@ -168,17 +151,13 @@ impl Model {
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).
     pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
         match self {
-            Self::StableDiffusion(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
-                Denoising::StableDiffusion(job) => Some(job.as_mut()),
-                _ => None,
-            })?)?),
-            Self::Flux(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
-                Denoising::Flux(job) => Some(job.as_mut()),
-                _ => None,
+            Self::Checkpoint(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Denoising::Checkpoint(job) => Some(job.as_mut()),
+                Denoising::Sim(_) => None,
             })?)?),
             Self::Sim(sim) => Ok(sim.advance(&mut all_own(jobs, |job| match job {
                 Denoising::Sim(job) => Some(job),
-                _ => None,
+                Denoising::Checkpoint(_) => None,
             })?)?),
         }
     }
@@ -186,17 +165,13 @@ impl Model {
     /// See [`InferencePipeline::passes`](crate::engine::InferencePipeline::passes).
     pub fn passes(&self, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, ModelError> {
         Ok(match self {
-            Self::StableDiffusion(model) => model.passes(&all_of(jobs, |job| match job {
-                Denoising::StableDiffusion(job) => Some(job.as_ref()),
-                _ => None,
-            })?),
-            Self::Flux(model) => model.passes(&all_of(jobs, |job| match job {
-                Denoising::Flux(job) => Some(job.as_ref()),
-                _ => None,
+            Self::Checkpoint(model) => model.passes(&all_of(jobs, |job| match job {
+                Denoising::Checkpoint(job) => Some(job.as_ref()),
+                Denoising::Sim(_) => None,
             })?),
             Self::Sim(sim) => sim.passes(&all_of(jobs, |job| match job {
                 Denoising::Sim(job) => Some(job),
-                _ => None,
+                Denoising::Checkpoint(_) => None,
             })?),
         })
     }
@@ -204,8 +179,7 @@ impl Model {
     /// See [`InferencePipeline::pictures_together`](crate::engine::InferencePipeline::pictures_together).
     pub fn pictures_together(&self) -> usize {
         match self {
-            Self::StableDiffusion(model) => model.pictures_together(),
-            Self::Flux(model) => model.pictures_together(),
+            Self::Checkpoint(model) => model.pictures_together(),
             Self::Sim(sim) => sim.pictures_together(),
         }
     }
@@ -213,8 +187,7 @@ impl Model {
     /// See [`InferencePipeline::preview`](crate::engine::InferencePipeline::preview).
     pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.preview(job)?),
-            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.preview(job)?),
+            (Self::Checkpoint(model), Denoising::Checkpoint(job)) => Ok(model.preview(job)?),
             (Self::Sim(_), Denoising::Sim(job)) => Ok(job.preview()),
             _ => Err(ModelError::Foreign),
         }
@@ -223,8 +196,7 @@ impl Model {
     /// See [`InferencePipeline::finish`](crate::engine::InferencePipeline::finish).
     pub fn finish(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.finish(job)?),
-            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.finish(job)?),
+            (Self::Checkpoint(model), Denoising::Checkpoint(job)) => Ok(model.finish(job)?),
             (Self::Sim(sim), Denoising::Sim(job)) => Ok(sim.finish(job)?),
             _ => Err(ModelError::Foreign),
         }
@@ -235,8 +207,7 @@ impl Denoising {
     /// Steps done.
     pub fn step(&self) -> u32 {
         match self {
-            Self::StableDiffusion(job) => job.step(),
-            Self::Flux(job) => job.step(),
+            Self::Checkpoint(job) => job.step(),
             Self::Sim(job) => job.step(),
         }
     }
@@ -244,8 +215,7 @@ impl Denoising {
     /// Steps in all; with a strength below 1 fewer than were asked for.
     pub fn total(&self) -> u32 {
         match self {
-            Self::StableDiffusion(job) => job.total(),
-            Self::Flux(job) => job.total(),
+            Self::Checkpoint(job) => job.total(),
             Self::Sim(job) => job.total(),
         }
     }
@@ -253,8 +223,7 @@ impl Denoising {
     /// Whether the last step was done, or no other is of use because the latents are not finite.
     pub fn is_done(&self) -> bool {
         match self {
-            Self::StableDiffusion(job) => job.is_done(),
-            Self::Flux(job) => job.is_done(),
+            Self::Checkpoint(job) => job.is_done(),
             Self::Sim(job) => job.step() >= job.total(),
         }
     }
@@ -262,8 +231,7 @@ impl Denoising {
     /// Width and height of the picture, in pixels.
     pub fn size(&self) -> (u32, u32) {
         match self {
-            Self::StableDiffusion(job) => job.size(),
-            Self::Flux(job) => job.size(),
+            Self::Checkpoint(job) => job.size(),
             Self::Sim(job) => job.size(),
         }
     }
@@ -271,8 +239,7 @@ impl Denoising {
     /// What the sender should know.
     pub fn warnings(&self) -> Vec<String> {
         match self {
-            Self::StableDiffusion(job) => job.warnings(),
-            Self::Flux(job) => job.warnings(),
+            Self::Checkpoint(job) => job.warnings(),
             Self::Sim(_) => Vec::new(),
         }
     }
@@ -280,8 +247,7 @@ impl Denoising {
     /// The scheduler's contract name.
     pub fn scheduler_name(&self) -> &'static str {
         match self {
-            Self::StableDiffusion(job) => job.scheduler_name(),
-            Self::Flux(_) => FluxDenoising::SCHEDULER,
+            Self::Checkpoint(job) => job.scheduler_name(),
             Self::Sim(_) => "sim",
         }
     }

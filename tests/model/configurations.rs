@@ -7,7 +7,7 @@ use crate::checkpoint_copy::Copy;
 use crate::support::{copy_folder, data};
 use candle_core::{DType, Device, Tensor};
 use sd_worker_rbee::diffusion::{
-    Checkpoint, DiffusionError, ImageSpec, Source, StableDiffusion, flux, inspect,
+    Checkpoint, DiffusionError, Flux, ImageSpec, Source, StableDiffusion, inspect,
 };
 use serde_json::json;
 
@@ -131,7 +131,7 @@ fn numbers_that_fit_no_flux_model_are_refused() {
         copy_folder(&data("flux/schnell"), copy.0.path());
         copy.set(&format!("{component}/config.json"), key, value.clone());
         let checkpoint = Checkpoint::open(copy.0.path()).unwrap();
-        let error = flux::Flux::load(&checkpoint, &Device::Cpu, DType::F32).err().expect(key).to_string();
+        let error = Flux::load(&checkpoint, &Device::Cpu, DType::F32).err().expect(key).to_string();
         assert!(error.contains(component) && error.contains(key), "{key}: {error}");
     }
 }
