@@ -15,9 +15,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use sd_worker_rbee::{
-    diffusion::{
-        self, Added, Checkpoint, Conditioning, ImageSpec, Model, Networks, Picture, Source, UNetDenoiser,
-    },
+    diffusion::{self, Added, Conditioning, ImageSpec, Model, Networks, Picture, Source, UNetDenoiser},
     worker::DtypeOption,
 };
 use serde_json::{Value, json};
@@ -128,8 +126,7 @@ impl Bench {
         };
         let precision = option.on(&device);
         let dtype = if device.is_cpu() { DType::F32 } else { precision.denoiser };
-        let checkpoint = Checkpoint::open(&arguments.model)?;
-        Ok(Self { model: diffusion::load(&checkpoint, &device, precision)?, device, dtype })
+        Ok(Self { model: diffusion::open(&arguments.model)?.load(&device, precision)?, device, dtype })
     }
 
     /// Those of a Stable Diffusion checkpoint.

@@ -2,10 +2,10 @@
 
 use image::{GrayImage, Luma, RgbImage};
 
-use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
+use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimPicture};
 use crate::{
     contract::{ErrorCode, limits::MIN_SIDE},
-    diffusion::{self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, Source},
+    diffusion::{self, Activations, Defaults, DiffusionError, ImageSpec, Precision, Source},
 };
 
 /// A loaded model.
@@ -41,11 +41,11 @@ pub struct Needs {
 }
 
 /// A picture that is being drawn.
-pub enum Denoising {
+pub enum Picture {
     /// With a checkpoint.
     Checkpoint(Box<diffusion::Picture>),
     /// With a simulation.
-    Sim(SimDenoising),
+    Sim(SimPicture),
 }
 
 impl Model {
@@ -71,7 +71,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                Self::Checkpoint(diffusion::load(&Checkpoint::open(path)?, device, precision)?)
+                Self::Checkpoint(diffusion::open(path)?.load(device, precision)?)
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
@@ -115,14 +115,14 @@ impl Model {
     }
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
-    pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
+    pub fn begin(&self, spec: &ImageSpec) -> Result<Picture, ModelError> {
         Ok(match self {
-            Self::Checkpoint(model) => Denoising::Checkpoint(Box::new(model.begin(spec)?)),
+            Self::Checkpoint(model) => Picture::Checkpoint(Box::new(model.begin(spec)?)),
             Self::Sim(_) if !spec.loras.is_empty() => {
                 let reason = "LoRAs are applied to the networks of a checkpoint, and a simulation has none";
                 return Err(DiffusionError::request("loras", reason).into());
             }
-            Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
+            Self::Sim(sim) => Picture::Sim(sim.begin(spec)),
         })
     }
 
@@ -130,11 +130,11 @@ impl Model {
     ///
     /// # Errors
     /// When the model fails.
-    pub fn begin_test(&self) -> Result<Denoising, ModelError> {
+    pub fn begin_test(&self) -> Result<Picture, ModelError> {
         let (width, height) = (MIN_SIDE, MIN_SIDE);
         let text = ImageSpec { steps: 1, ..ImageSpec::new("a test", Source::Text { width, height }) };
         if let Self::Sim(sim) = self {
-            return Ok(Denoising::Sim(sim.begin_test(&text)));
+            return Ok(Picture::Sim(sim.begin_test(&text)));
         }
         match self.begin(&text) {
             // A model that fills in what a mask leaves open does nothing else.
@@ -149,29 +149,29 @@ impl Model {
     }
 
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).
-    pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
+    pub fn advance(&self, jobs: &mut [&mut Picture]) -> Result<(), ModelError> {
         match self {
             Self::Checkpoint(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
-                Denoising::Checkpoint(job) => Some(job.as_mut()),
-                Denoising::Sim(_) => None,
+                Picture::Checkpoint(job) => Some(job.as_mut()),
+                Picture::Sim(_) => None,
             })?)?),
             Self::Sim(sim) => Ok(sim.advance(&mut all_own(jobs, |job| match job {
-                Denoising::Sim(job) => Some(job),
-                Denoising::Checkpoint(_) => None,
+                Picture::Sim(job) => Some(job),
+                Picture::Checkpoint(_) => None,
             })?)?),
         }
     }
 
     /// See [`InferencePipeline::passes`](crate::engine::InferencePipeline::passes).
-    pub fn passes(&self, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, ModelError> {
+    pub fn passes(&self, jobs: &[&Picture]) -> Result<Vec<Vec<usize>>, ModelError> {
         Ok(match self {
             Self::Checkpoint(model) => model.passes(&all_of(jobs, |job| match job {
-                Denoising::Checkpoint(job) => Some(job.as_ref()),
-                Denoising::Sim(_) => None,
+                Picture::Checkpoint(job) => Some(job.as_ref()),
+                Picture::Sim(_) => None,
             })?),
             Self::Sim(sim) => sim.passes(&all_of(jobs, |job| match job {
-                Denoising::Sim(job) => Some(job),
-                Denoising::Checkpoint(_) => None,
+                Picture::Sim(job) => Some(job),
+                Picture::Checkpoint(_) => None,
             })?),
         })
     }
@@ -185,25 +185,25 @@ impl Model {
     }
 
     /// See [`InferencePipeline::preview`](crate::engine::InferencePipeline::preview).
-    pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
+    pub fn preview(&self, job: &Picture) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::Checkpoint(model), Denoising::Checkpoint(job)) => Ok(model.preview(job)?),
-            (Self::Sim(_), Denoising::Sim(job)) => Ok(job.preview()),
+            (Self::Checkpoint(model), Picture::Checkpoint(job)) => Ok(model.preview(job)?),
+            (Self::Sim(_), Picture::Sim(job)) => Ok(job.preview()),
             _ => Err(ModelError::Foreign),
         }
     }
 
     /// See [`InferencePipeline::finish`](crate::engine::InferencePipeline::finish).
-    pub fn finish(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
+    pub fn finish(&self, job: &Picture) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::Checkpoint(model), Denoising::Checkpoint(job)) => Ok(model.finish(job)?),
-            (Self::Sim(sim), Denoising::Sim(job)) => Ok(sim.finish(job)?),
+            (Self::Checkpoint(model), Picture::Checkpoint(job)) => Ok(model.finish(job)?),
+            (Self::Sim(sim), Picture::Sim(job)) => Ok(sim.finish(job)?),
             _ => Err(ModelError::Foreign),
         }
     }
 }
 
-impl Denoising {
+impl Picture {
     /// Steps done.
     pub fn step(&self) -> u32 {
         match self {
@@ -255,16 +255,16 @@ impl Denoising {
 
 /// The pictures as those of one model, or that one of them is another's.
 fn all_own<'a, T>(
-    jobs: &'a mut [&mut Denoising],
-    own: impl Fn(&'a mut Denoising) -> Option<&'a mut T>,
+    jobs: &'a mut [&mut Picture],
+    own: impl Fn(&'a mut Picture) -> Option<&'a mut T>,
 ) -> Result<Vec<&'a mut T>, ModelError> {
     jobs.iter_mut().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }
 
 /// As [`all_own`], to look at.
 fn all_of<'a, T>(
-    jobs: &[&'a Denoising],
-    own: impl Fn(&'a Denoising) -> Option<&'a T>,
+    jobs: &[&'a Picture],
+    own: impl Fn(&'a Picture) -> Option<&'a T>,
 ) -> Result<Vec<&'a T>, ModelError> {
     jobs.iter().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }

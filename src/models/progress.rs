@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Denoising;
+use super::Picture;
 use crate::diffusion;
 
 /// What the steps of a picture have changed. A picture that was begun from the same request, with the same weights,
@@ -37,7 +37,7 @@ pub enum ProgressError {
     },
 }
 
-impl Denoising {
+impl Picture {
     /// What the steps so far have changed.
     pub fn progress(&self) -> Progress {
         match self {

@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{ErrorCode, GuidanceInterval, PromptSyntax},
-    diffusion::{Checkpoint, Flux, ImageSpec, Source},
+    diffusion::{self, Flux, ImageSpec, Source},
     engine::InferencePipeline,
     models::ModelSource,
 };
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn load(folder: &Path) -> Result<Flux, String> {
-    let checkpoint = Checkpoint::open(folder).map_err(|error| error.to_string())?;
-    Flux::load(&checkpoint, &Device::Cpu, DType::F32).map_err(|error| error.to_string())
+    let opened = diffusion::open(folder).map_err(|error| error.to_string())?;
+    Flux::load(&opened, &Device::Cpu, DType::F32).map_err(|error| error.to_string())
 }
 
 fn model(name: &str) -> Flux {

@@ -4,7 +4,7 @@ use crate::support::{Golden, data, picture, relative_l2};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5;
-use sd_worker_rbee::diffusion::{Checkpoint, Flux, ImageSpec, Picture, Source, TransformerInput};
+use sd_worker_rbee::diffusion::{self, Flux, ImageSpec, Picture, Source, TransformerInput};
 use serde::Deserialize;
 
 /// Relative L2 error of one module, and of latents after several steps.
@@ -38,8 +38,8 @@ struct Run {
 }
 
 fn model(name: &str) -> Flux {
-    let checkpoint = Checkpoint::open(&data(&format!("flux/{name}"))).unwrap();
-    Flux::load(&checkpoint, &Device::Cpu, DType::F32).unwrap()
+    let opened = diffusion::open(&data(&format!("flux/{name}"))).unwrap();
+    Flux::load(&opened, &Device::Cpu, DType::F32).unwrap()
 }
 
 fn golden(name: &str) -> Golden {

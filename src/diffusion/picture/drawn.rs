@@ -95,7 +95,7 @@ impl Picture {
         Progress {
             trajectory: Trajectory::new((self.done, self.total()), &self.latents, &self.clean),
             scheduler: self.kind.name().to_owned(),
-            memory: self.scheduler.memory(),
+            state: self.scheduler.state(),
             rng: self.rng.clone(),
         }
     }
@@ -105,13 +105,13 @@ impl Picture {
     /// # Errors
     /// Progress that cannot be of this picture; nothing was changed.
     pub fn resume(&mut self, progress: Progress) -> Result<(), ProgressError> {
-        let Progress { trajectory, scheduler, memory, rng } = progress;
+        let Progress { trajectory, scheduler, state, rng } = progress;
         if scheduler != self.kind.name() {
             return Err(ProgressError::Scheduler { found: scheduler, expected: self.kind.name() });
         }
         let size = self.latents.len();
         let at = trajectory.check(self.total(), size)?;
-        self.scheduler.recall(memory, Place { first: self.first, done: at.done, size })?;
+        self.scheduler.restore(state, Place { first: self.first, done: at.done, size })?;
         (self.done, self.latents, self.clean, self.rng) = (at.done, at.latents, at.clean, rng);
         self.finite = true;
         Ok(())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{
     noise::TorchRng,
-    schedulers::{Memory, MemoryError},
+    schedulers::{SchedulerState, StateError},
 };
 
 /// The progress of a picture.
@@ -16,7 +16,7 @@ pub struct Progress {
     pub(super) trajectory: Trajectory,
     /// The contract's name of the scheduler.
     pub(super) scheduler: String,
-    pub(super) memory: Memory,
+    pub(super) state: SchedulerState,
     pub(super) rng: TorchRng,
 }
 
@@ -75,7 +75,7 @@ pub enum ProgressError {
     },
     /// What the scheduler carries from step to step is not what it would be.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    State(#[from] StateError),
 }
 
 impl Trajectory {

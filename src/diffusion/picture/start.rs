@@ -32,7 +32,7 @@ impl Starter<'_> {
         match source {
             Source::Text { .. } => {
                 let noise = self.noise();
-                Ok((self.from_noise(&noise), Keep::Nothing))
+                Ok((self.noise_alone(&noise), Keep::Nothing))
             }
             Source::Image { image, .. } => {
                 // The input is sampled first, then the noise is drawn, in every family.
@@ -40,11 +40,11 @@ impl Starter<'_> {
                 let noise = self.noise();
                 Ok((self.scheduler.add_noise(self.first, &clean, &noise), Keep::Nothing))
             }
-            Source::Inpaint { image, mask, strength, .. } => self.from_masked(image, mask, *strength),
+            Source::Inpaint { image, mask, strength, .. } => self.start_masked(image, mask, *strength),
         }
     }
 
-    fn from_masked(
+    fn start_masked(
         &mut self,
         image: &RgbImage,
         mask: &GrayImage,
@@ -58,7 +58,7 @@ impl Starter<'_> {
         let noise = self.noise();
         let latents = match &clean {
             Some(clean) if !forgets => self.scheduler.add_noise(self.first, clean, &noise),
-            _ => self.from_noise(&noise),
+            _ => self.noise_alone(&noise),
         };
         let padded_mask = pixels::pad_mask(mask, self.grain);
         let latent_mask = pixels::latent_mask(&padded_mask, self.vae.factor() as u32);
@@ -85,7 +85,7 @@ impl Starter<'_> {
         self.rng.normal(channels * height * width)
     }
 
-    fn from_noise(&self, noise: &[f32]) -> Vec<f32> {
+    fn noise_alone(&self, noise: &[f32]) -> Vec<f32> {
         let scale = self.scheduler.initial_scale();
         noise.iter().map(|value| value * scale).collect()
     }

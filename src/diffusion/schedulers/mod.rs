@@ -15,7 +15,6 @@ mod flow_parity_tests;
 mod heun;
 mod kind;
 mod lcm;
-mod memory;
 mod multistep;
 #[cfg(test)]
 mod parity_tests;
@@ -24,13 +23,14 @@ mod pndm;
 mod property_tests;
 mod sigmas;
 mod signal;
+mod state;
 mod unipc;
 
 pub use config::SchedulerConfig;
 pub use flow::{FlowConfig, FlowEuler};
 pub use kind::SchedulerKind;
 use kind::SigmaSpread;
-pub use memory::{Memory, MemoryError};
+pub use state::{SchedulerState, StateError};
 
 use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
 use crate::diffusion::{DiffusionError, noise::TorchRng};
@@ -94,14 +94,14 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
     fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32>;
 
     /// What earlier steps left for later ones. Without it, step and latents are all that a picture goes on from.
-    fn memory(&self) -> Memory {
-        Memory::default()
+    fn state(&self) -> SchedulerState {
+        SchedulerState::default()
     }
 
-    /// Goes on from what [`Scheduler::memory`] gave at this place, in a scheduler built from the same configuration.
-    /// A memory that no steps up to this place can have left is an error, which leaves the scheduler as it was.
-    fn recall(&mut self, memory: Memory, _place: Place) -> Result<(), MemoryError> {
-        memory.finish()
+    /// Goes on from what [`Scheduler::state`] gave at this place, in a scheduler built from the same configuration.
+    /// A state that no steps up to this place can have left is an error, which leaves the scheduler as it was.
+    fn restore(&mut self, state: SchedulerState, _place: Place) -> Result<(), StateError> {
+        state.finish()
     }
 }
 

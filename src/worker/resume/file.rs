@@ -220,7 +220,7 @@ mod tests {
         let progress = json!({"Checkpoint": {
             "trajectory": {"done": 3, "total": 20, "latents": bits, "clean": bits},
             "scheduler": "dpmpp_2m",
-            "memory": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
+            "state": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
             "rng": {"words": (0..624_u32).collect::<Vec<_>>(), "next": 5, "cached": (-0.25_f64).to_bits()},
         }});
         let snapshot = Snapshot { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] };

@@ -55,8 +55,10 @@ impl PromptEncoder {
         device: &Device,
         precision: Precision,
     ) -> Result<(Self, u64), DiffusionError> {
-        let clip_tokenizer = checkpoint.tokenizer("tokenizer", &clip)?;
-        let t5_tokenizer = T5Tokenizer::load(&checkpoint.folder("tokenizer_2")?, words, t5.vocab_size)?;
+        let clip_tokenizer = checkpoint.tokenizer("tokenizer")?;
+        let clip_tokenizer =
+            ClipTokenizer::read(clip_tokenizer, clip.max_position_embeddings, clip.vocab_size)?;
+        let t5_tokenizer = T5Tokenizer::read(checkpoint.tokenizer("tokenizer_2")?, words, t5.vocab_size)?;
         let open = |component| checkpoint.weights(component, device, precision.text_encoder);
         let (clip_weights, t5_weights) = (open("text_encoder")?, open("text_encoder_2")?);
         let encoder = Self {
