@@ -22,3 +22,4 @@ mod pictures;
 mod prompts;
 mod resume;
 mod single_file;
+mod whole_runs;

@@ -5,6 +5,7 @@ mod embedding_cache;
 pub mod prompt;
 mod t5_tokenizer;
 mod vocabulary;
+mod whole;
 
 pub use clip_tokenizer::{ClipTokenizer, Tokens, Vocabulary};
 pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
