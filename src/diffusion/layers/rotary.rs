@@ -24,9 +24,23 @@ impl Rotation {
     /// Turns neighbours, numbers 2i and 2i + 1: `[batch, tokens, heads, head_width]` in f32 to `[batch, tokens, width]` in
     /// `dtype`.
     pub fn turn(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        self.turned(x, dtype, candle_nn::rotary_emb::rope_i)
+    }
+
+    /// The same for numbers i and i + head_width / 2.
+    pub fn turn_halves(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
+        self.turned(x, dtype, candle_nn::rotary_emb::rope)
+    }
+
+    fn turned(
+        &self,
+        x: &Tensor,
+        dtype: DType,
+        turn: fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (batch, tokens, heads, width) = x.dims4()?;
         let x = x.transpose(1, 2)?.contiguous()?;
-        candle_nn::rotary_emb::rope_i(&x, &self.cos, &self.sin)?.to_dtype(dtype)?.transpose(1, 2)?.reshape((
+        turn(&x, &self.cos, &self.sin)?.to_dtype(dtype)?.transpose(1, 2)?.reshape((
             batch,
             tokens,
             heads * width,

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use super::{ImageSpec, LATENT_PIXELS_ON_CPU, Picture};
+use super::{ImageSpec, LATENT_PIXELS_ON_CPU, Picture, guidance::Guidance};
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
@@ -38,6 +38,11 @@ pub trait Denoiser: Any + Send + Sync {
     /// # Errors
     /// A scheduler, steps or a strength that this model cannot do.
     fn schedule(&self, spec: &ImageSpec, shape: LatentShape) -> Result<Schedule, DiffusionError>;
+
+    /// How a picture is guided, where its steering has two samples.
+    fn guidance(&self, spec: &ImageSpec) -> Guidance {
+        Guidance::of(spec)
+    }
 
     /// Computes what steers the network at every step of a picture: the texts, encoded, and what else it is told.
     ///
