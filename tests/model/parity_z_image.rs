@@ -100,3 +100,8 @@ fn image_to_image_runs_end_in_diffusers_pictures() {
 fn inpainting_runs_end_in_diffusers_pictures() {
     whole_runs::check("z_image", "inpaint");
 }
+
+#[test]
+fn runs_with_loras_end_in_diffusers_pictures() {
+    whole_runs::check("z_image", "lora");
+}

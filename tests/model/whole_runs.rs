@@ -1,7 +1,7 @@
 //! Whole runs of a family against diffusers': latents after each step, and the picture.
 
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::diffusion::{self, ImageSpec, Model, Picture, Source};
+use sd_worker_rbee::diffusion::{self, ImageSpec, LoraSpec, Model, Picture, Source};
 use serde::Deserialize;
 
 use crate::support::{Golden, data, picture, relative_l2};
@@ -25,6 +25,9 @@ struct Run {
     strength: f64,
     width: u32,
     height: u32,
+    /// Names below `loras`, and strengths.
+    #[serde(default)]
+    loras: Vec<(String, f64)>,
 }
 
 /// A tensor is what it should be, within a relative L2 error.
@@ -39,7 +42,7 @@ pub fn json<T: for<'a> Deserialize<'a>>(family: &str, name: &str) -> T {
     serde_json::from_slice(&std::fs::read(data(&format!("{family}/{name}.json"))).unwrap()).unwrap()
 }
 
-/// Draws the runs of `family` whose names begin with `kind`: text, image or inpaint.
+/// Draws the runs of `family` whose names begin with `kind`: text, image, inpaint, and lora.
 pub fn check(family: &str, kind: &str) {
     let golden = Golden::read(&format!("{family}/runs.safetensors"));
     let runs: Vec<Run> = json(family, "runs");
@@ -48,7 +51,7 @@ pub fn check(family: &str, kind: &str) {
     for run in &runs {
         let opened = diffusion::open(&data(&format!("{family}/{}", run.checkpoint))).unwrap();
         let model = opened.load(&Device::Cpu, DType::F32.into()).unwrap();
-        let mut job = model.begin(&spec(run, &golden)).unwrap();
+        let mut job = model.begin(&spec(family, run, &golden)).unwrap();
         let theirs = golden.get(&format!("{}.latents", run.name));
         assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);
         while !job.is_done() {
@@ -61,7 +64,12 @@ pub fn check(family: &str, kind: &str) {
     }
 }
 
-fn spec(run: &Run, golden: &Golden) -> ImageSpec {
+/// A LoRA that a tool has made for a family.
+pub fn lora(family: &str, name: &str, strength: f64) -> LoraSpec {
+    LoraSpec { name: name.into(), file: data(&format!("{family}/loras/{name}.safetensors")), strength }
+}
+
+fn spec(family: &str, run: &Run, golden: &Golden) -> ImageSpec {
     let input = || golden.rgb(&format!("{}.input", run.name));
     let source = match run.source.as_str() {
         "text" => Source::Text { width: run.width, height: run.height },
@@ -78,6 +86,7 @@ fn spec(run: &Run, golden: &Golden) -> ImageSpec {
         steps: run.steps,
         guidance_scale: run.guidance_scale,
         seed: run.seed,
+        loras: run.loras.iter().map(|(name, strength)| lora(family, name, *strength)).collect(),
         ..ImageSpec::new(run.prompt.clone(), source)
     }
 }

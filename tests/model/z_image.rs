@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use crate::support::{copy_folder, data};
+use crate::{
+    support::{copy_folder, data},
+    whole_runs::lora,
+};
 use candle_core::{DType, Device};
 use sd_worker_rbee::{
     contract::PromptSyntax,
@@ -42,14 +45,14 @@ fn defaults_are_those_of_the_distilled_model_or_of_the_other() {
 #[test]
 fn what_cannot_be_done_is_refused_by_field() {
     let model = load(&data("z_image/base")).unwrap();
-    let lora = LoraSpec { name: "a".into(), file: "/no/such/file".into(), strength: 1.0 };
+    let lora = LoraSpec { name: "a".into(), file: data("loras/text/kohya.safetensors"), strength: 1.0 };
     let a1111 = |prompt: &str| ImageSpec {
         prompt: prompt.into(),
         prompt_syntax: PromptSyntax::A1111,
         ..text(32, 32)
     };
     let cases = [
-        (ImageSpec { loras: vec![lora], ..text(32, 32) }, "`loras`"),
+        (ImageSpec { loras: vec![lora], ..text(32, 32) }, "expected a layer of this model"),
         (ImageSpec { scheduler: Some("ddim".into()), ..text(32, 32) }, "flow_euler"),
         (ImageSpec { steps: 0, ..text(32, 32) }, "`steps`"),
         (a1111("a (red:1.3) circle"), "`prompt_syntax`"),
@@ -60,6 +63,20 @@ fn what_cannot_be_done_is_refused_by_field() {
         assert!(error.contains(part), "{part} is not in: {error}");
     }
     assert_eq!(draw(&model, &a1111("a red circle")), draw(&model, &text(32, 32)));
+}
+
+#[test]
+fn a_lora_draws_the_same_by_kohya_s_names_and_the_next_job_has_the_model_as_it_was() {
+    let model = load(&data("z_image/base")).unwrap();
+    let with = |name: &str| ImageSpec { loras: vec![lora("z_image", name, 0.8)], ..text(32, 48) };
+    let before = draw(&model, &text(32, 48));
+    let plain = draw(&model, &with("plain"));
+    assert_ne!(plain, before);
+    assert_eq!(draw(&model, &with("kohya")), plain);
+    assert_eq!(draw(&model, &text(32, 48)), before);
+    let turbo = load(&data("z_image/turbo")).unwrap();
+    let error = turbo.begin(&with("plain")).err().unwrap().to_string();
+    assert!(error.contains("`loras[0].path`") && error.contains("expected"), "{error}");
 }
 
 #[test]

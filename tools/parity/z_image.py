@@ -1,7 +1,7 @@
 """Two small Z-Image checkpoints of random weights and what diffusers computes from them: `z_image.py OUTPUT_FOLDER`.
 
 `turbo` has the shift that Z-Image-Turbo was published with and bf16 weights; `base` is guided, has another shift, other
-heads and f32 weights.
+heads and f32 weights, and LoRAs in the formats that its trainers write.
 """
 
 import json
@@ -25,6 +25,7 @@ from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
 from checkpoints import byte_alphabet, randomise, scale_output
 from flux import padded
+from lora import layers_of, matrices
 from modules import PROMPTS
 from runs import mask, picture
 
@@ -45,7 +46,8 @@ CLASSES = {"text": ZImagePipeline, "image": ZImageImg2ImgPipeline, "inpaint": ZI
 
 def run(name, checkpoint, source, **more):
     defaults = dict(
-        prompt=PROMPT, negative_prompt=None, guidance_scale=0.0, seed=42, steps=4, strength=1.0, width=64, height=64)
+        prompt=PROMPT, negative_prompt=None, guidance_scale=0.0, seed=42, steps=4, strength=1.0, width=64, height=64,
+        loras=[])
     return dict(name=name, checkpoint=checkpoint, source=source, **{**defaults, **more})
 
 
@@ -57,6 +59,9 @@ RUNS = [
     run("image_turbo", "turbo", "image", strength=0.6),
     run("image_base_odd", "base", "image", guidance_scale=3.0, strength=0.5, width=104, height=72, steps=5),
     run("inpaint_turbo_odd", "turbo", "inpaint", width=104, height=72),
+    run("lora_plain", "base", "text", guidance_scale=2.0, steps=2, loras=[["plain", 0.8]]),
+    run("lora_peft", "base", "text", steps=2, loras=[["peft", -0.5]]),
+    run("lora_two", "base", "text", steps=2, loras=[["plain", 0.6], ["peft", 0.7]]),
     run("inpaint_base", "base", "inpaint", guidance_scale=2.0, strength=0.7, steps=5),
 ]
 
@@ -137,6 +142,23 @@ def modules(pipe, name: str, folder: Path):
     (folder / f"{name}.tokens.json").write_text(json.dumps(cases))
 
 
+def loras(transformer, folder: Path):
+    """`kohya` is `plain` under other names, which diffusers 0.42.1 does not take apart."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(101)
+    plain, kohya, peft = {}, {}, {}
+    for name, weight in layers_of(transformer, lambda name: "refiner" in name or name.startswith("layers.")):
+        down, up = matrices(weight, 3, generator)
+        for prefix, layer, out in (("diffusion_model.", name, plain), ("lora_unet_", name.replace(".", "_"), kohya)):
+            out[f"{prefix}{layer}.lora_down.weight"], out[f"{prefix}{layer}.lora_up.weight"] = down, up
+            out[f"{prefix}{layer}.alpha"] = torch.tensor(1.5)
+        if "attention" in name:
+            down, up = matrices(weight, 2, generator)
+            peft[f"transformer.{name}.lora_A.weight"], peft[f"transformer.{name}.lora_B.weight"] = down, up
+    for name, tensors in (("plain", plain), ("kohya", kohya), ("peft", peft)):
+        save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+
+
 def runs(pipes, folder: Path):
     out = {}
     for case in RUNS:
@@ -161,7 +183,13 @@ def runs(pipes, folder: Path):
             out[f"{name}.mask"] = torch.from_numpy(painted)
         pipe = CLASSES[case["source"]](**pipes[case["checkpoint"]].components)
         pipe.set_progress_bar_config(disable=True)
+        for name_of_lora, _ in case["loras"]:
+            pipe.load_lora_weights(folder / "loras" / f"{name_of_lora}.safetensors", adapter_name=name_of_lora)
+        if case["loras"]:
+            pipe.set_adapters([lora for lora, _ in case["loras"]], [strength for _, strength in case["loras"]])
         result = (pipe(**inputs).images[0] * 255).round().astype(np.uint8)[: size[1], : size[0]]
+        if case["loras"]:
+            pipe.unload_lora_weights()
         if case["source"] == "inpaint":
             result = np.where((painted >= 128)[:, :, None], result, image)
         out[f"{name}.latents"] = torch.cat(latents)
@@ -182,6 +210,7 @@ def make(folder: Path):
         checkpoint(folder / name, name)
         pipes[name] = ZImagePipeline.from_pretrained(folder / name, torch_dtype=torch.float32)
         modules(pipes[name], name, folder)
+    loras(pipes["base"].transformer, folder / "loras")
     runs(pipes, folder)
 
 

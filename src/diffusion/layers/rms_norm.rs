@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::diffusion::{DiffusionError, checkpoint::Scope};
 
 /// `torch.nn.RMSNorm`, over the last dimension.
+#[derive(Clone)]
 pub struct RmsNorm {
     weight: Tensor,
     eps: f64,

@@ -17,7 +17,7 @@ const SIGNS: [(&str, &str); 20] = [
     ("single_transformer_blocks", FLUX),
     ("joint_blocks", "a LoRA for Stable Diffusion 3"),
     ("joint_transformer_blocks", "a LoRA for Stable Diffusion 3"),
-    ("diffusion_model.layers.", "a LoRA for a transformer (Z-Image, Lumina)"),
+    ("diffusion_model.layers.", Z_IMAGE),
     ("diffusion_model.blocks.", "a LoRA for a transformer of another family (Wan, Cosmos)"),
     ("transformer.transformer_blocks.", "a LoRA for a transformer (Flux, Stable Diffusion 3, Qwen-Image)"),
     ("lora_te2_", XL),
@@ -25,6 +25,8 @@ const SIGNS: [(&str, &str); 20] = [
     ("text_encoder_2.", XL),
 ];
 const FLUX: &str = "a LoRA for Flux";
+/// Z-Image's, and those of a family with the same names.
+pub const Z_IMAGE: &str = "a LoRA for a transformer (Z-Image, Lumina)";
 /// SDXL's.
 pub const XL: &str = "a LoRA for SDXL";
 /// Cross attention's keys in every naming.

@@ -49,7 +49,7 @@ impl Denoiser for FluxDenoiser {
 
     fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
         if !spec.loras.is_empty() {
-            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
+            let reason = "LoRAs are applied to Stable Diffusion and Z-Image models, and this is none";
             return Err(DiffusionError::request("loras", reason));
         }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));

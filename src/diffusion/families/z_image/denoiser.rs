@@ -1,12 +1,15 @@
 //! How Z-Image's transformer is asked, and what it is told of a picture.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
-use super::{latents, prompts::PromptEncoder};
+use super::{Networks, latents, prompts::PromptEncoder};
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
-    networks::z_image::{Caption, PATCH, ZImageTransformer},
+    lora::Loras,
+    networks::z_image::{Caption, PATCH},
     picture::{Denoiser, Form, Guidance, ImageSpec, Picture, Plan, Schedule, Steering},
     schedulers::FlowConfig,
 };
@@ -14,7 +17,8 @@ use crate::diffusion::{
 /// The networks of a Z-Image model, and what steers them.
 pub struct ZImageDenoiser {
     pub(super) prompts: PromptEncoder,
-    pub(super) transformer: ZImageTransformer,
+    pub(super) networks: Networks,
+    pub(super) loras: Loras<Networks>,
     pub(super) schedule: FlowConfig,
     pub(super) device: Device,
 }
@@ -23,6 +27,8 @@ pub struct ZImageDenoiser {
 struct ZImageSteering {
     /// Of each sample, the negative prompt's first.
     captions: Vec<Caption>,
+    /// The model with the LoRAs of this picture; none: as it was loaded.
+    adapted: Option<Arc<Networks>>,
 }
 
 impl Steering for ZImageSteering {
@@ -45,10 +51,6 @@ impl Denoiser for ZImageDenoiser {
     }
 
     fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
-        if !spec.loras.is_empty() {
-            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
-            return Err(DiffusionError::request("loras", reason));
-        }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
         let unguided = "a `guidance_scale` of 0 or below does not guide";
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) && !guides(spec) {
@@ -82,16 +84,18 @@ impl Denoiser for ZImageDenoiser {
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
         let spec = plan.spec;
+        let adapted = self.loras.adapt(&self.networks, &spec.loras)?;
+        let transformer = &adapted.as_deref().unwrap_or(&self.networks).transformer;
         let mut read = |field, text| {
             let words = self.prompts.encode(field, (text, spec.prompt_syntax), warnings)?;
-            Ok::<_, DiffusionError>(self.transformer.read_caption(&words)?)
+            Ok::<_, DiffusionError>(transformer.read_caption(&words)?)
         };
         let mut captions = vec![read("prompt", spec.prompt.as_str())?];
         if guides(spec) {
             let negative = spec.negative_prompt.as_deref().unwrap_or_default();
             captions.insert(0, read("negative_prompt", negative)?);
         }
-        Ok(Box::new(ZImageSteering { captions }))
+        Ok(Box::new(ZImageSteering { captions, adapted }))
     }
 
     fn predict(&self, pictures: &[&Picture]) -> Result<Vec<Vec<f32>>, DiffusionError> {
@@ -101,7 +105,8 @@ impl Denoiser for ZImageDenoiser {
 
 impl ZImageDenoiser {
     fn predict_one(&self, picture: &Picture) -> Result<Vec<f32>, DiffusionError> {
-        let captions = &picture.steering::<ZImageSteering>()?.captions;
+        let ZImageSteering { captions, adapted } = picture.steering()?;
+        let transformer = &adapted.as_deref().unwrap_or(&self.networks).transformer;
         let (channels, height, width) = picture.shape();
         let grid = (height / PATCH, width / PATCH);
         let tokens = latents::pack(&picture.network_input(), picture.shape());
@@ -110,7 +115,7 @@ impl ZImageDenoiser {
         let time = (TIMESTEPS - picture.timestep()) / TIMESTEPS;
         let mut outputs = Vec::new();
         for caption in &captions[captions.len() - picture.samples()..] {
-            let output = self.transformer.forward(&tokens, grid, caption, time)?;
+            let output = transformer.forward(&tokens, grid, caption, time)?;
             let output = output.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             outputs.extend(latents::unpack(&output, picture.shape()).iter().map(|value| -value));
         }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::{
-    ZImageDenoiser, ZImageFamily,
+    Networks, ZImageDenoiser, ZImageFamily,
     prompts::{PromptEncoder, WORDS},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         checkpoint::{Checkpoint, ConfigFile},
         families::{Described, Opened},
         footprint::{Activations, Arithmetic},
+        lora::Loras,
         networks::{
             qwen3::Qwen3Config,
             z_image::{PATCH, TransformerConfig, ZImageTransformer},
@@ -99,7 +100,13 @@ pub fn load(
     };
     let transformer = ZImageTransformer::load(config, &weights.root(), device, dtype)?;
     let weight_bytes = weights.bytes_taken() + text_bytes + vae_bytes;
-    let denoiser = ZImageDenoiser { prompts, transformer, schedule, device: device.clone() };
+    let denoiser = ZImageDenoiser {
+        prompts,
+        networks: Networks { transformer },
+        loras: Loras::default(),
+        schedule,
+        device: device.clone(),
+    };
     Ok(Model::new(denoiser, Decoders::new(vae, None, device), weight_bytes))
 }
 
@@ -123,6 +130,6 @@ impl ZImage {
 
     /// The network that denoises.
     pub fn transformer(&self) -> &ZImageTransformer {
-        &self.denoiser().transformer
+        &self.denoiser().networks.transformer
     }
 }

@@ -6,15 +6,18 @@
 //! | `load` | what the configurations say, and from a checkpoint to a model |
 //! | `denoiser` | how the transformer is asked, and what it is told of a picture |
 //! | `prompts` | the text encoder with its tokenizer |
+//! | `networks` | what a LoRA changes |
 //! | `latents` | latents as the transformer's tokens |
 
 mod denoiser;
 mod latents;
 mod load;
+mod networks;
 mod prompts;
 
 pub use denoiser::ZImageDenoiser;
 pub use load::ZImage;
+pub use networks::Networks;
 
 use candle_core::Device;
 

@@ -7,6 +7,7 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, RmsNorm, Rotation},
+    lora::Visit,
     ops::{self, Activation, AttentionOptions},
 };
 
@@ -14,6 +15,7 @@ use crate::diffusion::{
 const EPS: f64 = 1e-5;
 
 /// ZImageTransformerBlock.
+#[derive(Clone)]
 pub struct Block {
     modulation: Option<Linear>,
     norm_1: RmsNorm,
@@ -81,6 +83,15 @@ impl Block {
         &x + gated(self.norm_4.forward(&h)?, 1)?
     }
 
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.modulation.iter_mut().for_each(|modulation| modulation.visit(visit));
+        let Attention { q, k, v, out, .. } = &mut self.attention;
+        for layer in [q, k, v, out, &mut self.gate, &mut self.up, &mut self.down] {
+            layer.visit(visit);
+        }
+    }
+
     fn modulation(&self, time: &Tensor) -> Result<Option<Modulation>> {
         let Some(layer) = &self.modulation else {
             return Ok(None);
@@ -94,6 +105,7 @@ impl Block {
 }
 
 /// Attention of all tokens to all, with normalised queries and keys that are turned by place.
+#[derive(Clone)]
 struct Attention {
     q: Linear,
     k: Linear,

@@ -14,6 +14,7 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, RmsNorm, Rotation, WAVES, waves},
+    lora::Visit,
     ops,
 };
 
@@ -22,7 +23,8 @@ const TIME_INNER: usize = 1024;
 /// Epsilon that diffusers fixes for the last norm.
 const EPS: f64 = 1e-6;
 
-/// The network.
+/// The network. A copy shares all tensors with what it is a copy of.
+#[derive(Clone)]
 pub struct ZImageTransformer {
     config: TransformerConfig,
     device: Device,
@@ -148,6 +150,17 @@ impl ZImageTransformer {
         let scale = (self.modulation.forward(&time.silu()?)?.unsqueeze(1)? + 1.0)?;
         let picture = ops::layer_norm(&picture, &self.ones, &self.zeros, EPS)?.broadcast_mul(&scale)?;
         self.out.forward(&picture)
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        for layer in [&mut self.picture_in, &mut self.time_1, &mut self.time_2, &mut self.caption_in] {
+            layer.visit(visit);
+        }
+        let blocks = [&mut self.picture_blocks, &mut self.caption_blocks, &mut self.blocks];
+        blocks.into_iter().flatten().for_each(|block| block.visit(visit));
+        self.modulation.visit(visit);
+        self.out.visit(visit);
     }
 
     /// `[1, time_width]`.
