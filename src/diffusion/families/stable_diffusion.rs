@@ -35,18 +35,17 @@ impl StableDiffusion {
         device: &Device,
         precision: impl Into<Precision>,
     ) -> Result<Self, DiffusionError> {
-        let checkpoint = opened.checkpoint();
-        let index = checkpoint.index();
-        let class = index.text("_class_name")?;
-        let (components, variant) = if Sd.pipelines().contains(&class) {
-            (Sd.components(), sd::variant(checkpoint)?)
-        } else if Sdxl.pipelines().contains(&class) {
-            (Sdxl.components(), sdxl::variant(checkpoint)?)
-        } else {
-            let known = [Sd.pipelines(), Sdxl.pipelines()].concat().join(", ");
-            return Err(index.unusable("_class_name", &format!("one of {known}"), class));
+        let class = opened.checkpoint().index().text("_class_name")?;
+        let (checkpoint, variant) = match Sdxl.pipelines().contains(&class) {
+            true => {
+                let checkpoint = opened.checkpoint_of(&Sdxl)?;
+                (checkpoint, sdxl::variant(checkpoint)?)
+            }
+            false => {
+                let checkpoint = opened.checkpoint_of(&Sd)?;
+                (checkpoint, sd::variant(checkpoint)?)
+            }
         };
-        checkpoint.must_have(components)?;
         unet::load(checkpoint, variant, device, precision.into())
     }
 }

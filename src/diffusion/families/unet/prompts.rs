@@ -24,15 +24,16 @@ use crate::{
 /// One encoder, or SDXL's two, each with its tokenizer. Copies share weights, tokenizers and kept embeddings.
 #[derive(Clone)]
 pub struct PromptEncoder {
-    parts: Vec<Part>,
+    readers: Vec<Reader>,
     variant: Variant,
     embeddings: Arc<EmbeddingCache>,
     /// What tells these encoders from others with the same embeddings; empty as they were loaded.
     name: String,
 }
 
+/// A text encoder with its tokenizer.
 #[derive(Clone)]
-struct Part {
+struct Reader {
     component: &'static str,
     tokenizer: Arc<ClipTokenizer>,
     encoder: TextEncoder,
@@ -72,7 +73,7 @@ impl PromptEncoder {
         device: &Device,
         dtype: DType,
     ) -> Result<(Self, u64), DiffusionError> {
-        let mut parts = Vec::new();
+        let mut readers = Vec::new();
         let mut bytes = 0;
         let there =
             variant.encoders.iter().filter(|encoder| checkpoint.class_of(encoder.component).is_some());
@@ -84,28 +85,28 @@ impl PromptEncoder {
             let tokenizer = Arc::new(tokenizer);
             let weights = checkpoint.weights(component, device, dtype)?;
             let encoder = TextEncoder::load(config, &weights.root())?;
-            parts.push(Part { component, tokenizer, encoder });
+            readers.push(Reader { component, tokenizer, encoder });
             bytes += weights.bytes_taken();
         }
         let embeddings = Arc::new(EmbeddingCache::default());
-        Ok((Self { parts, variant, embeddings, name: String::new() }, bytes))
+        Ok((Self { readers, variant, embeddings, name: String::new() }, bytes))
     }
 
     /// The first tokenizer.
     pub fn tokenizer(&self) -> &ClipTokenizer {
-        &self.parts[0].tokenizer
+        &self.readers[0].tokenizer
     }
 
     /// The encoders, SDXL's larger one last.
     pub fn encoders(&self) -> impl Iterator<Item = &TextEncoder> {
-        self.parts.iter().map(|part| &part.encoder)
+        self.readers.iter().map(|reader| &reader.encoder)
     }
 
     /// The encoders to be changed, with their components' names.
     pub(in crate::diffusion) fn components_mut(
         &mut self,
     ) -> impl Iterator<Item = (&'static str, &mut TextEncoder)> {
-        self.parts.iter_mut().map(|part| (part.component, &mut part.encoder))
+        self.readers.iter_mut().map(|reader| (reader.component, &mut reader.encoder))
     }
 
     /// Says what tells the encoders from those as they were loaded, so that embeddings are not mixed up.
@@ -176,14 +177,14 @@ impl PromptEncoder {
         warnings: &mut Vec<String>,
     ) -> Result<Encoded, DiffusionError> {
         let readings = self
-            .parts
+            .readers
             .iter()
-            .map(|part| read(&part.tokenizer, syntax, field, text))
+            .map(|reader| read(&reader.tokenizer, syntax, field, text))
             .collect::<Result<Vec<Reading>, _>>()?;
         warnings.extend(readings.first().and_then(|reading| reading.warning.clone()));
         let compute = || {
             let (mut hidden, mut pooled) = (Vec::new(), None);
-            for (reading, Part { encoder, .. }) in readings.iter().zip(&self.parts) {
+            for (reading, Reader { encoder, .. }) in readings.iter().zip(&self.readers) {
                 let mut own_pooled = None;
                 hidden.push(encode(&reading.chunks, |ids| {
                     let output = encoder.outputs(&[ids.to_vec()], self.wanted(skip))?;
