@@ -17,7 +17,7 @@ pub mod diffusion;
 #[cfg(feature = "worker")]
 pub mod engine;
 pub mod environment;
-#[cfg(test)]
+#[cfg(all(test, feature = "worker"))]
 mod folders;
 #[cfg(feature = "bus")]
 pub mod http;
