@@ -2,6 +2,7 @@
 //!
 //! Plain data and the rules on it; no transport, no store, no image code.
 
+mod asyncapi;
 mod capability;
 mod control;
 mod error;
@@ -29,6 +30,7 @@ mod values;
 mod webhook;
 mod worker_info;
 
+pub use asyncapi::asyncapi;
 pub use capability::Capability;
 pub use control::{Command, MAX_COMMAND};
 pub use error::{ContractError, Disposition, ErrorCode};

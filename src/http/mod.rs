@@ -4,8 +4,11 @@
 
 mod body;
 mod cursor;
+pub mod endpoint;
 mod error;
 mod many;
+#[cfg(feature = "queen")]
+pub mod openapi;
 mod picture;
 mod routes;
 mod serve;
@@ -28,7 +31,9 @@ pub use many::MAX_WATCHED;
 #[cfg(feature = "queen")]
 pub(crate) use picture::Picture;
 pub use picture::Pictures;
-pub use routes::{RouteLimits, fallback, job_id, job_routes, watched_job_routes};
+#[cfg(feature = "queen")]
+pub(crate) use routes::only_id;
+pub use routes::{JobsState, RouteLimits, fallback, job_endpoints, job_id, job_routes, watch_endpoints};
 pub use serve::serve;
 pub use sse::KEEP_ALIVE;
 

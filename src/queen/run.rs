@@ -7,18 +7,17 @@ use tokio::net::TcpListener;
 
 use super::{
     MAX_LEAVING, Queen, QueenOptions, Tokens, TokensError, auth,
-    durable::{self, Durable},
-    foreign::{self, Foreign},
+    durable::Durable,
+    foreign,
     guard::{self, Guard},
-    list, page,
     rate::{self, RateLimit, RateLimits},
+    routes,
     webhooks::{Secrets, SecretsError, Webhooks},
-    workers,
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{Pictures, RouteLimits, fallback, serve, watched_job_routes},
+    http::{Pictures, RouteLimits, serve},
     signals::Signals,
     storage::{StorageError, Store},
 };
@@ -201,18 +200,9 @@ async fn start(
     if let (Some(webhooks), Some(durable)) = (webhooks, durable) {
         tokio::spawn(queen.clone().tell_of_durable_jobs(webhooks, durable));
     }
-    let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
+    let router = guarded(routes::routes(queen.clone(), route_limits), guard, tokens, rate_limits);
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })
-}
-
-fn routes(queen: Queen, limits: RouteLimits) -> Router {
-    let own = durable::routes(queen.clone())
-        .merge(list::routes(queen.clone()))
-        .merge(workers::routes(queen.clone()))
-        .merge(foreign::routes(Foreign::new(queen.clone(), &limits)))
-        .merge(page::routes());
-    fallback(watched_job_routes(queen, limits).merge(own))
 }
 
 /// In front of every endpoint: from which web page, who it is, and how often. Around all of it: in which form a refusal is said.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{
         Path, Query,
         rejection::{PathRejection, QueryRejection},
     },
-    routing::{delete, get, post},
 };
+use schemars::json_schema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,10 +17,15 @@ use super::{Durable, away, uninterrupted};
 use crate::{
     bus::Sending,
     contract::{
-        DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
+        DeadLetters, ErrorBody, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation,
+        Ticket,
     },
-    http::{ApiError, job_id},
-    queen::{Queen, busy, ended_how, owner::Asked, told},
+    http::{
+        ApiError,
+        endpoint::{Endpoints, described, of},
+        job_id, only_id,
+    },
+    queen::{Queen, busy, ended_how, owner::Asked, routes::Front, told},
 };
 
 /// Letters that are listed unless told.
@@ -37,12 +42,40 @@ struct ListQuery {
 }
 
 /// GET /v1/dead-letters, POST /v1/dead-letters/{id}/retry, DELETE /v1/dead-letters/{id}.
-pub(in crate::queen) fn routes(queen: Queen) -> Router {
-    Router::new()
-        .route("/v1/dead-letters", get(list))
-        .route("/v1/dead-letters/{id}", delete(drop_letter))
-        .route("/v1/dead-letters/{id}/retry", post(retry))
-        .with_state(queen)
+pub(in crate::queen) fn endpoints() -> Endpoints<Front> {
+    let job = "The job's id.";
+    Endpoints::new("Dead letters", of::<ErrorBody>)
+        .get(
+            "/v1/dead-letters",
+            list,
+            described(
+                "listDeadLetters",
+                "Jobs that failed on every worker that tried them, the newest first.",
+            )
+            .query(
+                "limit",
+                "Letters at most, 100 unless told.",
+                |_| json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+            )
+            .gives(200, "the letters", of::<DeadLetters>)
+            .errs(&[400, 404, 503]),
+        )
+        .delete(
+            "/v1/dead-letters/{id}",
+            drop_letter,
+            described("dropDeadLetter", "Drops the letter of a job.")
+                .path("id", job, of::<JobId>)
+                .gives(200, "it is gone", only_id)
+                .errs(&[400, 404, 503]),
+        )
+        .post(
+            "/v1/dead-letters/{id}/retry",
+            retry,
+            described("retryDeadLetter", "Sends the job of a letter again.")
+                .path("id", job, of::<JobId>)
+                .gives(200, "it waits in the queue", of::<JobResponse>)
+                .errs(&[400, 404, 409, 503]),
+        )
 }
 
 async fn list(

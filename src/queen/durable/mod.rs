@@ -30,7 +30,7 @@ use crate::{
     http::ApiError,
 };
 
-pub(super) use dead_letters::routes;
+pub(super) use dead_letters::endpoints;
 use models::Models;
 pub(super) use submit::Submission;
 
