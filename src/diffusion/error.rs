@@ -5,8 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{checkpoint::FileKind, lora::LoraFileError};
-use crate::contract::ErrorCode;
+use crate::{
+    contract::ErrorCode,
+    diffusion::{checkpoint::FileKind, lora::LoraFileError},
+};
 
 /// An error of this module. Errors of a checkpoint name the file and the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]

@@ -1,58 +1,42 @@
-//! One picture, computed: a Stable Diffusion checkpoint in the diffusers layout, on candle's primitives.
+//! One picture, computed, on candle's primitives. No network, no queue, no runtime.
 //!
 //! Everything is read from the checkpoint's own configuration and agrees with Hugging Face diffusers within float
-//! error (`tests/parity.rs`). No network, no queue, no runtime: [`StableDiffusion`] holds the weights and nothing of
-//! a picture, [`Denoising`] is one picture between two steps.
+//! error (`tests/model/parity`).
 
-mod begin;
+mod autoencoders;
 mod checkpoint;
-mod conditioning;
-mod config;
-mod denoising;
-mod embedding_cache;
 mod error;
-pub mod flux;
-mod inspect;
+mod families;
+mod footprint;
 mod layers;
 mod lora;
-pub mod masking;
-mod memory;
+mod networks;
 mod noise;
 pub mod ops;
-mod passes;
 mod picture;
-mod pipeline;
 mod precision;
-mod preview;
-mod progress;
-pub mod prompt;
-mod resnet;
 mod schedulers;
-mod spec;
-mod text_encoder;
-mod tokenizer;
-mod unet;
-mod vae;
-mod warnings;
+mod text;
 
+pub use autoencoders::{Autoencoder, Moments};
 pub use candle_core::{DType, Device};
 pub use checkpoint::{BEGINNING, Checkpoint, FileKind, Part, sha256, what_is};
-pub use conditioning::{Added, Conditioning};
-pub use denoising::Denoising;
-pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
 pub use error::{DiffusionError, says_device_failed};
-pub use inspect::{Defaults, Inspection, inspect};
-pub use lora::{LoraFileError, Loras, Stamp};
-pub use memory::{Activations, Arithmetic};
+pub use families::{
+    Inspection, flux, inspect,
+    sd::{Denoising, StableDiffusion},
+};
+pub use footprint::{Activations, Arithmetic};
+pub use lora::{LoraFileError, LoraSpec, Loras, Stamp};
+pub use networks::{
+    clip::{HiddenStates, TextEncoder, TextOutput},
+    flux::TransformerInput,
+    t5::T5Encoder,
+    unet::{Added, Conditioning, UNet},
+};
 pub use noise::TorchRng;
-pub(crate) use passes::{Fit, passes};
-pub use picture::is_drawn_anew;
-pub use pipeline::StableDiffusion;
+pub use picture::{Defaults, ImageSpec, Progress, ProgressError, Source, Trajectory, is_drawn_anew, masking};
+pub(crate) use picture::{Fit, passes};
 pub use precision::Precision;
-pub use progress::{Progress, ProgressError, Trajectory};
-pub use schedulers::{Memory as SchedulerMemory, MemoryError, SchedulerKind};
-pub use spec::{ImageSpec, LoraSpec, Source};
-pub use text_encoder::{HiddenStates, TextEncoder, TextOutput};
-pub use tokenizer::{ClipTokenizer, Tokens};
-pub use unet::UNet;
-pub use vae::{Autoencoder, Moments};
+pub use schedulers::{FlowConfig, FlowSchedule, Memory as SchedulerMemory, MemoryError, SchedulerKind};
+pub use text::{ClipTokenizer, EmbeddingCache, EmbeddingKey, T5Tokenizer, Tokens, prompt};

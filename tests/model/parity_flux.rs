@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5;
 use sd_worker_rbee::diffusion::{
-    Checkpoint, ImageSpec, Source,
-    flux::{Flux, FluxDenoising, TransformerInput},
+    Checkpoint, ImageSpec, Source, TransformerInput,
+    flux::{Flux, FluxDenoising},
 };
 use serde::Deserialize;
 

@@ -9,8 +9,8 @@ use std::{
 use candle_core::DType;
 use serde_json::Value;
 
-use super::mapped::MappedFile;
-use crate::diffusion::{DiffusionError, config::ConfigFile};
+use super::{ConfigFile, mapped::MappedFile};
+use crate::diffusion::DiffusionError;
 
 /// The files of one component, and which of them holds which tensor.
 pub struct ComponentFiles {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Checkpoint, Layout, MappedFile};
-use crate::diffusion::{DiffusionError, Precision};
+use crate::diffusion::{DiffusionError, precision::Precision};
 
 /// Bytes of each of the three places of a tensor that are hashed.
 const BLOCK: usize = 64;

@@ -1,10 +1,12 @@
 //! Where the parts of a checkpoint are read from: configuration files, weights, tokenizers. What is read from them is
 //! for the networks to say.
 
+mod config_file;
 pub(super) mod convert;
 mod files;
 mod identity;
 mod kind;
+pub mod limits;
 mod mapped;
 mod single_file;
 mod size;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+pub use config_file::{ConfigFile, read_limited};
 pub use identity::{Part, sha256};
 pub use kind::{BEGINNING, FileKind, what_is, why_no_safetensors};
 pub use mapped::MappedFile;
@@ -21,11 +24,7 @@ pub use single_file::original_unet_name;
 pub use weights::{Scope, Weights};
 
 use self::{files::ComponentFiles, single_file::SingleFile};
-use super::{
-    DiffusionError,
-    config::{ConfigFile, TextConfig},
-    tokenizer::ClipTokenizer,
-};
+use crate::diffusion::{DiffusionError, networks::clip::TextConfig, text::ClipTokenizer};
 
 /// The component of a checkpoint that previews are decoded with, if it is there.
 pub const TAESD: &str = "taesd";

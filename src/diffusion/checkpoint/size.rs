@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 
 use super::{Checkpoint, TAESD};
-use crate::diffusion::{DiffusionError, Precision};
+use crate::diffusion::{DiffusionError, precision::Precision};
 
 /// The components that have weights. A checkpoint has some of them.
 const TEXT_ENCODERS: [&str; 3] = ["text_encoder", "text_encoder_2", "text_encoder_3"];

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{
     alphas::Alphas,
     content::{Content, Values},
-    family,
+    kinds,
 };
 use crate::diffusion::DiffusionError;
 
@@ -99,7 +99,7 @@ impl LoraFile {
     /// What the file is, if its names tell: of no LoRA, or for a family.
     pub fn kind(&self) -> Option<&'static str> {
         let names = self.file.names();
-        family::told_by(names.iter().map(String::as_str), |name| self.file.shape(name))
+        kinds::told_by(names.iter().map(String::as_str), |name| self.file.shape(name))
     }
 
     fn with_kind(&self, found: &str) -> String {

@@ -6,29 +6,28 @@ use std::{
 };
 
 use super::{
-    adapted::{Lora, Networks},
+    LoraSpec,
+    adapt::{Adaptable, Lora},
     content::{Content, LoraFileError},
     stamp::Stamp,
 };
-use crate::diffusion::{DiffusionError, spec::LoraSpec};
+use crate::diffusion::DiffusionError;
 
 /// LoRAs kept per model.
 const MAX_KEPT: usize = 16;
 /// Bytes of LoRAs kept per model: a few of rank 32 for SDXL in half precision.
 const MAX_BYTES: usize = 512 << 20;
 
-/// The LoRAs of one model. The least recently used go first.
-#[derive(Default)]
-pub struct Loras {
-    state: Mutex<State>,
+/// The LoRAs of one model, whose networks are an `N`. The least recently used is dropped first.
+pub struct Loras<N> {
+    state: Mutex<State<N>>,
 }
 
-#[derive(Default)]
-struct State {
+struct State<N> {
     /// The latest used last.
     kept: Vec<Kept>,
     /// Networks of pictures that are being drawn, so that pictures with the same LoRAs share a pass.
-    in_use: Vec<(String, Weak<Networks>)>,
+    in_use: Vec<(String, Weak<N>)>,
     reads: u64,
 }
 
@@ -38,16 +37,18 @@ struct Kept {
     lora: Arc<Lora>,
 }
 
-impl Loras {
+impl<N> Default for Loras<N> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { kept: Vec::new(), in_use: Vec::new(), reads: 0 }) }
+    }
+}
+
+impl<N: Adaptable> Loras<N> {
     /// The networks with these LoRAs in them; none where nothing is changed: no LoRA, or all of strength 0.
     ///
     /// # Errors
     /// A file that cannot be read or is no LoRA of this model; a strength that is no finite number.
-    pub fn adapt(
-        &self,
-        networks: &Networks,
-        loras: &[LoraSpec],
-    ) -> Result<Option<Arc<Networks>>, DiffusionError> {
+    pub fn adapt(&self, networks: &N, loras: &[LoraSpec]) -> Result<Option<Arc<N>>, DiffusionError> {
         let mut state = self.state();
         let (mut adding, mut all, mut text) = (Vec::new(), String::new(), String::new());
         for (index, spec) in loras.iter().enumerate() {
@@ -75,9 +76,9 @@ impl Loras {
         }
         let mut adapted = networks.clone();
         for (lora, strength) in adding {
-            adapted.add(&lora, strength);
+            lora.add_to(&mut adapted, strength);
         }
-        adapted.prompts.rename(text);
+        adapted.rename_text_encoders(text);
         let adapted = Arc::new(adapted);
         state.in_use.push((all, Arc::downgrade(&adapted)));
         Ok(Some(adapted))
@@ -88,16 +89,16 @@ impl Loras {
         self.state().reads
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<N>> {
         // A panic while a file was read leaves the list as it was before.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<N: Adaptable> State<N> {
     fn lora(
         &mut self,
-        networks: &Networks,
+        networks: &N,
         spec: &LoraSpec,
         index: usize,
     ) -> Result<(Arc<Lora>, Stamp), DiffusionError> {
@@ -115,7 +116,7 @@ impl State {
         self.reads += 1;
         let content = Content::read(&spec.file).map_err(unusable)?;
         let stamp = content.stamp();
-        let lora = Arc::new(networks.read_lora(content, &spec.name, index)?);
+        let lora = Arc::new(Lora::read(networks, content, &spec.name, index)?);
         self.keep(Kept { file: spec.file.clone(), stamp, lora: lora.clone() });
         Ok((lora, stamp))
     }

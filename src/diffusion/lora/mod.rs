@@ -3,18 +3,19 @@
 //!
 //! Files are read in kohya's format, in peft's, and in those of diffusers before peft.
 
-mod adapted;
+mod adapt;
 mod alphas;
 mod content;
 mod delta;
-mod family;
 mod file;
 mod kept;
-mod names;
+pub mod kinds;
+mod spec;
 mod stamp;
 
-pub use adapted::Networks;
+pub use adapt::Adaptable;
 pub use content::LoraFileError;
 pub use delta::{Delta, LayerMut, Visit};
 pub use kept::Loras;
+pub use spec::LoraSpec;
 pub use stamp::Stamp;

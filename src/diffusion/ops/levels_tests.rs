@@ -10,7 +10,11 @@ use super::{
     lanes::{Kind, Level},
     *,
 };
-use crate::diffusion::{ImageSpec, Precision, Source, StableDiffusion};
+use crate::diffusion::{
+    families::sd::StableDiffusion,
+    picture::{ImageSpec, Source},
+    precision::Precision,
+};
 
 /// Both levels with fused arithmetic; none, and a line that says so, where the processor has only one. Tests that pass
 /// show nothing of what they print by macros: the line goes to standard error itself.

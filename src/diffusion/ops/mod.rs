@@ -34,7 +34,19 @@ pub use self::arithmetic::arithmetic;
 pub use self::bands::{BAND_PIXELS, Bands, Norm, Seen, View};
 pub use self::plain::MAX_SCORES;
 pub use self::scratch::{Holder as ScratchHolder, PER_THREAD as KEPT_PER_THREAD, SHARED as KEPT_FOR_ALL};
-pub use super::config::Activation;
+
+/// Activation functions of diffusers' and transformers' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// With the error function, as torch's default.
+    GeluErf,
+    /// With tanh, as `gelu_new`.
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)`, CLIP's own.
+    QuickGelu,
+}
 
 /// Whether the kernels of this folder compute with `x`.
 fn has_kernels(x: &Tensor) -> bool {

@@ -1,6 +1,6 @@
 //! Noise schedules in f32, with the sums and products in f64 where torch accumulates so.
 
-use crate::diffusion::{DiffusionError, config::ConfigFile};
+use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
 
 /// What a class of diffusers takes where the configuration is silent.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! `scheduler/scheduler_config.json`: what a checkpoint was trained with.
 
 use super::{SchedulerKind, betas};
-use crate::diffusion::{DiffusionError, config::ConfigFile};
+use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
 
 /// What the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

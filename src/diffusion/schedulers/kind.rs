@@ -1,6 +1,6 @@
 //! The schedulers there are, by the contract's names and by diffusers' classes and switches.
 
-use crate::diffusion::{DiffusionError, config::ConfigFile};
+use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
 
 /// How the sigmas of a schedule lie between the largest and the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ mod tests {
     fn the_contract_s_list_is_of_every_kind_and_of_flux() {
         let known = crate::contract::SCHEDULERS;
         assert_eq!(known[..TABLE.len()], NAMES);
-        assert_eq!(known[TABLE.len()..], [crate::diffusion::flux::FluxDenoising::SCHEDULER]);
+        assert_eq!(known[TABLE.len()..], [crate::diffusion::families::flux::FluxDenoising::SCHEDULER]);
     }
 
     #[test]

@@ -9,6 +9,9 @@ mod ddim;
 mod ddpm;
 mod dpm;
 mod euler;
+mod flow;
+#[cfg(test)]
+mod flow_parity_tests;
 mod heun;
 mod kind;
 mod lcm;
@@ -24,12 +27,13 @@ mod signal;
 mod unipc;
 
 pub use config::SchedulerConfig;
+pub use flow::{FlowConfig, FlowSchedule};
 pub use kind::SchedulerKind;
 use kind::SigmaSpread;
 pub use memory::{Memory, MemoryError};
 
 use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
-use super::{DiffusionError, noise::TorchRng};
+use crate::diffusion::{DiffusionError, noise::TorchRng};
 
 /// Where a picture is between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::{
     config::Prediction,
     sigmas::{self, TrainSigmas},
 };
-use crate::diffusion::{DiffusionError, config::ConfigFile};
+use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
 
 /// A noise level in the variance-preserving form: `x = alpha * clean + sigma * noise`.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::Deserialize;
 
 use super::{SchedulerConfig, SchedulerKind, scheduler};
-use crate::diffusion::{config::ConfigFile, noise::TorchRng};
+use crate::diffusion::{checkpoint::ConfigFile, noise::TorchRng};
 
 #[derive(Deserialize)]
 struct Golden {

@@ -5,7 +5,7 @@ use proptest::{prelude::*, sample::Index};
 use serde_json::{Value, json};
 
 use super::{Memory, Place, Scheduler, SchedulerConfig, SchedulerKind, scheduler};
-use crate::diffusion::{config::ConfigFile, noise::TorchRng};
+use crate::diffusion::{checkpoint::ConfigFile, noise::TorchRng};
 
 const SPACINGS: [&str; 3] = ["leading", "trailing", "linspace"];
 /// Those that draw noise at each step: where they end is not decided by the latents alone.

@@ -5,7 +5,6 @@ mod foreign;
 mod names;
 mod presets;
 mod shapes;
-mod vocabulary;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -14,11 +13,11 @@ use serde_json::Value;
 
 pub use names::{Names, Part, original_unet_name};
 
-use super::{Weights, mapped::MappedFile};
+use super::{ConfigFile, Weights, mapped::MappedFile};
 use crate::diffusion::{
     DiffusionError,
-    config::{ConfigFile, TextConfig},
-    tokenizer::ClipTokenizer,
+    networks::clip::TextConfig,
+    text::{ClipTokenizer, clip_vocabulary},
 };
 
 /// What the UNet's names begin with.
@@ -145,7 +144,7 @@ impl SingleFile {
             None => return Err(self.no_component(component)),
         };
         let label = format!("{} ({component}, CLIP's own)", self.file.path().display());
-        let words = vocabulary::read(Path::new(&label))?;
+        let words = clip_vocabulary(Path::new(&label))?;
         let (length, known) = (encoder.max_position_embeddings, encoder.vocab_size);
         ClipTokenizer::from_words(label.into(), words, padding, length, known)
     }

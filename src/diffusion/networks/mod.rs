@@ -1,0 +1,6 @@
+//! The networks: arithmetic from a configuration and weights. What is asked of them, and when, is for the families to say.
+
+pub mod clip;
+pub mod flux;
+pub mod t5;
+pub mod unet;

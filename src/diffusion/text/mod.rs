@@ -1,0 +1,12 @@
+//! Text before the networks: tokenizers, the syntax of prompts, and what was encoded last.
+
+mod clip_tokenizer;
+mod embedding_cache;
+pub mod prompt;
+mod t5_tokenizer;
+mod vocabulary;
+
+pub use clip_tokenizer::{ClipTokenizer, Tokens, Vocabulary};
+pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
+pub use t5_tokenizer::T5Tokenizer;
+pub use vocabulary::read as clip_vocabulary;

@@ -1,0 +1,92 @@
+//! T5's tokenizer: a prompt to a fixed number of token ids.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use super::Tokens;
+use crate::diffusion::{
+    DiffusionError,
+    checkpoint::{ConfigFile, limits::MAX_TOKENIZER_BYTES, read_limited},
+};
+
+/// The end of a prompt in T5's vocabularies.
+const END: &str = "</s>";
+/// What fills a prompt up when the configuration names nothing else.
+const PADDING: &str = "<pad>";
+
+/// The tokenizer of a checkpoint.
+pub struct T5Tokenizer {
+    file: PathBuf,
+    tokenizer: Tokenizer,
+    end: u32,
+    padding: u32,
+    length: usize,
+}
+
+impl T5Tokenizer {
+    /// Reads `tokenizer.json`. A prompt gets `length` ids, or fewer where the tokenizer's own `model_max_length` is
+    /// lower; `vocab_size` is the encoder's number of embeddings.
+    ///
+    /// # Errors
+    /// When there is none, naming what is there instead; when an id would have no embedding.
+    pub fn load(folder: &Path, length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
+        let file = folder.join("tokenizer.json");
+        if !file.is_file() {
+            let found = match folder.join("spiece.model").is_file() {
+                true => "spiece.model alone, which is not read; save the tokenizer again with transformers",
+                false => "none",
+            };
+            return Err(unusable(&file, format!("expected this file, found {found}")));
+        }
+        // The library panics on a text that is no JSON.
+        let bytes = read_limited(&file, MAX_TOKENIZER_BYTES)?;
+        ConfigFile::parse(&file, &bytes)?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unusable(&file, error))?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
+        if let Some((token, id)) =
+            tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size)
+        {
+            return Err(unusable(&file, format!("`{token}`: expected an id below {vocab_size}, found {id}")));
+        }
+        let id = |token: &str| {
+            tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| unusable(&file, format!("`{token}`: expected in the vocabulary, found none")))
+        };
+        let options = folder.join("tokenizer_config.json");
+        let options = if options.is_file() { Some(ConfigFile::read(&options)?) } else { None };
+        let option = |key: &str| options.as_ref().and_then(|options| options.value(key));
+        let padding = option("pad_token").and_then(token_text).unwrap_or(PADDING);
+        let longest = option("model_max_length").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        Ok(Self {
+            end: id(END)?,
+            padding: id(padding)?,
+            length: (length as u64).min(longest).max(1) as usize,
+            tokenizer,
+            file,
+        })
+    }
+
+    /// Cuts a prompt that is too long (its end token is kept) and pads a short one.
+    pub fn encode(&self, prompt: &str) -> Result<Tokens, DiffusionError> {
+        let encoding = self.tokenizer.encode(prompt, true).map_err(|error| unusable(&self.file, error))?;
+        Ok(Tokens::of_length(self.length, prompt, &encoding, self.end, self.padding))
+    }
+
+    /// Tokens per prompt.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
+    DiffusionError::Tokenizer { file: file.to_owned(), reason: reason.to_string() }
+}
+
+/// A token is written as a text or as an object with its `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
+}
