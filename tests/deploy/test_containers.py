@@ -1,6 +1,6 @@
-"""What the chart runs, without containers: NATS, the init container, queen and a worker with exactly their command lines,
-variables and users; their probes; a job that goes through; what KEDA's scaler reads meanwhile. Only host names, ports and folders
-are those of this machine.
+"""What the chart runs, without containers: NATS, the init container, queen and a worker with exactly their command
+lines, variables and users; their probes; a job that goes through; what KEDA's scaler reads meanwhile. Only host names,
+ports and folders are those of this machine.
 
 Run by scripts/test; by hand: `python -m unittest test_containers` in tests/deploy, with tests/wire in PYTHONPATH.
 NATS_SERVER names another server than the one on PATH.
