@@ -1,4 +1,4 @@
-"""Backup and restore as docs/operate.md says: the streams by the requests that `nats stream backup` and `restore` make, or the
+"""Backup and restore as docs/operate.md says: the streams by the requests of `nats stream backup` and `restore`, or the
 folder of a server that is stopped; the store by a copy. The server is lost with all that it has; a new one goes on.
 
 NATS_SERVER names another server than the one on PATH.

@@ -16,7 +16,7 @@ VERSIONS = ("1.30", "1.36")
 # Seconds after its grace in which a worker has ended, whatever hangs: DRAIN_MARGIN of src/worker/process/drain.rs.
 MARGIN = 20
 WORKLOADS = ("queen", "worker-shapes", "worker-sdxl", "nats")
-GIVEN = {"nats": {"enabled": False, "url": "nats://elsewhere:4222", "monitoring": "elsewhere:8222", "replicas": 1}}
+GIVEN = {"nats": {"enabled": False, "url": "tls://elsewhere:4222", "monitoring": "elsewhere:8222", "caSecret": "ca"}}
 
 
 def pools(**more: Any) -> dict[str, Any]:
@@ -42,6 +42,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "a folder as the store of many machines": {"store": {"url": "file:///pictures"}},
     "three copies on one server": {"nats": {"replicas": 1}},
     "five copies on three servers": {"streams": {"replicas": 5}},
+    "an authority for the NATS that runs here": {"nats": {"caSecret": "ca"}},
     "two servers": {"nats": {"replicas": 2}},
     "NATS here and elsewhere": {"nats": {"url": "nats://elsewhere:4222"}},
     "NATS nowhere": {"nats": {"enabled": False}},

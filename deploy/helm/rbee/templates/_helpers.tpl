@@ -68,6 +68,9 @@ nats://{{ include "rbee.name" . }}-nats:4222
   valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $user }}}}
 - {name: NATS_INBOX_PREFIX, value: _INBOX.{{ $user }}}
 {{- end }}
+{{- if $root.Values.nats.caSecret }}
+- {name: NATS_CA, value: /etc/nats-ca/ca.crt}
+{{- end }}
 {{- with $root.Values.subjectPrefix }}
 - {name: SD_SUBJECT_PREFIX, value: {{ . | quote }}}
 {{- end }}
