@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pool
 import yaml
 from helm_python.chart import Chart
+
+import pool
 
 CHART = pool.ROOT / "deploy/helm/rbee"
 RELEASE, NAMESPACE = "pool", "draw"

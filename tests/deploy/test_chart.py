@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unittest
 from typing import Any
 
 import kubernetes_validate
-from chart import CHART, VALUES, merged, named, pod, render
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
+import pool
+from chart import CHART, VALUES, merged, named, pod, render
+
 # The oldest that Chart.yaml allows, and a new one.
 VERSIONS = ("1.30", "1.36")
-# Seconds after its grace in which a worker has ended, whatever hangs: DRAIN_MARGIN of src/worker/process/drain.rs.
-MARGIN = 20
 WORKLOADS = ("queen", "worker-shapes", "worker-sdxl", "nats")
 GIVEN = {"nats": {"enabled": False, "url": "tls://elsewhere:4222", "monitoring": "elsewhere:8222", "caSecret": "ca"}}
 
@@ -74,13 +75,16 @@ class Rendered(unittest.TestCase):
             ),
             "nobody looks on": merged(VALUES, {"networkPolicy": {"clients": [], "monitoring": []}}),
         }
+        seen: set[str] = set()
         for about, values in variants.items():
             with self.subTest(about):
                 report = lint(CHART, values, strict=True)
                 self.assertEqual(report["errors"], [], report)
                 for each in render(values):
-                    if each["apiVersion"].startswith("keda.sh/"):
+                    text = json.dumps(each, sort_keys=True)
+                    if each["apiVersion"].startswith("keda.sh/") or text in seen:
                         continue
+                    seen.add(text)
                     for version in VERSIONS:
                         kubernetes_validate.validate(each, version, strict=True)
 
@@ -99,7 +103,7 @@ class Rendered(unittest.TestCase):
                 said = variables.get("SD_GRACE") or variables.get("QUEEN_GRACE") or "30s"  # NATS: its lame duck
                 grace = int(re.fullmatch(r"(\d+)s", said).group(1))
                 before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-                after = 0 if name == "queen" else MARGIN
+                after = 0 if name == "queen" else pool.drain_margin()
                 self.assertGreater(spec["terminationGracePeriodSeconds"], before + grace + after, name)
         self.assertEqual(pod(self.objects, "worker-shapes")["terminationGracePeriodSeconds"], 5 + 30)
         # Clients are sent to it until its address has gone everywhere.

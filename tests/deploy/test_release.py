@@ -1,4 +1,5 @@
-"""The list of what is in our programs: it is CycloneDX, has what is built into them and nothing else, and is the same each time."""
+"""The list of what is in our programs: it is CycloneDX, has what is built into them and nothing else, and is the same
+each time."""
 
 from __future__ import annotations
 

@@ -18,8 +18,6 @@ from pathlib import Path
 import pool
 
 UNITS = pool.ROOT / "deploy/systemd"
-# Seconds after its grace in which a worker has ended: DRAIN_MARGIN of src/worker/process/drain.rs.
-MARGIN = 20
 # What systemd before 254 does not know, and passes over.
 NEWER = ("RestartSteps", "RestartMaxDelaySec")
 # As `systemd-analyze security` counts: below 2 of 10.
@@ -88,7 +86,8 @@ class Units(unittest.TestCase):
                 self.assertEqual(status, 0, lines[-1:])
 
     def test_units_wait_for_longer_than_an_end_takes_and_are_watched(self) -> None:
-        for unit, grace in (("rbee-queen", 10), ("rbee-worker@", 60 + MARGIN), ("rbee-worker-cuda@", 60 + MARGIN)):
+        worker = 60 + pool.drain_margin()
+        for unit, grace in (("rbee-queen", 10), ("rbee-worker@", worker), ("rbee-worker-cuda@", worker)):
             said = settings(UNITS / f"{unit}.service")
             self.assertGreater(seconds(said["TimeoutStopSec"][-1]), grace, unit)
             self.assertEqual(said["Type"], ["notify"], unit)

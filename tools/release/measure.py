@@ -1,9 +1,10 @@
-"""How large our programs are and how soon they do what they are for, as a table: each is started five times, and the middle one counts.
+"""How large our programs are and how soon they do what they are for, as a table. Each is started five times, and
+the middle one counts.
 
     PYTHONPATH=tests/wire target/tools/venv/bin/python tools/release/measure.py FOLDER
 
-FOLDER has the programs. A worker has models/tiny-shapes and takes jobs when `/ready` says so; queen answers `/health`; keeper has said its
-version. A nats-server runs beside them. The disk's cache is warm.
+FOLDER has the programs. A worker has models/tiny-shapes and takes jobs when `/ready` says so; queen answers `/health`;
+keeper says its version. A nats-server runs beside them. The disk's cache is warm.
 """
 
 from __future__ import annotations

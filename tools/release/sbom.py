@@ -1,5 +1,6 @@
-"""A list of what is in our programs (CycloneDX 1.6, JSON): every crate that is built into one for this platform, with its licence, the
-hash of its source and what it depends on. The same sources give the same list: there is neither a time nor a number in it.
+"""A list of what is in our programs (CycloneDX 1.6, JSON): every crate that is built into one for this platform,
+with its licence, the hash of its source and what it depends on. The same sources give the same list: there is neither a
+time nor a number in it.
 
     python3 tools/release/sbom.py [--target x86_64-unknown-linux-gnu] [--features cuda] > rbee.cdx.json
 """
