@@ -37,6 +37,7 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "a model's name with a comma": pools(models=[{"name": "a,b", "source": "/models/a"}]),
     "a source that is neither a folder of the cache nor of the hub": pools(models=[{"name": "a", "source": "/etc/a"}]),
     "a folder of the cache, and no cache": merged(pools(), {"modelCache": {"hostPath": "", "source": ""}}),
+    "images of nobody": {"images": {"prefix": ""}},
     "two caches": {"modelCache": {"hostPath": "/models", "claim": "models"}},
     "a variable that the chart sets": pools(env={"SD_GRACE": "5s"}),
     "a variable in small letters": pools(env={"sd_dtype": "f16"}),
