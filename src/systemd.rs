@@ -3,16 +3,19 @@
 //! Each is a line of text in a datagram to the socket that `NOTIFY_SOCKET` names; without the variable nothing is sent. When
 //! a process lives is not decided here. Source: sd_notify(3) and sd_watchdog_enabled(3), a protocol that systemd keeps.
 
-use std::{env, sync::Arc, time::Duration};
+use std::env;
+#[cfg(unix)]
+use std::{io, os::unix::net::UnixDatagram, sync::Arc, time::Duration};
 
 /// How long systemd may take to receive a line. It reads at once; a socket that is full belongs to one that hangs.
+#[cfg(unix)]
 const RECEIVED_WITHIN: Duration = Duration::from_secs(1);
 
 /// systemd, if it has started this process and wants to hear of it. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
     #[cfg(unix)]
-    socket: Option<Arc<std::os::unix::net::UnixDatagram>>,
+    socket: Option<Arc<UnixDatagram>>,
     watches: bool,
 }
 
@@ -79,8 +82,8 @@ impl Systemd {
 
 /// The socket of that name: a path, or a name of Linux' own that is written with `@`.
 #[cfg(unix)]
-fn connect(name: &str) -> std::io::Result<std::os::unix::net::UnixDatagram> {
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+fn connect(name: &str) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(RECEIVED_WITHIN))?;
     match name.strip_prefix('@') {
         None => socket.connect(name)?,
@@ -90,17 +93,14 @@ fn connect(name: &str) -> std::io::Result<std::os::unix::net::UnixDatagram> {
             socket.connect_addr(&SocketAddr::from_abstract_name(abstract_name)?)?;
         }
         #[cfg(not(target_os = "linux"))]
-        Some(_) => return Err(std::io::ErrorKind::Unsupported.into()),
+        Some(_) => return Err(io::ErrorKind::Unsupported.into()),
     }
     Ok(socket)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    };
+    use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr};
 
     use super::*;
 
