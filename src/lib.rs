@@ -31,6 +31,8 @@ pub mod queen;
 pub mod signals;
 #[cfg(feature = "bus")]
 pub mod storage;
+#[cfg(feature = "bus")]
+pub mod systemd;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;

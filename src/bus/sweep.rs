@@ -26,7 +26,7 @@ use super::{
     event_log::read_or_stood_in,
     job_store::is_there_already,
 };
-use crate::contract::{ErrorCode, JobId, Ticket, headers};
+use crate::contract::{Capability, ErrorCode, JobId, Ticket, headers};
 
 /// What was found and put right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Sweeper {
     seen: HashMap<JobId, Seen>,
     /// The connection on which the limits of consumers were looked at.
     limits_of: Option<u64>,
+    /// The models whose consumers are made when they are missing.
+    models: Vec<String>,
 }
 
 /// The last event of a job, and since when it has been the last.
@@ -64,7 +66,15 @@ struct Seen {
 impl Sweeper {
     /// A job whose log does not grow for `still_after` stands still.
     pub fn new(streams: Streams, still_after: Duration) -> Self {
-        Self { streams, still_after, seen: HashMap::new(), limits_of: None }
+        Self { streams, still_after, seen: HashMap::new(), limits_of: None, models: Vec::new() }
+    }
+
+    /// The consumers of these models are made when they are missing, also while nobody serves or asks for one: who scales a
+    /// pool from nothing reads from them how many jobs wait, and takes one that is missing for an error.
+    #[must_use]
+    pub fn making_consumers_of(mut self, models: Vec<String>) -> Self {
+        self.models = models;
+        self
     }
 
     /// Looks at the messages that were delivered and are still there, which are no more than workers have in their hands,
@@ -89,6 +99,7 @@ impl Sweeper {
                 return Err(failed(error));
             }
         };
+        self.make_missing(&consumers).await;
         let (mut swept, begun) = (Swept::default(), Instant::now());
         for consumer in consumers {
             match self.streams.mend_consumer(&stream, &consumer).await {
@@ -121,6 +132,24 @@ impl Sweeper {
         }
         self.seen.retain(|_, seen| seen.sweep == begun);
         Ok(swept)
+    }
+
+    /// A consumer that cannot be made is left to the next sweep.
+    async fn make_missing(&self, there: &[consumer::Info]) {
+        for model in &self.models {
+            for capability in Capability::ALL {
+                let name = Streams::consumer_name(capability, model);
+                if there.iter().any(|consumer| consumer.name == name) {
+                    continue;
+                }
+                match self.streams.ensure_consumer(capability, model).await {
+                    Ok(()) => tracing::info!(consumer = %name, "made the consumer of a model of --models"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the consumer of a model of --models could not be made")
+                    }
+                }
+            }
+        }
     }
 
     /// `wanted`: workers ask for jobs of its consumer.

@@ -20,6 +20,7 @@ use crate::{
     http::{Pictures, RouteLimits, serve},
     signals::Signals,
     storage::{StorageError, Store},
+    systemd::Systemd,
 };
 
 /// How often the view of the fleet is tidied.
@@ -100,14 +101,16 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
         }
     }
     .map_err(QueenError::Serve)?;
+    let systemd = Systemd::from_environment();
     let started = tokio::select! {
-        started = start(options, subjects, tokens, secrets) => started?,
+        started = start(options, subjects, tokens, secrets, &systemd) => started?,
         signal = signals.recv() => {
             tracing::info!(signal, "stopped before it listened");
             return Ok(());
         }
     };
-    started.serve(signals).await
+    systemd.ready();
+    started.serve(signals, systemd).await
 }
 
 /// A queen that may listen.
@@ -118,12 +121,13 @@ struct Started {
 }
 
 impl Started {
-    async fn serve(self, mut signals: Signals) -> Result<(), QueenError> {
+    async fn serve(self, mut signals: Signals, systemd: Systemd) -> Result<(), QueenError> {
         let Self { queen, listener, router } = self;
         let (grace, requester) = (queen.shared.options.grace, queen.shared.requester.clone());
         let leaving = queen.shared.leaving.clone();
         let stop = async move {
             let signal = signals.recv().await;
+            systemd.stopping();
             tracing::info!(
                 signal,
                 "stopping: no new jobs; workers finish those that they have; a second signal stops at once"
@@ -148,6 +152,7 @@ async fn start(
     subjects: Subjects,
     tokens: Option<Tokens>,
     secrets: Option<Secrets>,
+    systemd: &Systemd,
 ) -> Result<Started, QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
     // An address that cannot be had is told before the rest is waited for; who asks meanwhile is refused at once.
@@ -175,7 +180,7 @@ async fn start(
             Some(durable)
         }
     };
-    tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone()));
+    tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone(), systemd.clone()));
 
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -248,8 +253,8 @@ fn read_again_on_hangup(_: Option<Tokens>, _: Option<Secrets>) -> io::Result<()>
 }
 
 /// Forgets workers that are gone, and keeps their models in mind. While NATS is away nobody can be heard, and nobody is
-/// gone for that.
-async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>) {
+/// gone for that. A queen that does so lives, which systemd is told.
+async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>, systemd: Systemd) {
     let mut tick = tokio::time::interval(FLEET_EVERY);
     loop {
         tick.tick().await;
@@ -264,5 +269,6 @@ async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>)
             });
         }
         fleet.forget_gone();
+        systemd.alive();
     }
 }

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -41,6 +42,12 @@ def worker_binary() -> Path:
 def nats_server() -> str:
     """`NATS_SERVER`, or the one on PATH."""
     return os.environ.get("NATS_SERVER", "nats-server")
+
+
+def drain_margin() -> int:
+    """Seconds after its grace in which a worker has ended, whatever hangs."""
+    source = (ROOT / "src/worker/process/drain.rs").read_text()
+    return int(re.search(r"const DRAIN_MARGIN: Duration = Duration::from_secs\((\d+)\)", source).group(1))
 
 
 def free_port() -> int:

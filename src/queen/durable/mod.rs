@@ -153,7 +153,8 @@ impl Durable {
     /// there.
     async fn look_after_it(self: Arc<Self>, mut told: Option<String>) {
         let mut were_there = told.is_none();
-        let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after);
+        let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after)
+            .making_consumers_of(self.models.catalogue().to_vec());
         loop {
             tokio::time::sleep(if told.is_some() { LOOK_AGAIN } else { SWEEP_EVERY }).await;
             if !self.streams.is_connected() {

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, JobStreams, Streams, WorkerBus},
-    engine::{EngineError, GenerationEngine, InferencePipeline, RequestQueue, Stuck},
+    engine::{EngineError, GenerationEngine, InferencePipeline, Lookout, RequestQueue, Stuck},
     models::{ModelError, ModelOptions, ModelSource, Origin},
     signals::Signals,
     storage::{StorageError, Store},
+    systemd::Systemd,
     worker::{
         shared::{Context, Slots},
         take::{JobRouter, take_jobs},
@@ -98,6 +99,7 @@ struct Running {
     context: Arc<Context>,
     bus: WorkerBus,
     engine: Engine,
+    lookout: Lookout,
     heartbeat: Option<Heartbeat>,
     tasks: Tasks,
     /// Ends when this is dropped.
@@ -143,10 +145,14 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
         Ok(running) => running,
         Err(error) => return failed(error.exit_code(), error.to_string()),
     };
+    let systemd = Systemd::from_environment();
+    systemd.ready();
+    tokio::spawn(live(systemd.clone(), running.lookout));
     let mut ending =
         Ending { context: &running.context, engine: &mut running.engine, heartbeat: &mut running.heartbeat };
     let code = tokio::select! {
         signal = signals.recv() => {
+            systemd.stopping();
             tracing::info!(signal, grace = ?options.grace, "draining: no new jobs; a second signal stops at once");
             signals.exit_at_the_next();
             ending.drain(&running.bus, options.grace).await
@@ -204,7 +210,7 @@ async fn start(
             Ok(reached) => (reached?, load.await?),
             Err(_) => tokio::try_join!(reached, load)?,
         };
-    let (resident, by_hand) = (pipeline.resident(), pipeline.by_hand());
+    let (resident, by_hand, lookout) = (pipeline.resident(), pipeline.by_hand(), pipeline.lookout());
     let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
 
     let (queue, receiver) = RequestQueue::new();
@@ -245,7 +251,19 @@ async fn start(
         ("what tells the status", status),
     ];
     let (heartbeat, tasks) = (Some(heartbeat), Tasks(tasks.into()));
-    Ok(Running { context, bus, engine, heartbeat, tasks, _discovery: discovery, http })
+    Ok(Running { context, bus, engine, lookout, heartbeat, tasks, _discovery: discovery, http })
+}
+
+/// Tells systemd that this worker lives for as long as its engine's work ends in time.
+async fn live(systemd: Systemd, mut lookout: Lookout) {
+    let mut stuck = pin!(lookout.stuck());
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => systemd.alive(),
+            _ = &mut stuck => return,
+        }
+    }
 }
 
 /// What a worker needs that is elsewhere.
