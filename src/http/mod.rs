@@ -12,6 +12,7 @@ pub mod openapi;
 mod picture;
 mod routes;
 mod serve;
+mod server;
 mod sse;
 
 use std::future::Future;
@@ -35,6 +36,7 @@ pub use picture::Pictures;
 pub(crate) use routes::only_id;
 pub use routes::{JobsState, RouteLimits, fallback, job_endpoints, job_id, job_routes, watch_endpoints};
 pub use serve::serve;
+pub use server::{HttpServer, Listener, STOP_LIMIT};
 pub use sse::KEEP_ALIVE;
 
 /// The largest body of POST /v1/jobs, unless told: two inputs of 16 MiB each, in base64, and the rest.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Queen, durable,
     foreign::{A1111, Foreign, a1111_endpoints, openai_endpoints},
-    list, page, workers,
+    list, metrics, page, workers,
 };
 use crate::{
     contract::{ErrorBody, WebhookBody},
@@ -81,6 +81,7 @@ fn table() -> Vec<Endpoints<Front>> {
         watch_endpoints::<Queen, Front>(),
         durable::endpoints(),
         workers::endpoints(),
+        metrics::endpoints(),
         openai_endpoints(),
         a1111_endpoints(),
         page::endpoints(),
