@@ -47,6 +47,7 @@ fn worker() -> WorkerInfo {
         loras: Some(WorkerLoras { names: vec!["styles/ink".into()], complete: true }),
         schedulers: vec!["euler".into()],
         native_sizes: [("tiny".to_owned(), (64, 64))].into(),
+        licenses: [("tiny".to_owned(), "mit".to_owned())].into(),
         resident: vec!["tiny".into()],
         jobs_done: 3,
         step_ms: Some(12.5),

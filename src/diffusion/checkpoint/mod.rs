@@ -6,6 +6,7 @@ pub(super) mod convert;
 mod files;
 mod identity;
 mod kind;
+mod licence;
 pub mod limits;
 mod mapped;
 mod single_file;

@@ -238,6 +238,12 @@ impl Context {
                 .iter()
                 .map(|model| (model.name.clone(), model.native_size))
                 .collect(),
+            licenses: self
+                .identity
+                .catalog
+                .iter()
+                .filter_map(|model| Some((model.name.clone(), model.license.clone()?)))
+                .collect(),
             resident: self.engine().map(EngineView::resident).unwrap_or_default(),
             jobs_done: self.metrics.jobs_done(),
             step_ms: self.metrics.step_ms(),

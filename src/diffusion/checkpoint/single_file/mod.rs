@@ -158,6 +158,11 @@ impl SingleFile {
             found: "none".into(),
         }
     }
+
+    /// A value of the header's `__metadata__`.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.file.note(key)
+    }
 }
 
 /// Told by the text encoders: each family has its own.

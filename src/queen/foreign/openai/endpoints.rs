@@ -146,6 +146,7 @@ fn model(generator: &mut SchemaGenerator) -> Schema {
             "owned_by": {"type": "string"}, "native_width": side, "native_height": side, "schedulers": names,
             "loras": names, "capabilities": names, "workers": {"type": "integer"},
             "alias_of": {"type": ["string", "null"]},
+            "license": {"type": ["string", "null"], "description": "As the checkpoint names it."},
         },
     });
     named(generator, "OpenAiModel", schema)
