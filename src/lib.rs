@@ -33,6 +33,8 @@ pub mod queen;
 pub mod signals;
 #[cfg(feature = "bus")]
 pub mod storage;
+#[cfg(feature = "bus")]
+pub mod traces;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;
