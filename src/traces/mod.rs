@@ -10,7 +10,7 @@ mod otlp;
 
 use std::{
     future::Future,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 #[cfg(feature = "otlp")]
@@ -19,8 +19,7 @@ pub use options::{TraceError, TraceOptions};
 use crate::contract::TraceContext;
 
 /// How long an end waits for spans that were not sent.
-#[cfg(feature = "otlp")]
-const FLUSH_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the process exports with; not set: nothing is exported.
 #[cfg(feature = "otlp")]

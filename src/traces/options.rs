@@ -27,7 +27,7 @@ pub struct TraceOptions {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", value_name = "NAME=VALUE", hide_env_values = true)]
     pub otlp_headers: Option<String>,
     /// The share of traces that are recorded, of those that begin here, 0 to 1. Of others their beginning decides
-    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = parse_ratio)]
+    #[arg(long, env = "SD_TRACE_RATIO", default_value = "1", value_parser = parse_ratio)]
     pub trace_ratio: f64,
 }
 
