@@ -35,6 +35,7 @@ pub mod signals;
 pub mod storage;
 #[cfg(feature = "bus")]
 pub mod systemd;
+pub mod traces;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -18,7 +18,7 @@ use crate::{
     bus::Sending,
     contract::{
         DeadLetters, ErrorBody, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation,
-        Ticket,
+        Ticket, TraceContext,
     },
     http::{
         ApiError,
@@ -144,6 +144,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     operation.leave_out_defaults();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
+    // The job goes on in the trace that it was of.
+    let trace = letter.traceparent.as_deref().and_then(TraceContext::parse);
     let sending = Sending {
         job: id.clone(),
         subject: durable.streams.subject_of_job(capability, model, &id),
@@ -155,7 +157,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     };
     queen.unmark(&id).await?;
     durable.events.listen();
-    durable.awaited.wait_for(&id, model);
+    durable.awaited.wait_for(&id, model, trace);
     let sent = durable.send(&sending).await?;
     if sent.duplicate {
         // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.
@@ -172,7 +174,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
-    told::accepted(&durable.metrics, &id, capability, Some(model));
+    told::accepted(&durable.metrics, &id, capability, Some(model), trace);
     Ok(id)
 }
 
