@@ -25,13 +25,13 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# apt_install PACKAGE: true when apt is there and has put it in.
+# apt_install PACKAGE [OPTION...]: true when apt is there and has put it in.
 apt_install() {
   command -v apt-get >/dev/null || return 1
   [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || return 1
   say "installing $1 with apt"
-  as_root apt-get install -y -qq "$1" </dev/null >/dev/null 2>&1 && return 0
-  as_root apt-get update -qq </dev/null >/dev/null && as_root apt-get install -y -qq "$1" </dev/null >/dev/null
+  as_root apt-get install -y -qq "$@" </dev/null >/dev/null 2>&1 && return 0
+  as_root apt-get update -qq </dev/null >/dev/null && as_root apt-get install -y -qq "$@" </dev/null >/dev/null
 }
 
 need_cargo() {
@@ -78,6 +78,18 @@ need_faketime() {
   [ -n "$library" ] || apt_install faketime || true
   library=$(find /usr/lib -name libfaketimeMT.so.1 2>/dev/null | head -n 1)
   [ -n "$library" ] || die "libfaketime is missing: install it from your system's packages (apt install faketime)"
+}
+
+# Metrics, alarms and the dashboard are tested with Prometheus and its promtool. PROMETHEUS and PROMTOOL name ones that are
+# elsewhere.
+need_prometheus() {
+  local name variable
+  for name in prometheus promtool; do
+    variable=${name^^}
+    [ -n "${!variable:-}" ] || command -v "$name" >/dev/null || apt_install prometheus --no-install-recommends || true
+    [ -n "${!variable:-}" ] || command -v "$name" >/dev/null ||
+      die "$name is missing: install Prometheus from https://prometheus.io/download or your system's packages (apt install prometheus), or name it in $variable"
+  done
 }
 
 # The page is tested in it. CHROMIUM names one that is elsewhere.

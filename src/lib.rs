@@ -22,6 +22,8 @@ pub mod http;
 #[cfg(feature = "keeper")]
 pub mod keeper;
 pub mod logging;
+#[cfg(feature = "bus")]
+pub mod metrics;
 #[cfg(feature = "worker")]
 pub mod models;
 #[cfg(feature = "bus")]

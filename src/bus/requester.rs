@@ -96,6 +96,11 @@ impl Requester {
         self.link.is_connected()
     }
 
+    /// How often a connection was made.
+    pub fn connections(&self) -> u64 {
+        self.link.connections()
+    }
+
     /// How the connection to NATS stands now.
     pub fn connectivity(&self) -> Connectivity {
         self.link.connectivity()

@@ -9,6 +9,7 @@ mod many;
 mod picture;
 mod routes;
 mod serve;
+mod server;
 mod sse;
 
 use std::future::Future;
@@ -30,6 +31,7 @@ pub(crate) use picture::Picture;
 pub use picture::Pictures;
 pub use routes::{RouteLimits, fallback, job_id, job_routes, watched_job_routes};
 pub use serve::serve;
+pub use server::{HttpServer, Listener, STOP_LIMIT};
 pub use sse::KEEP_ALIVE;
 
 /// The largest body of POST /v1/jobs, unless told: two inputs of 16 MiB each, in base64, and the rest.

@@ -19,6 +19,7 @@ mod guard;
 mod inputs;
 mod known;
 mod list;
+mod metrics;
 mod options;
 mod owner;
 mod page;
@@ -57,6 +58,7 @@ use crate::{
 use durable::{Durable, Submission, uninterrupted};
 use follow::Follow;
 use known::Known;
+use metrics::Metrics;
 use owner::Asker;
 use record::Record;
 use route::Wish;
@@ -106,6 +108,7 @@ struct Shared {
     fleet_feed: FleetFeed,
     /// `None`: none are posted.
     webhooks: Option<Arc<Webhooks>>,
+    metrics: Arc<Metrics>,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -121,6 +124,7 @@ impl Queen {
         store: Store,
         durable: Option<Arc<Durable>>,
         webhooks: Option<Arc<Webhooks>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
@@ -142,6 +146,7 @@ impl Queen {
             looking_up: Semaphore::new(LOOKED_UP),
             fleet_feed: FleetFeed::default(),
             webhooks,
+            metrics,
             stopping,
             cut,
         };
@@ -234,7 +239,7 @@ impl Queen {
             if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
                 Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
             }
-            told::ended(&record, model.as_deref());
+            told::ended(&shared.metrics, &record, model.as_deref());
         });
         Ok(())
     }
@@ -318,7 +323,7 @@ impl Jobs for Queen {
             self.tell_of(claim.record().clone(), webhook);
         }
         claim.keep();
-        told::accepted(&id, job.capability(), job.model.as_deref());
+        told::accepted(&self.shared.metrics, &id, job.capability(), job.model.as_deref());
         Ok(id)
     }
 

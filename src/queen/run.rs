@@ -10,7 +10,9 @@ use super::{
     durable::{self, Durable},
     foreign::{self, Foreign},
     guard::{self, Guard},
-    list, page,
+    list,
+    metrics::{self, Metrics},
+    page,
     rate::{self, RateLimit, RateLimits},
     webhooks::{Secrets, SecretsError, Webhooks},
     workers,
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{Pictures, RouteLimits, fallback, serve, watched_job_routes},
+    http::{Listener, Pictures, RouteLimits, fallback, serve, watched_job_routes},
     signals::Signals,
     storage::{StorageError, Store},
     systemd::Systemd,
@@ -79,6 +81,7 @@ pub enum QueenError {
 /// Runs queen until SIGTERM, SIGINT or SIGHUP, then ends within `--grace`. With a file of tokens or of secrets SIGHUP
 /// reads it again.
 pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
+    crate::metrics::note_start();
     let subjects = Subjects::new(&options.subject_prefix)?;
     let tokens = match &options.token_file {
         None => None,
@@ -156,8 +159,9 @@ async fn start(
     systemd: &Systemd,
 ) -> Result<Started, QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
-    // An address that cannot be had is told before the rest is waited for; who asks meanwhile is refused at once.
-    drop(TcpListener::bind(options.listen).await.map_err(failed)?);
+    // An address that cannot be had is told before the rest is waited for; who asks meanwhile is told that queen starts.
+    let listener = Listener::bind(options.listen, metrics::while_it_starts()).map_err(failed)?;
+    let metrics = Arc::new(Metrics::new());
     let webhooks = secrets.map(|secrets| Webhooks::new(&options.webhooks, secrets)).transpose();
     let webhooks = webhooks.map_err(QueenError::Webhooks)?.map(Arc::new);
     let store = Store::open(&options.store)?;
@@ -175,7 +179,7 @@ async fn start(
         }
         false => {
             let streams = Streams::new(client, subjects, options.streams.clone());
-            let durable = Arc::new(Durable::new(streams, &options));
+            let durable = Arc::new(Durable::new(streams, &options, metrics.clone()));
             durable.start().await?;
             durable.models.learn(&requester.models_of_the_pool().await);
             Some(durable)
@@ -183,7 +187,7 @@ async fn start(
     };
     tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone(), systemd.clone()));
 
-    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+    let listener = listener.hand_over().await;
     let address = listener.local_addr().map_err(failed)?;
     if tokens.is_none() && !address.ip().is_loopback() {
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
@@ -201,12 +205,14 @@ async fn start(
         options.public_url.as_ref().map(url::Url::as_str),
         for_this_machine,
     );
-    let queen = Queen::new(options, requester, fleet, store, durable.clone(), webhooks.clone());
+    let queen =
+        Queen::new(options, requester, fleet, store, durable.clone(), webhooks.clone(), metrics.clone());
     tokio::spawn(queen.clone().tell_of_the_fleet());
     if let (Some(webhooks), Some(durable)) = (webhooks, durable) {
         tokio::spawn(queen.clone().tell_of_durable_jobs(webhooks, durable));
     }
-    let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
+    let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits)
+        .layer(middleware::from_fn_with_state(metrics, metrics::count));
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })
 }
@@ -215,6 +221,7 @@ fn routes(queen: Queen, limits: RouteLimits) -> Router {
     let own = durable::routes(queen.clone())
         .merge(list::routes(queen.clone()))
         .merge(workers::routes(queen.clone()))
+        .merge(metrics::routes(queen.clone()))
         .merge(foreign::routes(Foreign::new(queen.clone(), &limits)))
         .merge(page::routes());
     fallback(watched_job_routes(queen, limits).merge(own))

@@ -8,6 +8,7 @@ mod control;
 mod foreign;
 mod full_stack;
 mod job_events;
+mod metrics;
 mod nats_server;
 mod owner;
 mod pictures;

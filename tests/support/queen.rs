@@ -59,8 +59,8 @@ impl QueenProcess {
         }
         let child = command
             .envs(environment)
-            .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
-            .args(["--store-url", store_url])
+            .args(["--nats-url", nats_url, "--subject-prefix", prefix, "--store-url", store_url])
+            .args(if arguments.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -139,7 +139,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
-    told::accepted(&id, capability, Some(model));
+    told::accepted(&durable.metrics, &id, capability, Some(model));
     Ok(id)
 }
 

@@ -110,7 +110,7 @@ impl Queen {
             tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
         }
         if !sent.duplicate {
-            told::accepted(&id, operation.capability(), Some(&model));
+            told::accepted(&durable.metrics, &id, operation.capability(), Some(&model));
         }
         Ok(id)
     }

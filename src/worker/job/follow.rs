@@ -19,7 +19,7 @@ use crate::{
     worker::{
         own::Title,
         resume::Snapshots,
-        shared::{Context, HeldJob},
+        shared::{Context, Happened, HeldJob},
     },
 };
 
@@ -95,6 +95,7 @@ impl Follow {
             };
             match response {
                 GenerationResponse::Progress { step, total, took } => {
+                    self.context.metrics.passed(&self.model, step.saturating_sub(self.progress.at()), took);
                     self.progress
                         .step(step, total, took)
                         .into_iter()
@@ -105,7 +106,7 @@ impl Follow {
                 }
                 GenerationResponse::Resumed { step } => {
                     tracing::info!(step, "the job goes on from a snapshot");
-                    self.context.metrics.resumed();
+                    self.context.metrics.note(Happened::Resumed);
                     self.progress.goes_on_from(step);
                     self.stored = std::mem::take(&mut self.earlier);
                 }

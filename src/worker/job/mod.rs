@@ -35,7 +35,7 @@ use crate::{
     worker::{
         own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, others_after, tell_readers},
         resume::{Resumed, Snapshots},
-        shared::{Context, Hold, Permits},
+        shared::{Context, Happened, Hold, Permits},
     },
 };
 
@@ -80,7 +80,7 @@ impl JobRun {
         let done = match earlier {
             Some(event) => {
                 tracing::info!("the job has a result already");
-                self.context.metrics.duplicate();
+                self.context.metrics.note(Happened::Duplicate);
                 Ok(self.context.renewed(event).await.kind)
             }
             None => self.draw_guarded(&ownership, &mut snapshots, attempt, limit).await,
@@ -200,7 +200,7 @@ impl JobRun {
             return Err(Failure::Stopped { step: self.steps_in_all() });
         }
         let engine = drawn.timings;
-        self.context.metrics.stepped(engine.denoise / self.steps_in_all().max(1));
+        self.context.metrics.drawn(&self.model.name, &engine, self.steps_in_all());
         let event = self.hold.job.events.build(EventKind::Complete(CompleteEvent {
             model: self.model.name.clone(),
             images,
@@ -281,16 +281,25 @@ impl JobRun {
 
     fn note_delivery(&self, delivery: Option<&Delivery>) {
         if let Some(delivery) = delivery.filter(|delivery| delivery.times > 1) {
-            self.context.metrics.redelivered();
+            self.context.metrics.note(Happened::Redelivered);
             tracing::info!(times = delivery.times, "a job is delivered again");
         }
     }
 
     /// Counts and logs how it ended.
     fn note_end(&self, fate: &Fate) {
-        let Fate::End { kind, .. } = fate else { return };
+        let (metrics, model) = (&self.context.metrics, &self.model.name);
+        let kind = match fate {
+            Fate::End { kind, .. } => kind.clone(),
+            Fate::Bury(code, message) => EventKind::error(*code, message.clone()),
+            Fate::Retry(code, ..) => return metrics.failed(model, *code),
+            Fate::GiveBack(_) => return,
+        };
+        if let EventKind::Error { code, .. } = &kind {
+            metrics.failed(model, *code);
+        }
         let took = self.received.elapsed();
-        self.context.metrics.ended(self.job.capability(), kind, took);
+        metrics.ended(self.job.capability(), model, &kind, took);
         match kind {
             EventKind::Error { code, message, .. } => {
                 tracing::warn!(took_ms = ms(took), %code, %message, "a job failed");

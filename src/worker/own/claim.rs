@@ -16,7 +16,7 @@ use crate::{
     bus::{AppendError, BusError, Delivery, Entry, Logged, QueuedJob, Settle, request_mark},
     contract::{ErrorCode, Event, EventKind, Job, Operation, WorkerId, model_token},
     storage::{Key, StorageError, StoredResult},
-    worker::shared::{Context, HeldJob, Sight, conflict},
+    worker::shared::{Context, Happened, HeldJob, Sight, conflict},
 };
 
 /// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
@@ -311,7 +311,7 @@ impl Claiming<'_> {
         self.held.events.go_on(last.event.attempt, last.event.seq + 1);
         if let Some(delivery) = delivery {
             delivery.bury(&self.job.id, ErrorCode::Internal, &message).await?;
-            self.context.metrics.dead_letter();
+            self.context.metrics.note(Happened::DeadLetter);
         }
         let kind = EventKind::error(ErrorCode::Internal, message);
         match self.append(kind, After::Event(last.sequence), last.failures, delivery).await {
@@ -324,7 +324,7 @@ impl Claiming<'_> {
     /// It has ended: whoever asked here is told how.
     async fn repeat(self, delivery: Option<Delivery>, event: Event) -> Claimed {
         tracing::info!(end = event.kind.name(), "the job has ended already");
-        self.context.metrics.duplicate();
+        self.context.metrics.note(Happened::Duplicate);
         self.held.events.leave(event.kind);
         self.over(delivery, Settle::Done, true).await
     }
@@ -342,7 +342,7 @@ impl Claiming<'_> {
     async fn other_request(self, delivery: Option<Delivery>) -> Claimed {
         let message = conflict(&self.job.id);
         self.held.events.leave(EventKind::error(ErrorCode::InvalidRequest, message.clone()));
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         match delivery {
             None => self.over(None, Settle::Gone, false).await,
             Some(delivery) => {

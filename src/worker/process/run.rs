@@ -8,12 +8,13 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use super::{
     control::Control,
     drain::{Ending, Engine, LOST},
-    http::{HttpServer, Listener, WorkerJobs},
+    http::{WorkerJobs, while_it_starts},
     options::{OptionsError, WorkerOptions},
 };
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, JobStreams, Streams, WorkerBus},
     engine::{EngineError, GenerationEngine, InferencePipeline, Lookout, RequestQueue, Stuck},
+    http::{HttpServer, Listener},
     models::{ModelError, ModelOptions, ModelSource, Origin},
     signals::Signals,
     storage::{StorageError, Store},
@@ -130,6 +131,7 @@ impl Drop for Tasks {
 
 /// Runs a worker on `device` (called `device_name` in heartbeats) until it is told to stop.
 pub async fn run(options: WorkerOptions, device: candle_core::Device, device_name: &str) -> ExitCode {
+    crate::metrics::note_start();
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return failed(FAILED_AT_START, format!("signals cannot be listened to: {error}")),
@@ -184,9 +186,10 @@ async fn start(
 ) -> Result<Running, StartError> {
     let subjects = options.check()?;
     let http = match options.http {
-        Some(address) => {
-            Some(Listener::bind(address).map_err(|source| StartError::Http { address, source })?)
-        }
+        Some(address) => Some(
+            Listener::bind(address, while_it_starts(device_name))
+                .map_err(|source| StartError::Http { address, source })?,
+        ),
         None => None,
     };
     if let Some(address) = options.http.filter(|address| !address.ip().is_loopback()) {
@@ -210,14 +213,14 @@ async fn start(
             Ok(reached) => (reached?, load.await?),
             Err(_) => tokio::try_join!(reached, load)?,
         };
-    let (resident, by_hand, lookout) = (pipeline.resident(), pipeline.by_hand(), pipeline.lookout());
+    let (view, by_hand, lookout) = (pipeline.view(), pipeline.by_hand(), pipeline.lookout());
     let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
 
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
     let slots = Slots::new(options.slots, options.prefetch);
     let (sink, log) = (Arc::new(bus.sink()), Arc::new(streams));
-    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue).with_resident(resident));
+    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue).with_engine(view));
     let router = JobRouter::new(context.clone());
 
     let (heartbeat, discovery, status) = announce(&context, &bus).await?;
@@ -226,7 +229,10 @@ async fn start(
     let control = Control::new(context.clone(), by_hand, bus.heartbeat_asked());
     let commands = tokio::spawn(control.hear(bus.controls().await?));
     let http = match http {
-        Some(listener) => Some(listener.started(WorkerJobs::new(router, bus.connectivity())).await),
+        Some(listener) => {
+            let jobs = WorkerJobs::new(router, bus.connectivity(), bus.connections());
+            Some(listener.started(jobs.routes()).await)
+        }
         None => None,
     };
     // Everything above is with the server when this comes back.

@@ -16,7 +16,7 @@ use crate::{
     worker::{
         job::{JobRun, inputs::InputError},
         own::{leave_to_others, set_aside},
-        shared::{Begun, Context, Reader, Stop, conflict},
+        shared::{Begun, Context, Happened, Reader, Stop, conflict},
     },
 };
 
@@ -268,13 +268,13 @@ impl JobRouter {
     }
 
     fn pass_on(&self, message: Incoming, job_id: JobId, worker: Option<WorkerId>) -> Routed {
-        self.context.metrics.passed_on();
+        self.context.metrics.note(Happened::PassedOn);
         Routed::PassOn { message: Box::new(message), job_id, worker }
     }
 
     /// A message of the queue that is not what its subject says, or whose id stands for another request.
     fn put_aside(&self, message: Incoming, why: String) -> Routed {
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         if let Via::Queue { delivery, .. } = message.via {
             tokio::spawn(async move { set_aside(message.job_id.as_ref(), delivery, &why).await });
         }
@@ -303,7 +303,7 @@ impl JobRouter {
     fn refuse(&self, message: Incoming, id: Option<JobId>, refusal: Refusal) -> Routed {
         let id = id.unwrap_or_else(JobId::generate);
         tracing::info!(job_id = %id, code = %refusal.code, message = %refusal.message, "a request is refused");
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         let context = self.context.clone();
         match message.via {
             Via::Queue { delivery, .. } => {

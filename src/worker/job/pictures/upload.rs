@@ -1,6 +1,6 @@
 //! A finished picture's way into the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::encode::encode;
 use crate::{
@@ -30,10 +30,13 @@ impl Upload {
         let (index, seed) = (picture.index, picture.seed);
         let key = Key::Image { job: job.id.clone(), index, attempt, format: job.format };
         let format = job.format;
+        let (metrics, of) = (context.metrics.clone(), model.clone());
         let turn =
             context.encoders.clone().acquire_owned().await.map_err(|error| defect(error.to_string()))?;
         let encoding = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
             let encoded = encode(&job, &spec, &model, &picture);
+            metrics.encoded(&model, begun.elapsed());
             drop(turn);
             encoded
         });
@@ -45,7 +48,9 @@ impl Upload {
             return Err(Failure::Stopped { step: 0 });
         }
         let bytes = encoded.bytes.len() as u64;
+        let begun = Instant::now();
         context.store.put(&key, encoded.bytes, format.content_type()).await?;
+        context.metrics.stored(&of, begun.elapsed());
         Ok(ImageResult {
             key: key.path(),
             url: context.store.url(&key).await?,
