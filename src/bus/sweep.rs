@@ -82,14 +82,8 @@ struct Seen {
 impl Sweeper {
     /// A job whose log does not grow for `still_after` stands still.
     pub fn new(streams: Streams, still_after: Duration) -> Self {
-        Self {
-            streams,
-            still_after,
-            seen: HashMap::new(),
-            limits_of: None,
-            models: Vec::new(),
-            lines: vec![],
-        }
+        let (seen, models, lines) = (HashMap::new(), vec![], vec![]);
+        Self { streams, still_after, seen, limits_of: None, models, lines }
     }
 
     /// The consumers of these models are made when they are missing, also while nobody serves or asks for one: who scales a

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 import unittest
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,12 @@ def call(url: str, body: dict[str, Any] | None = None) -> Any:
     return json.loads(read) if answer.headers["content-type"] == "application/json" else read
 
 
+def is_ready(front: str) -> bool:
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{front}/ready") as answer:
+        return answer.status == 200
+    return False
+
+
 class Place:
     """A machine: a server, a queen, and a worker for as long as one is wanted."""
 
@@ -92,7 +99,11 @@ class Place:
     def start_queen(self) -> None:
         command = [str(pool.queen_binary()), "--listen", f"127.0.0.1:{self.queen}", "--models", "sim", *self.flags()]
         process = self.stack.enter_context(pool.running(command, self.folder / "queen.log"))
-        pool.wait_until_answering(self.queen, process, self.folder / "queen.log")
+        log, end = self.folder / "queen.log", time.monotonic() + pool.PATIENCE
+        pool.wait_until_answering(self.queen, process, log)
+        while not is_ready(self.front):
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
 
     def worker(self) -> contextlib.AbstractContextManager[Any]:
         command = [str(pool.worker_binary()), "--model", MODEL, "--grace", "5s", *self.flags()]

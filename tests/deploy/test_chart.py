@@ -8,6 +8,7 @@ import unittest
 from typing import Any
 
 import kubernetes_validate
+import yaml
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmError
 
@@ -88,6 +89,12 @@ class Rendered(unittest.TestCase):
                     seen.add(text)
                     for version in VERSIONS:
                         kubernetes_validate.validate(each, version, strict=True)
+
+    def test_what_the_documents_show_can_be_installed(self) -> None:
+        text = (pool.ROOT / "docs/operate.md").read_text()
+        shown = next(block for block in re.findall(r"(?s)```yaml\n(.*?)```", text) if "pools:" in block)
+        objects = render(yaml.safe_load(shown))
+        self.assertEqual(named(objects, "ScaledObject", "worker-sdxl")["spec"]["minReplicaCount"], 0)
 
     def test_what_contradicts_itself_is_refused(self) -> None:
         for about, more in CONTRADICTIONS.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -22,13 +23,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pool
 from chart import VALUES, command, environment, key, merged, named, pod, render
 
-# One server, and what KEDA reads from it alone.
+# One server; what KEDA reads from it and from Prometheus.
 ONE = merged(VALUES, {"nats": {"replicas": 1}, "streams": {"replicas": 1}, "queen": {"publicUrl": ""}})
-ONE["pools"] = [merged(VALUES["pools"][0], {"scaling": {"source": "nats"}})]
+ONE["pools"] = VALUES["pools"][:1]
 
 
 def ask(url: str, token: str = "", body: dict[str, Any] | None = None) -> tuple[int, str]:
@@ -87,11 +89,36 @@ class Containers(unittest.TestCase):
             url = f"http://127.0.0.1:{port}{container[name]['httpGet']['path']}"
             until(f"{url} answers", lambda url=url: ask(url)[0] == 200, log)
 
-    def wanted(self, scaled: dict[str, Any]) -> int:
-        """The workers that KEDA would have of its triggers, by what NATS says now."""
+    def scrape(self, queen: int, token: str) -> None:
+        """A Prometheus that asks queen every second, under the labels that a cluster's would have."""
+        address = pool.free_port()
+        self.here["http://prometheus.monitoring:9090"] = f"http://127.0.0.1:{address}"
+        job = {
+            "job_name": "queen",
+            "bearer_token": token,
+            "static_configs": [{"targets": [f"127.0.0.1:{queen}"], "labels": {"namespace": "draw"}}],
+        }
+        told = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}
+        (self.folder / "prometheus.yml").write_text(json.dumps(told))
+        command = [os.environ.get("PROMETHEUS", "prometheus"), f"--config.file={self.folder}/prometheus.yml"]
+        command += [f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address=127.0.0.1:{address}"]
+        log = self.folder / "prometheus.log"
+        pool.wait_until_answering(address, self.stack.enter_context(pool.running(command, log)), log)
+
+    def wanted(self, scaled: dict[str, Any], of: str = "") -> int:
+        """The workers that KEDA would have of its triggers, by what NATS and Prometheus say now; by one kind of trigger
+        alone where `of` names it."""
         lags = {}
         for trigger in scaled["spec"]["triggers"]:
             data = {name: self.translated(value) for name, value in trigger["metadata"].items()}
+            if of and trigger["type"] != of:
+                lags[trigger["name"]] = 0
+                continue
+            if trigger["type"] == "prometheus":
+                status, text = ask(f"{data['serverAddress']}/api/v1/query?query={quote(data['query'])}")
+                self.assertEqual(status, 200, text)
+                lags[trigger["name"]] = float(json.loads(text)["data"]["result"][0]["value"][1])
+                continue
             url = f"http://{data['natsServerMonitoringEndpoint']}/jsz?acc={data['account']}&consumers=true&config=true"
             status, text = ask(url)
             self.assertEqual(status, 200, text)
@@ -158,6 +185,7 @@ class Containers(unittest.TestCase):
         queen = pod(self.objects, "queen")["containers"][0]
         queen_process, queen_log = self.start(queen, ["queen-rbee"], pool.queen_binary())
         self.probe(queen, queen_port, queen_log)
+        self.scrape(queen_port, token)
         scaled = named(self.objects, "ScaledObject", "worker-shapes")
         until("KEDA has consumers to read", lambda: self.wanted(scaled) == 0)
         url = f"http://127.0.0.1:{queen_port}"
@@ -175,7 +203,9 @@ class Containers(unittest.TestCase):
             status, text = ask(f"{url}/v1/jobs", token, {**body, "seed": number})
             self.assertEqual(status, 200, text)
             jobs.append(json.loads(text)["job_id"])
-            until(f"{workers} workers are wanted", lambda workers=workers: self.wanted(scaled) == workers)
+            for of in ("nats-jetstream", "prometheus", ""):
+                about = f"{workers} workers are wanted by {of or 'both'}"
+                until(about, lambda workers=workers, of=of: self.wanted(scaled, of) == workers)
 
         spec = pod(self.objects, "worker-shapes")
         init = spec["initContainers"][0]

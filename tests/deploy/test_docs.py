@@ -25,7 +25,7 @@ class Documents(unittest.TestCase):
         missing = []
         for document in DOCUMENTS:
             text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", document.read_text())
-            for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", text):
                 if re.match(r"[a-z]+:", target):
                     continue
                 name, _, anchor = target.partition("#")
