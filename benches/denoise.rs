@@ -8,7 +8,7 @@ use std::{hint::black_box, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sd_worker_rbee::diffusion::{Denoising, ImageSpec, Source, StableDiffusion};
+use sd_worker_rbee::diffusion::{ImageSpec, Picture, Source, StableDiffusion};
 
 fn spec() -> ImageSpec {
     ImageSpec {
@@ -24,7 +24,7 @@ fn turns(criterion: &mut Criterion) {
     for side in [64, 128, 256] {
         for pictures in [1, 4] {
             let spec = ImageSpec { source: Source::Text { width: side, height: side }, ..spec() };
-            let begin = || -> Vec<Denoising> {
+            let begin = || -> Vec<Picture> {
                 let begin = |_| model.begin(&spec).expect("the shipped checkpoint takes the job");
                 (0..pictures).map(begin).collect()
             };
@@ -32,12 +32,11 @@ fn turns(criterion: &mut Criterion) {
             let id = |how| BenchmarkId::new(how, format!("{pictures} pictures of {side}x{side}"));
             group.bench_function(id("one by one"), |bench| {
                 let step =
-                    |jobs: &mut Vec<Denoising>| jobs.iter_mut().try_for_each(|job| model.advance(&mut [job]));
+                    |jobs: &mut Vec<Picture>| jobs.iter_mut().try_for_each(|job| model.advance(&mut [job]));
                 bench.iter_batched_ref(begin, step, BatchSize::SmallInput);
             });
             group.bench_function(id("shared"), |bench| {
-                let step =
-                    |jobs: &mut Vec<Denoising>| model.advance(&mut jobs.iter_mut().collect::<Vec<_>>());
+                let step = |jobs: &mut Vec<Picture>| model.advance(&mut jobs.iter_mut().collect::<Vec<_>>());
                 bench.iter_batched_ref(begin, step, BatchSize::SmallInput);
             });
         }
@@ -53,7 +52,7 @@ fn shapes() -> StableDiffusion {
     StableDiffusion::load(&folder, &Device::Cpu, DType::F32).expect("the checkpoint loads")
 }
 
-fn drawn(model: &StableDiffusion) -> Denoising {
+fn drawn(model: &StableDiffusion) -> Picture {
     let mut job = model.begin(&spec()).expect("the shipped checkpoint takes the job");
     while !job.is_done() {
         model.advance(&mut [&mut job]).expect("the shipped checkpoint draws");

@@ -5,6 +5,7 @@
 //! for and answers with a line of JSON; `tools/compare` does so, and says in its README what may be asked for.
 
 use std::{
+    any::Any,
     io::{BufRead, Write},
     path::{Path, PathBuf},
     time::Instant,
@@ -14,8 +15,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use sd_worker_rbee::{
-    diffusion::{Added, Conditioning, ImageSpec, Source, StableDiffusion},
-    models::{Denoising, Model, ModelSource},
+    diffusion::{self, Added, Conditioning, ImageSpec, Model, Networks, Picture, Source, UNetDenoiser},
     worker::DtypeOption,
 };
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ impl Inputs {
             timesteps: has(take("unet.timesteps"), "unet.timesteps")?.to_dtype(DType::F32)?.to_vec1()?,
             conditioning,
             vae_latents: has(take("vae.latents"), "vae.latents")?
-                .to_dtype(model.stable_diffusion()?.vae().dtype())?
+                .to_dtype(model.model.vae().dtype())?
                 .to_device(&model.device)?,
             ids: has(take("text.ids"), "text.ids")?.to_dtype(DType::U32)?.to_vec2()?,
         })
@@ -79,11 +79,11 @@ impl Inputs {
 
     /// Two samples, as guidance has them, and one picture.
     fn random(bench: &Bench) -> Result<Self> {
-        let (model, own) = (bench, bench.stable_diffusion()?);
-        let unet = own.unet().config();
+        let (model, own) = (bench, bench.networks()?);
+        let unet = own.unet.config();
         let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &model.device);
         let (height, width) = unet.sample_size;
-        let (tokens, prompts) = (own.tokenizer(), own.prompts());
+        let (tokens, prompts) = (own.prompts.tokenizer(), &own.prompts);
         let ids = tokens.encode("a lighthouse at dusk")?.ids;
         let mut conditioning =
             Conditioning::of_text(random(&[2, ids.len(), prompts.width()])?.to_dtype(model.dtype)?);
@@ -94,7 +94,7 @@ impl Inputs {
                 time_ids: (Tensor::ones((2, sizes), DType::F32, &model.device)? * 512.0)?,
             });
         }
-        let vae = own.vae();
+        let vae = model.model.vae();
         Ok(Self {
             latents: random(&[2, unet.in_channels, height, width])?.to_dtype(model.dtype)?,
             timesteps: vec![500.0; 2],
@@ -107,7 +107,7 @@ impl Inputs {
 
 /// A checkpoint on its device.
 struct Bench {
-    model: Model,
+    model: Box<Model>,
     device: Device,
     /// What the UNet computes in.
     dtype: DType,
@@ -126,26 +126,24 @@ impl Bench {
         };
         let precision = option.on(&device);
         let dtype = if device.is_cpu() { DType::F32 } else { precision.denoiser };
-        let folder = arguments.model.to_str().context("--model: a path in UTF-8")?;
-        let source: ModelSource = format!("model={folder}").parse().map_err(anyhow::Error::msg)?;
-        Ok(Self { model: Model::load(&source, &device, precision)?, device, dtype })
+        Ok(Self { model: diffusion::open(&arguments.model)?.load(&device, precision)?, device, dtype })
     }
 
-    fn stable_diffusion(&self) -> Result<&StableDiffusion> {
-        match &self.model {
-            Model::StableDiffusion(model) => Ok(model),
-            _ => bail!("of this family there are no parts; ask for `draw`"),
-        }
+    /// Those of a Stable Diffusion checkpoint.
+    fn networks(&self) -> Result<&Networks> {
+        let denoiser: &dyn Any = self.model.denoiser();
+        let own = denoiser.downcast_ref::<UNetDenoiser>();
+        Ok(own.context("of this family there are no parts; ask for `draw`")?.networks())
     }
 
     /// One of the parts; the device is done when it returns.
     fn part(&self, part: &str, inputs: &Inputs) -> Result<Tensor> {
-        let model = self.stable_diffusion()?;
+        let own = self.networks()?;
         let out = match part {
-            "unet" => model.unet().forward(&inputs.latents, &inputs.timesteps, &inputs.conditioning)?,
-            "vae" => model.vae().decode(&inputs.vae_latents)?,
+            "unet" => own.unet.forward(&inputs.latents, &inputs.timesteps, &inputs.conditioning)?,
+            "vae" => self.model.vae().decode(&inputs.vae_latents)?,
             "text" => {
-                let encoder = model.prompts().encoders().next().context("a text encoder")?;
+                let encoder = own.prompts.encoders().next().context("a text encoder")?;
                 encoder.forward(&inputs.ids, 0)?
             }
             other => bail!("`{other}` is no part; there are unet, vae, text, draw, begin, step and finish"),
@@ -166,19 +164,19 @@ impl Bench {
     }
 
     /// Pictures with the seeds from 0 on, begun.
-    fn begin(&self, pictures: u64, steps: u32, side: u32) -> Result<Vec<Denoising>> {
+    fn begin(&self, pictures: u64, steps: u32, side: u32) -> Result<Vec<Picture>> {
         let begun = (0..pictures).map(|seed| Ok(self.model.begin(&spec(seed, steps, side))?)).collect();
         self.device.synchronize()?;
         begun
     }
 
     /// One step of all that go through the network together.
-    fn step(&self, pictures: &mut [Denoising]) -> Result<()> {
+    fn step(&self, pictures: &mut [Picture]) -> Result<()> {
         self.model.advance(&mut pictures.iter_mut().collect::<Vec<_>>())?;
         Ok(self.device.synchronize()?)
     }
 
-    fn finish(&self, pictures: &[Denoising]) -> Result<Vec<image::RgbImage>> {
+    fn finish(&self, pictures: &[Picture]) -> Result<Vec<image::RgbImage>> {
         let images = pictures.iter().map(|picture| Ok(self.model.finish(picture)?)).collect();
         self.device.synchronize()?;
         images
@@ -210,7 +208,7 @@ impl Bench {
 
     /// `unet [FILE]`, `vae [FILE]`, `text [FILE]`, `draw PICTURES STEPS SIDE [FILE]`; and one after the other, of the same
     /// pictures: `begin PICTURES STEPS SIDE`, `step` as often as wanted, `finish`.
-    fn answer(&self, line: &str, inputs: Option<&Inputs>, pictures: &mut Vec<Denoising>) -> Result<Value> {
+    fn answer(&self, line: &str, inputs: Option<&Inputs>, pictures: &mut Vec<Picture>) -> Result<Value> {
         let begun = Instant::now();
         let seconds = || Ok(json!({ "seconds": begun.elapsed().as_secs_f64() }));
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -294,7 +292,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let bench = Bench::load(&arguments)?;
     let inputs = match &arguments.inputs {
-        _ if bench.stable_diffusion().is_err() => None,
+        _ if bench.networks().is_err() => None,
         Some(path) => Some(Inputs::read(path, &bench)?),
         None => Some(Inputs::random(&bench)?),
     };

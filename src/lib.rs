@@ -17,6 +17,8 @@ pub mod diffusion;
 #[cfg(feature = "worker")]
 pub mod engine;
 pub mod environment;
+#[cfg(test)]
+mod folders;
 #[cfg(feature = "bus")]
 pub mod http;
 #[cfg(feature = "keeper")]

@@ -26,8 +26,6 @@ const GUIDED: u64 = 2;
 const TRANSFORMER_MAPS: u64 = 19;
 /// Maps that a residual block makes of its output's size.
 const RESNET_MAPS: u64 = 4;
-/// The same of a Flux block, whose projections are one.
-const FLUX_MAPS: u64 = 32;
 /// Maps of the residual block of a tiny autoencoder.
 const TINY_MAPS: u64 = 6;
 /// Maps of the autoencoder's attention.
@@ -132,15 +130,17 @@ impl Activations {
         Self { denoising, decoding: Line { fixed: decoding.fixed.saturating_add(prompts), ..decoding } }
     }
 
-    /// Of a transformer of this width, over `words` and a token for each square of `side` pixels.
+    /// Of a transformer of this width, over `words` and a token for each square of `side` pixels, whose blocks make `maps`
+    /// maps of what goes into them.
     pub(super) fn of_transformer(
         width: usize,
         words: usize,
         side: usize,
+        maps: u64,
         vae: &VaeConfig,
         with: Arithmetic,
     ) -> Self {
-        let token = FLUX_MAPS * with.denoiser * width as u64;
+        let token = maps * with.denoiser * width as u64;
         let per_pixel = token.div_ceil((side * side) as u64);
         let denoising = Line { fixed: with.fixed() + words as u64 * token, per_pixel, ..Line::default() };
         Self { denoising, decoding: of_autoencoder(&AutoencoderConfig::Kl(vae.clone()), with) }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_gpu_has_whole_maps_and_scores_and_half_as_much_of_the_rest_in_f16() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text");
-        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let checkpoint = Checkpoint::in_folder(&folder).unwrap();
         let unet = UNetConfig::read(&checkpoint.config("unet").unwrap()).unwrap();
         let vae = AutoencoderConfig::Kl(VaeConfig::read(&checkpoint.config("vae").unwrap()).unwrap());
         let of = |on_cpu, bytes| {

@@ -7,6 +7,8 @@ mod autoencoders;
 mod checkpoint;
 mod error;
 mod families;
+#[cfg(test)]
+mod folders_tests;
 mod footprint;
 mod layers;
 mod lora;
@@ -20,14 +22,16 @@ mod text;
 
 pub use autoencoders::{Autoencoder, Moments};
 pub use candle_core::{DType, Device};
-pub use checkpoint::{BEGINNING, Checkpoint, FileKind, Part, sha256, what_is};
-pub use error::{DiffusionError, says_device_failed};
+pub use checkpoint::{Checkpoint, Component, Part, Role, sha256};
+pub use error::{BEGINNING, DiffusionError, FileKind, LoraFileError, says_device_failed, what_is};
 pub use families::{
-    Inspection, flux, inspect,
-    sd::{Denoising, StableDiffusion},
+    FAMILIES, Family, Inspection, Opened, by_pipeline,
+    flux::Flux,
+    inspect, open,
+    unet::{Networks, StableDiffusion, UNetDenoiser},
 };
 pub use footprint::{Activations, Arithmetic};
-pub use lora::{LoraFileError, LoraSpec, Loras, Stamp};
+pub use lora::{LoraSpec, Loras, Stamp};
 pub use networks::{
     clip::{HiddenStates, TextEncoder, TextOutput},
     flux::TransformerInput,
@@ -35,8 +39,10 @@ pub use networks::{
     unet::{Added, Conditioning, UNet},
 };
 pub use noise::TorchRng;
-pub use picture::{Defaults, ImageSpec, Progress, ProgressError, Source, Trajectory, is_drawn_anew, masking};
+pub use picture::{
+    Defaults, Denoiser, ImageSpec, Model, Picture, Progress, ProgressError, Source, is_drawn_anew, masking,
+};
 pub(crate) use picture::{Fit, passes};
 pub use precision::Precision;
-pub use schedulers::{FlowConfig, FlowSchedule, Memory as SchedulerMemory, MemoryError, SchedulerKind};
+pub use schedulers::{SchedulerKind, SchedulerState, StateError};
 pub use text::{ClipTokenizer, EmbeddingCache, EmbeddingKey, T5Tokenizer, Tokens, prompt};

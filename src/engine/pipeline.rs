@@ -14,10 +14,10 @@ use super::{
 use crate::{
     contract::ErrorCode,
     diffusion::{ImageSpec, Source},
-    models::{Denoising, Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource, Reserved},
+    models::{Held, ModelError, ModelInfo, ModelOptions, ModelSet, ModelSource, Picture, Reserved},
 };
 
-/// Serves every model of the worker. A picture is a [`Denoising`] that is begun, advanced step by step, and finished;
+/// Serves every model of the worker. A picture is a [`Picture`] that is begun, advanced step by step, and finished;
 /// it owns all that is the job's, the pipeline owns the weights and nothing of a job.
 ///
 /// A model that is not in memory is loaded when it is used, and the least recently used one goes for it; see
@@ -113,7 +113,7 @@ impl InferencePipeline {
     pub(super) fn test(&self, model: &str) -> Result<(), EngineError> {
         let test = || {
             let held = self.models.hold(model)?;
-            let shape = |work, picture: &Denoising| shape_of(work, model, std::iter::once(picture));
+            let shape = |work, picture: &Picture| shape_of(work, model, std::iter::once(picture));
             let begin = Shape { work: Work::Begin, model: model.to_owned(), pixels: 0 };
             let mut picture = self.watch.during(begin, || held.model.begin_test())?;
             let step = shape(Work::Step, &picture);
@@ -237,7 +237,7 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// When the model does not take the request, or fails.
-    pub fn begin(&self, model: &str, spec: &ImageSpec) -> Result<Denoising, PipelineError> {
+    pub fn begin(&self, model: &str, spec: &ImageSpec) -> Result<Picture, PipelineError> {
         let work = match &spec.source {
             _ if !spec.loras.is_empty() => Work::ReadFiles,
             Source::Text { .. } => Work::Begin,
@@ -255,7 +255,7 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// When there is no such model, or a picture is another model's.
-    pub fn passes(&self, model: &str, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, PipelineError> {
+    pub fn passes(&self, model: &str, jobs: &[&Picture]) -> Result<Vec<Vec<usize>>, PipelineError> {
         Ok(self.hold(model)?.model.passes(jobs)?)
     }
 
@@ -263,7 +263,7 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// When the model fails; some of `jobs` may have gone their step by then.
-    pub fn advance(&self, model: &str, jobs: &mut [&mut Denoising]) -> Result<(), PipelineError> {
+    pub fn advance(&self, model: &str, jobs: &mut [&mut Picture]) -> Result<(), PipelineError> {
         let held = self.hold(model)?;
         let shape = shape_of(Work::Step, model, jobs.iter().map(|job| &**job));
         Ok(self.watch.during(shape, || held.model.advance(jobs))?)
@@ -273,7 +273,7 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// When the model fails.
-    pub fn preview(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
+    pub fn preview(&self, model: &str, job: &Picture) -> Result<RgbImage, PipelineError> {
         let held = self.hold(model)?;
         let shape = shape_of(Work::Preview, model, std::iter::once(job));
         Ok(self.watch.during(shape, || held.model.preview(job))?)
@@ -283,7 +283,7 @@ impl InferencePipeline {
     ///
     /// # Errors
     /// When the model fails; NaN and infinity are failures, never a picture.
-    pub fn finish(&self, model: &str, job: &Denoising) -> Result<RgbImage, PipelineError> {
+    pub fn finish(&self, model: &str, job: &Picture) -> Result<RgbImage, PipelineError> {
         let held = self.hold(model)?;
         let shape = shape_of(Work::Decode, model, std::iter::once(job));
         Ok(self.watch.during(shape, || {
@@ -298,8 +298,8 @@ impl InferencePipeline {
     }
 }
 
-fn shape_of<'a>(work: Work, model: &str, pictures: impl Iterator<Item = &'a Denoising>) -> Shape {
+fn shape_of<'a>(work: Work, model: &str, pictures: impl Iterator<Item = &'a Picture>) -> Shape {
     let pixels =
-        pictures.map(Denoising::size).map(|(width, height)| u64::from(width) * u64::from(height)).sum();
+        pictures.map(Picture::size).map(|(width, height)| u64::from(width) * u64::from(height)).sum();
     Shape { work, model: model.to_owned(), pixels }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     contract::ErrorCode,
     diffusion::ImageSpec,
-    models::{Denoising, Held, panic_message},
+    models::{Held, Picture, panic_message},
 };
 
 /// Pictures of one job that are drawn together at most, where the model shares passes among them. What each keeps
@@ -30,7 +30,7 @@ pub(super) struct RunningJob {
     /// Which of its pictures is the first of `pictures`, from 0. Those before it are finished.
     first: u32,
     /// Pictures that are drawn together, in their order: one at least. They have the same steps.
-    pictures: Vec<Denoising>,
+    pictures: Vec<Picture>,
     /// When it last gave a snapshot, or began.
     last_snapshot: Instant,
     /// When it last gave a preview.
@@ -132,7 +132,7 @@ impl RunningJob {
 
     /// Whether its pictures have gone their last step, and wait to be decoded.
     pub(super) fn is_drawn(&self) -> bool {
-        self.pictures.iter().all(Denoising::is_done)
+        self.pictures.iter().all(Picture::is_done)
     }
 
     /// Decodes the first of its pictures, and after the last of them begins the next ones or ends.
@@ -162,12 +162,12 @@ impl RunningJob {
     }
 
     /// The pictures that are being drawn.
-    pub(super) fn pictures(&self) -> &[Denoising] {
+    pub(super) fn pictures(&self) -> &[Picture] {
         &self.pictures
     }
 
     /// The pictures that are being drawn, to be advanced.
-    pub(super) fn pictures_mut(&mut self) -> &mut [Denoising] {
+    pub(super) fn pictures_mut(&mut self) -> &mut [Picture] {
         &mut self.pictures
     }
 
@@ -216,7 +216,7 @@ impl RunningJob {
     }
 
     fn keep_warnings(&mut self) {
-        for warning in self.pictures.iter().flat_map(Denoising::warnings) {
+        for warning in self.pictures.iter().flat_map(Picture::warnings) {
             if !self.warnings.contains(&warning) {
                 self.warnings.push(warning);
             }
@@ -224,7 +224,7 @@ impl RunningJob {
     }
 
     fn send_snapshot(&mut self) {
-        let pictures = self.pictures.iter().map(Denoising::progress).collect();
+        let pictures = self.pictures.iter().map(Picture::progress).collect();
         self.send(GenerationResponse::Snapshot(Snapshot { index: self.first, pictures }));
         self.last_snapshot = Instant::now();
     }
@@ -240,12 +240,12 @@ impl RunningJob {
     }
 
     fn step(&self) -> u32 {
-        let total = self.pictures.first().map_or(0, Denoising::total);
-        self.first * total + self.pictures.iter().map(Denoising::step).sum::<u32>()
+        let total = self.pictures.first().map_or(0, Picture::total);
+        self.first * total + self.pictures.iter().map(Picture::step).sum::<u32>()
     }
 
     fn total(&self) -> u32 {
-        self.request.n * self.pictures.first().map_or(0, Denoising::total)
+        self.request.n * self.pictures.first().map_or(0, Picture::total)
     }
 
     fn send(&self, response: GenerationResponse) {
@@ -268,7 +268,7 @@ impl RunningJob {
 fn resume(
     pipeline: &InferencePipeline,
     request: &mut GenerationRequest,
-) -> Result<Option<(u32, Vec<Denoising>)>, EngineError> {
+) -> Result<Option<(u32, Vec<Picture>)>, EngineError> {
     let Some(snapshot) = request.resume.take() else { return Ok(None) };
     let first = snapshot.index;
     Ok(snapshot.restore(pipeline, request)?.map(|pictures| (first, pictures)))
@@ -279,7 +279,7 @@ fn begin_pictures(
     pipeline: &InferencePipeline,
     request: &GenerationRequest,
     first: u32,
-) -> Result<Vec<Denoising>, EngineError> {
+) -> Result<Vec<Picture>, EngineError> {
     let together = guarded(|| pipeline.pictures_together(&request.model))?.clamp(1, MOST_TOGETHER);
     let last = first.saturating_add(together as u32).min(request.n).max(first + 1);
     (first..last).map(|index| begin_picture(pipeline, request, index)).collect()
@@ -290,7 +290,7 @@ pub(super) fn begin_picture(
     pipeline: &InferencePipeline,
     request: &GenerationRequest,
     index: u32,
-) -> Result<Denoising, EngineError> {
+) -> Result<Picture, EngineError> {
     let spec = ImageSpec { seed: seed(request, index), ..request.spec.clone() };
     with_room(pipeline, || pipeline.begin(&request.model, &spec))
 }

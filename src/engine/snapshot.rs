@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{EngineError, GenerationRequest, InferencePipeline, running_job};
-use crate::models::{Denoising, Progress, ProgressError};
+use crate::models::{Picture, Progress, ProgressError};
 
 /// With the request, all that a job goes on from. Pictures before `index` are not drawn again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Snapshot {
         self,
         pipeline: &InferencePipeline,
         request: &GenerationRequest,
-    ) -> Result<Option<Vec<Denoising>>, EngineError> {
+    ) -> Result<Option<Vec<Picture>>, EngineError> {
         let restored = self.try_restore(pipeline, request)?;
         if let Err(reason) = &restored {
             tracing::warn!(
@@ -52,7 +52,7 @@ impl Snapshot {
         self,
         pipeline: &InferencePipeline,
         request: &GenerationRequest,
-    ) -> Result<Result<Vec<Denoising>, Unfit>, EngineError> {
+    ) -> Result<Result<Vec<Picture>, Unfit>, EngineError> {
         let (first, n, count) = (self.index, request.n, self.pictures.len());
         if !(1..=running_job::MOST_TOGETHER).contains(&count) {
             return Ok(Err(Unfit::Count(count)));

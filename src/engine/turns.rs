@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     contract::ErrorCode,
-    models::{Denoising, Progress},
+    models::{Picture, Progress},
 };
 
 /// What was learned of passes in earlier turns.
@@ -54,7 +54,7 @@ impl Turns {
 
     /// The pictures of each pass, in the order of the first of each.
     fn passes(&self, pipeline: &InferencePipeline, running: &[RunningJob]) -> Vec<Vec<Member>> {
-        let mut models: Vec<(&str, Vec<(Member, &Denoising)>)> = Vec::new();
+        let mut models: Vec<(&str, Vec<(Member, &Picture)>)> = Vec::new();
         for (job, of) in running.iter().enumerate() {
             let waiting = of.pictures().iter().enumerate().filter(|(_, picture)| !picture.is_done());
             let own = waiting.map(|(picture, denoising)| (Member { job, picture }, denoising));
@@ -65,7 +65,7 @@ impl Turns {
         }
         let mut passes = Vec::new();
         for (model, members) in models {
-            let pictures: Vec<&Denoising> = members.iter().map(|(_, picture)| *picture).collect();
+            let pictures: Vec<&Picture> = members.iter().map(|(_, picture)| *picture).collect();
             let alone = |_| (0..pictures.len()).map(|index| vec![index]).collect();
             // What is wrong with a picture is told by its own step.
             let shared: Vec<Vec<usize>> = guarded(|| pipeline.passes(model, &pictures)).unwrap_or_else(alone);
@@ -132,7 +132,7 @@ impl Turns {
         tracing::warn!(
             pictures = pass.len(), %error, "a shared pass failed; each of its pictures goes its step alone"
         );
-        let again = |(picture, before): (&mut &mut Denoising, &Progress)| {
+        let again = |(picture, before): (&mut &mut Picture, &Progress)| {
             go_back(picture, before)?;
             step(pipeline, &model, std::slice::from_mut(picture), std::slice::from_ref(before))
         };
@@ -145,7 +145,7 @@ impl Turns {
 }
 
 /// The pictures of a pass, whose members are in the order of the jobs.
-fn members<'a>(jobs: &'a mut Jobs, pass: &[Member]) -> Vec<&'a mut Denoising> {
+fn members<'a>(jobs: &'a mut Jobs, pass: &[Member]) -> Vec<&'a mut Picture> {
     let all = jobs.iter_mut().enumerate().flat_map(|(job, of)| {
         let pictures = of.as_mut().map_or(&mut [][..], RunningJob::pictures_mut);
         pictures.iter_mut().enumerate().map(move |(picture, denoising)| (Member { job, picture }, denoising))
@@ -157,7 +157,7 @@ fn members<'a>(jobs: &'a mut Jobs, pass: &[Member]) -> Vec<&'a mut Denoising> {
 fn step(
     pipeline: &InferencePipeline,
     model: &str,
-    pictures: &mut [&mut Denoising],
+    pictures: &mut [&mut Picture],
     before: &[Progress],
 ) -> Result<(), EngineError> {
     let mut again = false;
@@ -169,14 +169,14 @@ fn step(
     })
 }
 
-fn go_back(picture: &mut Denoising, before: &Progress) -> Result<(), EngineError> {
+fn go_back(picture: &mut Picture, before: &Progress) -> Result<(), EngineError> {
     guarded(|| {
         back_to(picture, before);
         Ok(())
     })
 }
 
-fn back_to(picture: &mut Denoising, before: &Progress) {
+fn back_to(picture: &mut Picture, before: &Progress) {
     picture.resume(before.clone()).expect("a picture's own progress is of this picture");
 }
 

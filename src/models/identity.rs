@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::{ModelError, ModelSource, Origin, Sim};
-use crate::diffusion::{Checkpoint, Part, Precision, flux::Flux, ops};
+use crate::diffusion::{self, Part, Precision, ops};
 
 /// What a picture's latents are bound to: they go on only where all of it is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,17 +30,17 @@ impl ModelIdentity {
         device: &candle_core::Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let (parts, has_candle_products) = match origin {
+        let (parts, uses_products_of_candle) = match origin {
             Origin::Folder(path) | Origin::File(path) => {
-                let checkpoint = Checkpoint::open(path)?;
-                (checkpoint.identity(precision)?, Flux::is(&checkpoint))
+                let opened = diffusion::open(path)?;
+                (opened.identity(precision)?, opened.family().uses_products_of_candle())
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => (vec![part_of_sim(sim)], false),
         };
         Ok(Self {
             parts,
-            arithmetic: ops::arithmetic(device, has_candle_products),
+            arithmetic: ops::arithmetic(device, uses_products_of_candle),
             precision: precision.to_string(),
             build: build(),
         })

@@ -1,5 +1,5 @@
 //! Which checkpoints there are, where they come from, and which stay in memory. A model is a
-//! checkpoint of Stable Diffusion or Flux, or a simulation.
+//! checkpoint of any family, or a simulation.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -26,7 +26,7 @@ pub use hub_repo::HubRepo;
 pub use identity::{LoadedIdentity, ModelIdentity};
 pub use loras::{LoraFolder, LoraNameError};
 pub use memory::MemoryLimit;
-pub use model::{Denoising, Model, ModelInfo, Needs};
+pub use model::{Model, ModelInfo, Needs, Picture};
 pub use model_options::ModelOptions;
 pub use progress::{Progress, ProgressError};
 pub(crate) use set::panic_message;

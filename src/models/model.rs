@@ -2,22 +2,16 @@
 
 use image::{GrayImage, Luma, RgbImage};
 
-use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimDenoising};
+use super::{LoadedIdentity, ModelError, ModelSource, Origin, Sim, sim::SimPicture};
 use crate::{
     contract::{ErrorCode, limits::MIN_SIDE},
-    diffusion::{
-        self, Activations, Checkpoint, Defaults, DiffusionError, ImageSpec, Precision, Source,
-        StableDiffusion,
-        flux::{Flux, FluxDenoising},
-    },
+    diffusion::{self, Activations, Defaults, DiffusionError, ImageSpec, Precision, Source},
 };
 
 /// A loaded model.
 pub enum Model {
-    /// A Stable Diffusion checkpoint.
-    StableDiffusion(Box<StableDiffusion>),
-    /// A Flux checkpoint.
-    Flux(Box<Flux>),
+    /// A checkpoint of any family.
+    Checkpoint(Box<diffusion::Model>),
     /// A simulation.
     Sim(Sim),
 }
@@ -49,13 +43,11 @@ pub struct Needs {
 }
 
 /// A picture that is being drawn.
-pub enum Denoising {
-    /// With a Stable Diffusion checkpoint.
-    StableDiffusion(Box<diffusion::Denoising>),
-    /// With a Flux checkpoint.
-    Flux(Box<FluxDenoising>),
+pub enum Picture {
+    /// With a checkpoint.
+    Checkpoint(Box<diffusion::Picture>),
     /// With a simulation.
-    Sim(SimDenoising),
+    Sim(SimPicture),
 }
 
 impl Model {
@@ -81,15 +73,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let checkpoint = Checkpoint::open(path)?;
-                match Flux::is(&checkpoint) {
-                    true => Self::Flux(Box::new(Flux::load(&checkpoint, device, precision)?)),
-                    false => Self::StableDiffusion(Box::new(StableDiffusion::open(
-                        &checkpoint,
-                        device,
-                        precision,
-                    )?)),
-                }
+                Self::Checkpoint(diffusion::open(path)?.load(device, precision)?)
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
@@ -112,10 +96,11 @@ impl Model {
         let identify = || LoadedIdentity::new(source, device, precision);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let found = diffusion::inspect(path, device, precision)?;
+                let opened = diffusion::open(path)?;
+                let found = opened.inspect(device, precision)?;
                 let info = ModelInfo {
                     name,
-                    license: Checkpoint::open(path)?.licence(),
+                    license: opened.checkpoint().licence(),
                     identity: identify()?,
                     native_size: found.native_size,
                     steps: found.defaults.steps,
@@ -134,15 +119,14 @@ impl Model {
     }
 
     /// See [`InferencePipeline::begin`](crate::engine::InferencePipeline::begin).
-    pub fn begin(&self, spec: &ImageSpec) -> Result<Denoising, ModelError> {
-        if !spec.loras.is_empty() && !matches!(self, Self::StableDiffusion(_)) {
-            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
-            return Err(DiffusionError::request("loras", reason).into());
-        }
+    pub fn begin(&self, spec: &ImageSpec) -> Result<Picture, ModelError> {
         Ok(match self {
-            Self::StableDiffusion(model) => Denoising::StableDiffusion(Box::new(model.begin(spec)?)),
-            Self::Flux(model) => Denoising::Flux(Box::new(model.begin(spec)?)),
-            Self::Sim(sim) => Denoising::Sim(sim.begin(spec)),
+            Self::Checkpoint(model) => Picture::Checkpoint(Box::new(model.begin(spec)?)),
+            Self::Sim(_) if !spec.loras.is_empty() => {
+                let reason = "LoRAs are applied to the networks of a checkpoint, and a simulation has none";
+                return Err(DiffusionError::request("loras", reason).into());
+            }
+            Self::Sim(sim) => Picture::Sim(sim.begin(spec)),
         })
     }
 
@@ -150,11 +134,11 @@ impl Model {
     ///
     /// # Errors
     /// When the model fails.
-    pub fn begin_test(&self) -> Result<Denoising, ModelError> {
+    pub fn begin_test(&self) -> Result<Picture, ModelError> {
         let (width, height) = (MIN_SIDE, MIN_SIDE);
         let text = ImageSpec { steps: 1, ..ImageSpec::new("a test", Source::Text { width, height }) };
         if let Self::Sim(sim) = self {
-            return Ok(Denoising::Sim(sim.begin_test(&text)));
+            return Ok(Picture::Sim(sim.begin_test(&text)));
         }
         match self.begin(&text) {
             // A model that fills in what a mask leaves open does nothing else.
@@ -169,37 +153,29 @@ impl Model {
     }
 
     /// See [`InferencePipeline::advance`](crate::engine::InferencePipeline::advance).
-    pub fn advance(&self, jobs: &mut [&mut Denoising]) -> Result<(), ModelError> {
+    pub fn advance(&self, jobs: &mut [&mut Picture]) -> Result<(), ModelError> {
         match self {
-            Self::StableDiffusion(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
-                Denoising::StableDiffusion(job) => Some(job.as_mut()),
-                _ => None,
-            })?)?),
-            Self::Flux(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
-                Denoising::Flux(job) => Some(job.as_mut()),
-                _ => None,
+            Self::Checkpoint(model) => Ok(model.advance(&mut all_own(jobs, |job| match job {
+                Picture::Checkpoint(job) => Some(job.as_mut()),
+                Picture::Sim(_) => None,
             })?)?),
             Self::Sim(sim) => Ok(sim.advance(&mut all_own(jobs, |job| match job {
-                Denoising::Sim(job) => Some(job),
-                _ => None,
+                Picture::Sim(job) => Some(job),
+                Picture::Checkpoint(_) => None,
             })?)?),
         }
     }
 
     /// See [`InferencePipeline::passes`](crate::engine::InferencePipeline::passes).
-    pub fn passes(&self, jobs: &[&Denoising]) -> Result<Vec<Vec<usize>>, ModelError> {
+    pub fn passes(&self, jobs: &[&Picture]) -> Result<Vec<Vec<usize>>, ModelError> {
         Ok(match self {
-            Self::StableDiffusion(model) => model.passes(&all_of(jobs, |job| match job {
-                Denoising::StableDiffusion(job) => Some(job.as_ref()),
-                _ => None,
-            })?),
-            Self::Flux(model) => model.passes(&all_of(jobs, |job| match job {
-                Denoising::Flux(job) => Some(job.as_ref()),
-                _ => None,
+            Self::Checkpoint(model) => model.passes(&all_of(jobs, |job| match job {
+                Picture::Checkpoint(job) => Some(job.as_ref()),
+                Picture::Sim(_) => None,
             })?),
             Self::Sim(sim) => sim.passes(&all_of(jobs, |job| match job {
-                Denoising::Sim(job) => Some(job),
-                _ => None,
+                Picture::Sim(job) => Some(job),
+                Picture::Checkpoint(_) => None,
             })?),
         })
     }
@@ -207,39 +183,35 @@ impl Model {
     /// See [`InferencePipeline::pictures_together`](crate::engine::InferencePipeline::pictures_together).
     pub fn pictures_together(&self) -> usize {
         match self {
-            Self::StableDiffusion(model) => model.pictures_together(),
-            Self::Flux(model) => model.pictures_together(),
+            Self::Checkpoint(model) => model.pictures_together(),
             Self::Sim(sim) => sim.pictures_together(),
         }
     }
 
     /// See [`InferencePipeline::preview`](crate::engine::InferencePipeline::preview).
-    pub fn preview(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
+    pub fn preview(&self, job: &Picture) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.preview(job)?),
-            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.preview(job)?),
-            (Self::Sim(_), Denoising::Sim(job)) => Ok(job.preview()),
+            (Self::Checkpoint(model), Picture::Checkpoint(job)) => Ok(model.preview(job)?),
+            (Self::Sim(_), Picture::Sim(job)) => Ok(job.preview()),
             _ => Err(ModelError::Foreign),
         }
     }
 
     /// See [`InferencePipeline::finish`](crate::engine::InferencePipeline::finish).
-    pub fn finish(&self, job: &Denoising) -> Result<RgbImage, ModelError> {
+    pub fn finish(&self, job: &Picture) -> Result<RgbImage, ModelError> {
         match (self, job) {
-            (Self::StableDiffusion(model), Denoising::StableDiffusion(job)) => Ok(model.finish(job)?),
-            (Self::Flux(model), Denoising::Flux(job)) => Ok(model.finish(job)?),
-            (Self::Sim(sim), Denoising::Sim(job)) => Ok(sim.finish(job)?),
+            (Self::Checkpoint(model), Picture::Checkpoint(job)) => Ok(model.finish(job)?),
+            (Self::Sim(sim), Picture::Sim(job)) => Ok(sim.finish(job)?),
             _ => Err(ModelError::Foreign),
         }
     }
 }
 
-impl Denoising {
+impl Picture {
     /// Steps done.
     pub fn step(&self) -> u32 {
         match self {
-            Self::StableDiffusion(job) => job.step(),
-            Self::Flux(job) => job.step(),
+            Self::Checkpoint(job) => job.step(),
             Self::Sim(job) => job.step(),
         }
     }
@@ -247,8 +219,7 @@ impl Denoising {
     /// Steps in all; with a strength below 1 fewer than were asked for.
     pub fn total(&self) -> u32 {
         match self {
-            Self::StableDiffusion(job) => job.total(),
-            Self::Flux(job) => job.total(),
+            Self::Checkpoint(job) => job.total(),
             Self::Sim(job) => job.total(),
         }
     }
@@ -256,8 +227,7 @@ impl Denoising {
     /// Whether the last step was done, or no other is of use because the latents are not finite.
     pub fn is_done(&self) -> bool {
         match self {
-            Self::StableDiffusion(job) => job.is_done(),
-            Self::Flux(job) => job.is_done(),
+            Self::Checkpoint(job) => job.is_done(),
             Self::Sim(job) => job.step() >= job.total(),
         }
     }
@@ -265,8 +235,7 @@ impl Denoising {
     /// Width and height of the picture, in pixels.
     pub fn size(&self) -> (u32, u32) {
         match self {
-            Self::StableDiffusion(job) => job.size(),
-            Self::Flux(job) => job.size(),
+            Self::Checkpoint(job) => job.size(),
             Self::Sim(job) => job.size(),
         }
     }
@@ -274,8 +243,7 @@ impl Denoising {
     /// What the sender should know.
     pub fn warnings(&self) -> Vec<String> {
         match self {
-            Self::StableDiffusion(job) => job.warnings(),
-            Self::Flux(job) => job.warnings(),
+            Self::Checkpoint(job) => job.warnings(),
             Self::Sim(_) => Vec::new(),
         }
     }
@@ -283,8 +251,7 @@ impl Denoising {
     /// The scheduler's contract name.
     pub fn scheduler_name(&self) -> &'static str {
         match self {
-            Self::StableDiffusion(job) => job.scheduler_name(),
-            Self::Flux(_) => FluxDenoising::SCHEDULER,
+            Self::Checkpoint(job) => job.scheduler_name(),
             Self::Sim(_) => "sim",
         }
     }
@@ -292,16 +259,16 @@ impl Denoising {
 
 /// The pictures as those of one model, or that one of them is another's.
 fn all_own<'a, T>(
-    jobs: &'a mut [&mut Denoising],
-    own: impl Fn(&'a mut Denoising) -> Option<&'a mut T>,
+    jobs: &'a mut [&mut Picture],
+    own: impl Fn(&'a mut Picture) -> Option<&'a mut T>,
 ) -> Result<Vec<&'a mut T>, ModelError> {
     jobs.iter_mut().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }
 
 /// As [`all_own`], to look at.
 fn all_of<'a, T>(
-    jobs: &[&'a Denoising],
-    own: impl Fn(&'a Denoising) -> Option<&'a T>,
+    jobs: &[&'a Picture],
+    own: impl Fn(&'a Picture) -> Option<&'a T>,
 ) -> Result<Vec<&'a T>, ModelError> {
     jobs.iter().map(|job| own(job).ok_or(ModelError::Foreign)).collect()
 }

@@ -2,17 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Denoising;
-use crate::diffusion::{self, Trajectory};
+use super::Picture;
+use crate::diffusion;
 
 /// What the steps of a picture have changed. A picture that was begun from the same request, with the same weights,
 /// goes on from it, in this process or in another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
-    /// Of a Stable Diffusion picture.
-    StableDiffusion(diffusion::Progress),
-    /// Of a Flux picture.
-    Flux(Trajectory),
+    /// Of a picture with a checkpoint.
+    Checkpoint(diffusion::Progress),
     /// Of a simulation.
     Sim {
         /// Steps done.
@@ -23,7 +21,7 @@ pub enum Progress {
 /// Progress that is not of this picture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgressError {
-    /// Another family's.
+    /// Of a simulation for a checkpoint's picture, or the other way.
     #[error("the progress is of another family of models")]
     Family,
     /// Of a picture with other latents, steps or sampler.
@@ -39,12 +37,11 @@ pub enum ProgressError {
     },
 }
 
-impl Denoising {
+impl Picture {
     /// What the steps so far have changed.
     pub fn progress(&self) -> Progress {
         match self {
-            Self::StableDiffusion(job) => Progress::StableDiffusion(job.progress()),
-            Self::Flux(job) => Progress::Flux(job.progress()),
+            Self::Checkpoint(job) => Progress::Checkpoint(job.progress()),
             Self::Sim(job) => Progress::Sim { step: job.step() },
         }
     }
@@ -55,8 +52,7 @@ impl Denoising {
     /// Progress that cannot be of this picture; nothing was changed.
     pub fn resume(&mut self, progress: Progress) -> Result<(), ProgressError> {
         match (self, progress) {
-            (Self::StableDiffusion(job), Progress::StableDiffusion(progress)) => Ok(job.resume(progress)?),
-            (Self::Flux(job), Progress::Flux(progress)) => Ok(job.resume(progress)?),
+            (Self::Checkpoint(job), Progress::Checkpoint(progress)) => Ok(job.resume(progress)?),
             (Self::Sim(job), Progress::Sim { step }) => match job.resume(step) {
                 true => Ok(()),
                 false => Err(ProgressError::Sim { step, total: job.total() }),

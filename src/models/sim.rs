@@ -108,7 +108,7 @@ impl Eq for Times {}
 
 /// A simulated job.
 #[derive(Debug, Clone)]
-pub struct SimDenoising {
+pub struct SimPicture {
     step: u32,
     total: u32,
     source: Source,
@@ -228,13 +228,13 @@ impl Sim {
         self.memory
     }
 
-    pub(super) fn begin(&self, spec: &ImageSpec) -> SimDenoising {
+    pub(super) fn begin(&self, spec: &ImageSpec) -> SimPicture {
         let mut hash = Sha256::new();
         hash.update(&spec.prompt);
         hash.update(spec.seed.to_le_bytes());
         hash.update(spec.steps.to_le_bytes());
         let digest = hash.finalize();
-        SimDenoising {
+        SimPicture {
             step: 0,
             total: spec.steps,
             source: spec.source.clone(),
@@ -245,8 +245,8 @@ impl Sim {
     }
 
     /// A test of the device: it takes no time.
-    pub(super) fn begin_test(&self, spec: &ImageSpec) -> SimDenoising {
-        SimDenoising { fails: false, is_test: true, ..self.begin(spec) }
+    pub(super) fn begin_test(&self, spec: &ImageSpec) -> SimPicture {
+        SimPicture { fails: false, is_test: true, ..self.begin(spec) }
     }
 
     /// Pictures of one job that are drawn together.
@@ -255,12 +255,12 @@ impl Sim {
     }
 
     /// By size.
-    pub(super) fn passes(&self, jobs: &[&SimDenoising]) -> Vec<Vec<usize>> {
+    pub(super) fn passes(&self, jobs: &[&SimPicture]) -> Vec<Vec<usize>> {
         passes(jobs.iter().map(|job| Fit { key: job.source.drawn_size(), size: 1 }), usize::MAX)
     }
 
     /// In one pass, whatever their sizes.
-    pub(super) fn advance(&self, jobs: &mut [&mut SimDenoising]) -> Result<(), SimError> {
+    pub(super) fn advance(&self, jobs: &mut [&mut SimPicture]) -> Result<(), SimError> {
         if jobs.len() > self.room {
             return Err(SimError::OutOfMemory);
         }
@@ -275,7 +275,7 @@ impl Sim {
     }
 
     /// Fails, if it was told to fail this job at this step, or its device is broken by now.
-    fn fail_at(&self, job: &SimDenoising, at: u32) -> Result<(), SimError> {
+    fn fail_at(&self, job: &SimPicture, at: u32) -> Result<(), SimError> {
         let Some(Fails { how, step, times, after, .. }) = &self.failure else { return Ok(()) };
         let due = match after {
             Some(left) => !left.take(),
@@ -297,7 +297,7 @@ impl Sim {
     }
 
     /// The picture, after the last step.
-    pub(super) fn finish(&self, job: &SimDenoising) -> Result<RgbImage, SimError> {
+    pub(super) fn finish(&self, job: &SimPicture) -> Result<RgbImage, SimError> {
         let breaks = self.failure.as_ref().is_some_and(|fails| fails.after.is_some());
         if !breaks {
             self.fail_at(job, AT_THE_END)?;
@@ -306,7 +306,7 @@ impl Sim {
     }
 }
 
-impl SimDenoising {
+impl SimPicture {
     pub(super) fn step(&self) -> u32 {
         self.step
     }

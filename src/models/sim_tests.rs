@@ -40,7 +40,7 @@ fn options_are_read_and_what_there_is_not_is_refused() {
 #[test]
 fn a_device_that_breaks_fails_every_step_from_then_on_and_a_failing_job_leaves_it_whole() {
     let spec = ImageSpec { steps: 4, ..ImageSpec::new("a", Source::Text { width: 64, height: 64 }) };
-    let step = |sim: &Sim, mut job: SimDenoising| sim.advance(&mut [&mut job]);
+    let step = |sim: &Sim, mut job: SimPicture| sim.advance(&mut [&mut job]);
     let breaks: Sim = "sim://?step_ms=0&fail=device&fail_after=2".parse().unwrap();
     assert!(step(&breaks, breaks.begin_test(&spec)).is_ok());
     assert!(step(&breaks.clone(), breaks.begin(&spec)).is_ok());
@@ -61,7 +61,7 @@ fn a_simulation_that_was_told_to_exit_ends_its_process_with_status_9() {
         let sim: Sim = "sim://?step_ms=0&fail=exit&fail_step=2".parse().unwrap();
         let source = Source::Text { width: 64, height: 64 };
         let mut job =
-            SimDenoising { step: 0, total: 4, source, colour: Rgb([0; 3]), fails: true, is_test: false };
+            SimPicture { step: 0, total: 4, source, colour: Rgb([0; 3]), fails: true, is_test: false };
         sim.advance(&mut [&mut job]).unwrap();
         assert_eq!(job.step(), 1);
         sim.advance(&mut [&mut job]).unwrap();

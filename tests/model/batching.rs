@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{GuidanceInterval, PromptSyntax},
-    diffusion::{Denoising, ImageSpec, Source, StableDiffusion},
+    diffusion::{ImageSpec, Picture, Source, StableDiffusion},
 };
 
 /// Environment variable with the seed of a run that is to be repeated.
@@ -118,11 +118,11 @@ fn check(checkpoint: &str, spec: impl FnMut(&mut Choices) -> ImageSpec) {
     let specs = specs(&model, &mut choices, spec);
     let alone: Vec<_> = specs.iter().map(|spec| alone(&model, spec)).collect();
     let begin = |index: usize| (index, model.begin(&specs[index]).unwrap());
-    let mut running: Vec<(usize, Denoising)> = vec![begin(0), begin(1)];
+    let mut running: Vec<(usize, Picture)> = vec![begin(0), begin(1)];
     let mut waiting: Vec<usize> = (2..specs.len()).collect();
     let mut shared = 0;
     while !(running.is_empty() && waiting.is_empty()) {
-        let pictures: Vec<&Denoising> = running.iter().map(|(_, job)| job).collect();
+        let pictures: Vec<&Picture> = running.iter().map(|(_, job)| job).collect();
         shared += model.passes(&pictures).iter().filter(|pass| pass.len() > 1).count();
         model.advance(&mut running.iter_mut().map(|(_, job)| job).collect::<Vec<_>>()).unwrap();
         for (index, job) in &running {
@@ -192,7 +192,7 @@ fn a_pass_has_4096_latent_pixels_at_most() {
     // 1,024 latent pixels, in two samples where the step is guided.
     let large = |spec: ImageSpec| ImageSpec { source: Source::Text { width: 256, height: 256 }, ..spec };
     let passes = |spec: ImageSpec| {
-        let jobs: Vec<Denoising> = (0..5).map(|_| model.begin(&spec).unwrap()).collect();
+        let jobs: Vec<Picture> = (0..5).map(|_| model.begin(&spec).unwrap()).collect();
         model.passes(&jobs.iter().collect::<Vec<_>>())
     };
     assert_eq!(passes(large(plain())), [vec![0, 1], vec![2, 3], vec![4]]);

@@ -5,7 +5,7 @@ use std::fs;
 use crate::checkpoint_copy::{Copy, UNET_WEIGHTS};
 use crate::support::data;
 use candle_core::{DType, Device};
-use sd_worker_rbee::diffusion::{Checkpoint, StableDiffusion};
+use sd_worker_rbee::diffusion::{self, StableDiffusion};
 use serde_json::{Value, json};
 
 #[test]
@@ -22,7 +22,7 @@ fn a_folder_without_a_model_index_is_refused() {
     for (folder, advice) in
         [(data("text/unet"), "name the folder of its pipeline"), (data("loras/text"), "by its file")]
     {
-        let error = Checkpoint::open(&folder).err().expect("an error").to_string();
+        let error = diffusion::open(&folder).err().expect("an error").to_string();
         assert!(error.contains(advice), "{error}");
     }
 }
@@ -200,8 +200,8 @@ fn shard(i: usize) -> String {
 
 /// The value of one weight of the UNet as a precision reads it.
 fn conv_in(copy: &Copy, dtype: DType) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(copy.0.path()).unwrap();
-    let weights = checkpoint.weights("unet", &Device::Cpu, dtype).unwrap();
+    let opened = diffusion::open(copy.0.path()).unwrap();
+    let weights = opened.checkpoint().weights("unet", &Device::Cpu, dtype).unwrap();
     let tensor = weights.root().tensor("conv_in.weight", &[16, 4, 3, 3]).unwrap();
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }

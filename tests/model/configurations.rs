@@ -6,9 +6,7 @@ use std::fs;
 use crate::checkpoint_copy::Copy;
 use crate::support::{copy_folder, data};
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::diffusion::{
-    Checkpoint, DiffusionError, ImageSpec, Source, StableDiffusion, flux, inspect,
-};
+use sd_worker_rbee::diffusion::{self, DiffusionError, Flux, ImageSpec, Source, StableDiffusion, inspect};
 use serde_json::json;
 
 #[test]
@@ -130,8 +128,8 @@ fn numbers_that_fit_no_flux_model_are_refused() {
         let copy = Copy(tempfile::tempdir().unwrap());
         copy_folder(&data("flux/schnell"), copy.0.path());
         copy.set(&format!("{component}/config.json"), key, value.clone());
-        let checkpoint = Checkpoint::open(copy.0.path()).unwrap();
-        let error = flux::Flux::load(&checkpoint, &Device::Cpu, DType::F32).err().expect(key).to_string();
+        let opened = diffusion::open(copy.0.path()).unwrap();
+        let error = Flux::load(&opened, &Device::Cpu, DType::F32).err().expect(key).to_string();
         assert!(error.contains(component) && error.contains(key), "{key}: {error}");
     }
 }

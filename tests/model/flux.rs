@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{ErrorCode, GuidanceInterval, PromptSyntax},
-    diffusion::{Checkpoint, ImageSpec, Source, flux::Flux},
+    diffusion::{self, Flux, ImageSpec, Source},
     engine::InferencePipeline,
     models::ModelSource,
 };
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 fn load(folder: &Path) -> Result<Flux, String> {
-    let checkpoint = Checkpoint::open(folder).map_err(|error| error.to_string())?;
-    Flux::load(&checkpoint, &Device::Cpu, DType::F32).map_err(|error| error.to_string())
+    let opened = diffusion::open(folder).map_err(|error| error.to_string())?;
+    Flux::load(&opened, &Device::Cpu, DType::F32).map_err(|error| error.to_string())
 }
 
 fn model(name: &str) -> Flux {
@@ -177,7 +177,7 @@ fn what_cannot_be_done_is_refused_by_field() {
         (ImageSpec { steps: 0, ..text(32, 32) }, vec!["`steps`"]),
         (text(0, 32), vec!["`width`"]),
         (spec(Source::Image { image: image.clone(), strength: 0.0 }), vec!["`strength`"]),
-        (spec(Source::Image { image: RgbImage::new(0, 0), strength: 0.5 }), vec!["`width`"]),
+        (spec(Source::Image { image: RgbImage::new(0, 0), strength: 0.5 }), vec!["`init_image`"]),
         (
             spec(Source::Inpaint { image, mask: GrayImage::new(16, 32), strength: 1.0, overlay: None }),
             vec!["`mask_image`", "(16, 32)", "(32, 32)"],

@@ -6,7 +6,7 @@ use crate::parity::runs::{check_runs, lora};
 use crate::support::{data, model};
 use image::RgbImage;
 use sd_worker_rbee::{
-    diffusion::{DType, Denoising, Device, ImageSpec, LoraSpec, Source, StableDiffusion},
+    diffusion::{DType, Device, ImageSpec, LoraSpec, Picture, Source, StableDiffusion},
     engine::InferencePipeline,
 };
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ fn spec(loras: Vec<LoraSpec>) -> ImageSpec {
     }
 }
 
-fn finish(model: &StableDiffusion, mut job: Denoising) -> RgbImage {
+fn finish(model: &StableDiffusion, mut job: Picture) -> RgbImage {
     while !job.is_done() {
         model.advance(&mut [&mut job]).unwrap();
     }
@@ -140,7 +140,7 @@ fn jobs_with_and_without_loras_advance_side_by_side() {
     let sets =
         [vec![], vec![lora("text/kohya", 1.0)], vec![lora("text/kohya", 0.5)], vec![lora("text/kohya", 1.0)]];
     let alone: Vec<RgbImage> = sets.iter().map(|set| draw(&model, set.clone())).collect();
-    let mut jobs: Vec<Denoising> = sets.into_iter().map(|set| model.begin(&spec(set)).unwrap()).collect();
+    let mut jobs: Vec<Picture> = sets.into_iter().map(|set| model.begin(&spec(set)).unwrap()).collect();
     while jobs.iter().any(|job| !job.is_done()) {
         model.advance(&mut jobs.iter_mut().collect::<Vec<_>>()).unwrap();
     }

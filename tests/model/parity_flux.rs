@@ -4,10 +4,7 @@ use crate::support::{Golden, data, picture, relative_l2};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::t5;
-use sd_worker_rbee::diffusion::{
-    Checkpoint, ImageSpec, Source, TransformerInput,
-    flux::{Flux, FluxDenoising},
-};
+use sd_worker_rbee::diffusion::{self, Flux, ImageSpec, Picture, Source, TransformerInput};
 use serde::Deserialize;
 
 /// Relative L2 error of one module, and of latents after several steps.
@@ -41,8 +38,8 @@ struct Run {
 }
 
 fn model(name: &str) -> Flux {
-    let checkpoint = Checkpoint::open(&data(&format!("flux/{name}"))).unwrap();
-    Flux::load(&checkpoint, &Device::Cpu, DType::F32).unwrap()
+    let opened = diffusion::open(&data(&format!("flux/{name}"))).unwrap();
+    Flux::load(&opened, &Device::Cpu, DType::F32).unwrap()
 }
 
 fn golden(name: &str) -> Golden {
@@ -154,7 +151,7 @@ fn check_runs(kind: &str) {
     }
 }
 
-fn compare_pictures(run: &Run, model: &Flux, job: &FluxDenoising, golden: &Golden) {
+fn compare_pictures(run: &Run, model: &Flux, job: &Picture, golden: &Golden) {
     let ours = model.finish(job).unwrap();
     let (mean, largest) = picture::difference(&ours, &golden.rgb(&format!("{}.image", run.name)));
     println!("{}: picture differs by {mean:.5} in the mean, {largest} at most", run.name);

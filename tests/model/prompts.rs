@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use sd_worker_rbee::{
     contract::{ErrorCode, PromptSyntax},
     diffusion::{
-        Denoising, ImageSpec, Source, StableDiffusion,
+        ImageSpec, Picture, Source, StableDiffusion,
         prompt::{self, MAX_CHUNKS, Piece, Reading},
     },
 };
@@ -174,7 +174,7 @@ fn spec(prompt: &str, negative: &str, syntax: PromptSyntax, run: &Run) -> ImageS
     }
 }
 
-fn drawn(model: &StableDiffusion, mut job: Denoising) -> image::RgbImage {
+fn drawn(model: &StableDiffusion, mut job: Picture) -> image::RgbImage {
     while !job.is_done() {
         model.advance(&mut [&mut job]).unwrap();
     }

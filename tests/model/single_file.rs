@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use crate::support::{Golden, data, picture, relative_l2};
 use candle_core::{DType, Device, Tensor};
-use sd_worker_rbee::diffusion::{Checkpoint, ImageSpec, Source, StableDiffusion};
+use sd_worker_rbee::diffusion::{self, ImageSpec, Opened, Source, StableDiffusion};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -15,8 +15,8 @@ const FAMILIES: [&str; 5] = ["sd1", "sd1_inpainting", "sd2", "xl_base", "xl_refi
 /// Component to name to shape and digest.
 type Manifest = BTreeMap<String, BTreeMap<String, (Vec<usize>, String)>>;
 
-fn open(family: &str) -> Checkpoint {
-    Checkpoint::open(&data(&format!("single_file.{family}.safetensors"))).unwrap()
+fn open(family: &str) -> Opened {
+    diffusion::open(&data(&format!("single_file.{family}.safetensors"))).unwrap()
 }
 
 fn digest(tensor: &Tensor) -> String {
@@ -30,10 +30,10 @@ fn every_tensor_that_diffusers_reads_from_a_file_is_read_bit_for_bit() {
     for family in FAMILIES {
         let manifest = fs::read(data(&format!("single_file.{family}.json"))).unwrap();
         let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
-        let checkpoint = open(family);
+        let opened = open(family);
         let mut checked = 0;
         for (component, tensors) in manifest {
-            let weights = checkpoint.weights(&component, &Device::Cpu, DType::F16).unwrap();
+            let weights = opened.checkpoint().weights(&component, &Device::Cpu, DType::F16).unwrap();
             for (name, (shape, theirs)) in tensors {
                 let ours = weights.root().tensor(&name, &shape).unwrap();
                 assert_eq!(digest(&ours), theirs, "{family} {component} {name}");
@@ -49,7 +49,7 @@ fn every_tensor_that_diffusers_reads_from_a_file_is_read_bit_for_bit() {
 #[test]
 fn the_configurations_are_those_of_the_pipelines_that_the_files_were_made_from() {
     let value = |family: &str, component: &str, key: &str| {
-        open(family).config(component).unwrap().value(key).cloned().unwrap_or(Value::Null)
+        open(family).checkpoint().config(component).unwrap().value(key).cloned().unwrap_or(Value::Null)
     };
     let cases = [
         ("sd1", "unet", "block_out_channels", json!([8, 16])),
@@ -85,7 +85,8 @@ fn the_configurations_are_those_of_the_pipelines_that_the_files_were_made_from()
     for (family, component, key, theirs) in cases {
         assert_eq!(value(family, component, key), theirs, "{family} {component} {key}");
     }
-    let classes = FAMILIES.map(|family| open(family).index().text("_class_name").unwrap().to_owned());
+    let classes =
+        FAMILIES.map(|family| open(family).checkpoint().index().text("_class_name").unwrap().to_owned());
     assert_eq!(
         classes,
         [
@@ -96,7 +97,7 @@ fn the_configurations_are_those_of_the_pipelines_that_the_files_were_made_from()
             "StableDiffusionXLImg2ImgPipeline",
         ]
     );
-    assert_eq!(open("xl_refiner").class_of("text_encoder"), None);
+    assert_eq!(open("xl_refiner").checkpoint().class_of("text_encoder"), None);
 }
 
 #[test]
@@ -135,8 +136,8 @@ fn a_file_that_says_what_it_predicts_is_believed() {
     let file = Edited::new("sd2", |header| {
         header["__metadata__"] = json!({ "modelspec.prediction_type": "epsilon" });
     });
-    let checkpoint = Checkpoint::open(&file.path()).unwrap();
-    assert_eq!(checkpoint.config("scheduler").unwrap().text("prediction_type").unwrap(), "epsilon");
+    let opened = diffusion::open(&file.path()).unwrap();
+    assert_eq!(opened.checkpoint().config("scheduler").unwrap().text("prediction_type").unwrap(), "epsilon");
 }
 
 /// A copy of a file with another header.

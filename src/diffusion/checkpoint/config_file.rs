@@ -9,12 +9,11 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{
-    BEGINNING, FileKind,
-    limits::{MAX_CONFIG_BYTES, MAX_SCALING},
-    what_is,
+use super::limits::{MAX_CONFIG_BYTES, MAX_SCALING};
+use crate::diffusion::{
+    error::{BEGINNING, DiffusionError, FileKind, what_is},
+    ops::Activation,
 };
-use crate::diffusion::{DiffusionError, ops::Activation};
 
 /// The largest integer that a configuration may hold: more is damage, not a model.
 const MAX_INTEGER: u64 = 1 << 20;

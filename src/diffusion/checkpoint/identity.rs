@@ -16,7 +16,7 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Layout, MappedFile};
+use super::{Checkpoint, Component, Layout, MappedFile, Role};
 use crate::diffusion::{DiffusionError, precision::Precision};
 
 /// Bytes of each of the three places of a tensor that are hashed.
@@ -24,7 +24,6 @@ const BLOCK: usize = 64;
 /// The files of a tokenizer that are read.
 const TOKENIZER: [&str; 5] =
     ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"];
-const TOKENIZERS: [&str; 3] = ["tokenizer", "tokenizer_2", "tokenizer_3"];
 /// Digits of a SHA-256.
 const HEX: usize = 64;
 
@@ -84,12 +83,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A file that cannot be read, or is missing.
-    pub fn identity(&self, precision: Precision) -> Result<Vec<Part>, DiffusionError> {
+    pub fn identity(
+        &self,
+        components: &[Component],
+        precision: Precision,
+    ) -> Result<Vec<Part>, DiffusionError> {
         let folder = match &self.layout {
             Layout::Folder(folder) => folder,
             // Its configurations follow from its header, its tokenizer is the program's.
             Layout::SingleFile(file) => {
-                return Ok(vec![Part::of_weights("the checkpoint".into(), &[file.file()])]);
+                return Ok(vec![Part::of_weights("the checkpoint".into(), &[&file.file])]);
             }
         };
         let mut parts = vec![
@@ -99,12 +102,13 @@ impl Checkpoint {
                 &[folder.join("scheduler").join("scheduler_config.json")],
             )?,
         ];
-        for tokenizer in TOKENIZERS.into_iter().filter(|component| self.class_of(component).is_some()) {
-            let files = TOKENIZER.map(|file| folder.join(tokenizer).join(file));
-            parts.push(Part::of_files(format!("the tokenizer `{tokenizer}`"), &files)?);
+        let tokenizers = components.iter().filter(|component| component.role == Role::Tokenizer);
+        for Component { name, .. } in tokenizers.filter(|tokenizer| self.is_there(tokenizer)) {
+            let files = TOKENIZER.map(|file| folder.join(name).join(file));
+            parts.push(Part::of_files(format!("the tokenizer `{name}`"), &files)?);
         }
-        for (component, dtype) in self.networks(precision) {
-            parts.extend(parts_of_network(folder, component, dtype)?);
+        for (component, dtype) in self.networks_of_pictures(components, precision) {
+            parts.extend(parts_of_network(folder, component.name, dtype)?);
         }
         Ok(parts)
     }

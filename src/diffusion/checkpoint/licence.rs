@@ -21,7 +21,7 @@ impl Checkpoint {
     pub fn licence(&self) -> Option<String> {
         let said = match &self.layout {
             Layout::Folder(folder) => of_card(&folder.join("README.md")),
-            Layout::SingleFile(file) => file.note("modelspec.license").map(str::to_owned),
+            Layout::SingleFile(file) => file.file.note("modelspec.license").map(str::to_owned),
         };
         let said: String = said?.chars().filter(|c| !c.is_control()).take(MAX_LICENCE).collect();
         Some(said.trim().to_owned()).filter(|said| !said.is_empty())
@@ -65,7 +65,7 @@ mod tests {
         )
         .unwrap();
         std::fs::write(folder.path().join("README.md"), card).unwrap();
-        Checkpoint::open(folder.path()).unwrap().licence()
+        Checkpoint::in_folder(folder.path()).unwrap().licence()
     }
 
     #[test]

@@ -16,10 +16,10 @@ use safetensors::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{FileKind, convert, identity, why_no_safetensors};
+use super::{convert, identity};
 use crate::{
     allocator::{self, Plain},
-    diffusion::DiffusionError,
+    diffusion::error::{DiffusionError, FileKind, why_no_safetensors},
 };
 
 /// Bytes before the header: its length.

@@ -1,11 +1,12 @@
 //! Where the parts of a checkpoint are read from: configuration files, weights, tokenizers. What is read from them is
-//! for the networks to say.
+//! for the networks to say, and which parts there are for the families.
 
+mod component;
 mod config_file;
 pub(super) mod convert;
 mod files;
+mod foreign;
 mod identity;
-mod kind;
 mod licence;
 pub mod limits;
 mod mapped;
@@ -17,18 +18,16 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
+pub use component::{Component, Role};
 pub use config_file::{ConfigFile, read_limited};
+pub use foreign::what_it_holds;
 pub use identity::{Part, sha256};
-pub use kind::{BEGINNING, FileKind, what_is, why_no_safetensors};
 pub use mapped::MappedFile;
-pub use single_file::original_unet_name;
+pub use single_file::{Cut, Names, SingleFile};
 pub use weights::{Scope, Weights};
 
-use self::{files::ComponentFiles, single_file::SingleFile};
-use crate::diffusion::{DiffusionError, networks::clip::TextConfig, text::ClipTokenizer};
-
-/// The component of a checkpoint that previews are decoded with, if it is there.
-pub const TAESD: &str = "taesd";
+use self::files::ComponentFiles;
+use crate::diffusion::DiffusionError;
 
 /// A checkpoint that was found, nothing of it loaded yet.
 pub struct Checkpoint {
@@ -44,15 +43,19 @@ enum Layout {
 }
 
 impl Checkpoint {
-    /// A folder in the diffusers layout, or a `.safetensors` file in the original layout.
+    /// One in a file that its family has recognised.
     ///
     /// # Errors
-    /// When there is no usable `model_index.json`, or the file holds no Stable Diffusion.
-    pub fn open(path: &Path) -> Result<Self, DiffusionError> {
-        if path.is_file() {
-            let file = SingleFile::open(path)?;
-            return Ok(Self { index: file.index()?, layout: Layout::SingleFile(Box::new(file)) });
-        }
+    /// When the index that the family gives is none.
+    pub fn in_one_file(file: SingleFile) -> Result<Self, DiffusionError> {
+        Ok(Self { index: file.index()?, layout: Layout::SingleFile(Box::new(file)) })
+    }
+
+    /// A folder in the diffusers layout.
+    ///
+    /// # Errors
+    /// When there is no usable `model_index.json`.
+    pub fn in_folder(path: &Path) -> Result<Self, DiffusionError> {
         let index = path.join("model_index.json");
         if !index.exists() {
             return Err(no_index(path));
@@ -80,14 +83,6 @@ impl Checkpoint {
         }
     }
 
-    /// The folder of a component; a single file has none.
-    pub fn folder(&self, component: &str) -> Result<PathBuf, DiffusionError> {
-        match &self.layout {
-            Layout::Folder(folder) => Ok(folder.join(component)),
-            Layout::SingleFile(file) => Err(file.no_component(component)),
-        }
-    }
-
     /// The configuration file of a component.
     pub fn config(&self, component: &str) -> Result<ConfigFile, DiffusionError> {
         let name = if component == "scheduler" { "scheduler_config.json" } else { "config.json" };
@@ -108,16 +103,30 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer `tokenizer` or `tokenizer_2` for a CLIP text encoder.
-    pub fn tokenizer(&self, component: &str, encoder: &TextConfig) -> Result<ClipTokenizer, DiffusionError> {
+    /// What the tokenizer of that name is read from.
+    ///
+    /// # Errors
+    /// When a single file has none.
+    pub fn tokenizer(&self, component: &str) -> Result<TokenizerFiles, DiffusionError> {
         match &self.layout {
-            Layout::Folder(folder) => {
-                let folder = folder.join(component);
-                ClipTokenizer::load(&folder, encoder.max_position_embeddings, encoder.vocab_size)
-            }
-            Layout::SingleFile(file) => file.tokenizer(component, encoder),
+            Layout::Folder(folder) => Ok(TokenizerFiles::Folder(folder.join(component))),
+            Layout::SingleFile(file) => file.tokenizer(component),
         }
     }
+}
+
+/// What a tokenizer is read from.
+#[derive(Debug, Clone)]
+pub enum TokenizerFiles {
+    /// A folder of its files.
+    Folder(PathBuf),
+    /// CLIP's vocabulary, which the program has.
+    ClipBuiltIn {
+        /// Its name in errors.
+        label: PathBuf,
+        /// What fills a prompt up; none: the end of the text.
+        padding: Option<&'static str>,
+    },
 }
 
 /// The error of a folder that is no pipeline's, with what to name in its place.

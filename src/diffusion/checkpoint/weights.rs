@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{
     files::ComponentFiles,
     mapped::MappedFile,
-    single_file::{Names, Part},
+    single_file::{Cut, Names},
 };
 use crate::diffusion::{DiffusionError, precision::computed_in};
 
@@ -19,7 +19,7 @@ use crate::diffusion::{DiffusionError, precision::computed_in};
 pub struct Weights {
     files: ComponentFiles,
     /// None: the files use diffusers' names.
-    names: Option<Names>,
+    names: Option<Arc<dyn Names>>,
     device: Device,
     dtype: DType,
     bytes: AtomicU64,
@@ -32,7 +32,12 @@ impl Weights {
     }
 
     /// Of a file in the original layout.
-    pub(super) fn renamed(file: Arc<MappedFile>, names: Names, device: &Device, dtype: DType) -> Self {
+    pub(super) fn renamed(
+        file: Arc<MappedFile>,
+        names: Arc<dyn Names>,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
         Self { names: Some(names), ..Self::new(ComponentFiles::one(file), device, dtype) }
     }
 
@@ -54,24 +59,24 @@ impl Weights {
     }
 
     /// Where a tensor is: the file, its name there, and which part of it.
-    fn find(&self, key: &str) -> (&MappedFile, String, Part) {
+    fn find(&self, key: &str) -> (&MappedFile, String, Cut) {
         match &self.names {
-            None => (self.files.holder(key), key.to_owned(), Part::Whole),
+            None => (self.files.holder(key), key.to_owned(), Cut::Whole),
             Some(names) => {
                 let file = self.files.holder(key);
-                let (key, part) = names.original(key, &|key| file.has(key));
-                (file, key, part)
+                let (key, cut) = names.original(key, &|key| file.has(key));
+                (file, key, cut)
             }
         }
     }
 
     fn take(&self, key: &str, shape: &[usize]) -> Result<Tensor, DiffusionError> {
-        let (file, key, part) = self.find(key);
-        let expected = part.shape_in_file(shape, file.shape(&key));
+        let (file, key, cut) = self.find(key);
+        let expected = cut.shape_in_file(shape, file.shape(&key));
         if file.shape(&key).is_some_and(|found| found != expected) {
             return Err(file.wrong_shape(&key, &expected));
         }
-        let tensor = part.cut(&file.weight(&key, &expected, self.kept(shape), &self.device)?, shape)?;
+        let tensor = cut.of(&file.weight(&key, &expected, self.kept(shape), &self.device)?, shape)?;
         self.bytes
             .fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
         Ok(tensor)

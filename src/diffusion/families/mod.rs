@@ -1,7 +1,17 @@
 //! Families of models: how a checkpoint is recognised, what it is made of, and how its network is told what to draw.
+//!
+//! A family is a folder and its line in [`FAMILIES`]; `unet/` is what two of them stand on.
 
+mod family;
 pub mod flux;
-mod inspect;
-pub mod sd;
+mod opened;
+mod sd;
+mod sdxl;
+mod stable_diffusion;
+pub mod unet;
 
-pub use inspect::{Inspection, inspect};
+pub use family::{Described, Family, by_pipeline};
+pub use opened::{Inspection, Opened, inspect, open};
+
+/// Every family that is computed here.
+pub static FAMILIES: [&dyn Family; 3] = [&sd::Sd, &sdxl::Sdxl, &flux::FluxFamily];

@@ -11,51 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 
 use super::stamp::Stamp;
-use crate::{
-    contract::ErrorCode,
-    diffusion::{
-        checkpoint::{FileKind, convert, why_no_safetensors},
-        error::shown,
-    },
+use crate::diffusion::{
+    checkpoint::convert,
+    error::{FileKind, LoraFileError, MAX_LORA_BYTES, why_no_safetensors},
 };
 
-/// The largest LoRA that is read, bytes: twice one of rank 256 for all layers of SDXL in half precision.
-pub const MAX_BYTES: u64 = 4 << 30;
 /// Bytes of a header's length.
 const HEADER_LENGTH: usize = 8;
-
-/// Why a file is no LoRA that can be used. No text of these names the file: who asked for it knows its name.
-#[derive(Debug, thiserror::Error)]
-pub enum LoraFileError {
-    /// The system does not give it.
-    #[error("it cannot be read: {0}; try again")]
-    Unreadable(#[source] io::Error),
-    /// It was written to, or cut, between the first byte that was read and the last; or just before that, and is not whole.
-    #[error("it changed while it was read, or is still being written; try again")]
-    Changed,
-    /// Larger than any LoRA.
-    #[error("it has {bytes} bytes; a LoRA has at most {MAX_BYTES}")]
-    TooLarge {
-        /// Its size.
-        bytes: u64,
-    },
-    /// Something else, or not all of it.
-    #[error("not a valid safetensors file: {0}")]
-    Foreign(FileKind),
-    /// Its header is damaged or hostile.
-    #[error("not a valid safetensors file: {}", shown(&.0.to_string()))]
-    Damaged(#[source] SafeTensorError),
-}
-
-impl LoraFileError {
-    /// The code on the wire: what the file is does not change by trying again, what the system says may.
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::Unreadable(_) | Self::Changed => ErrorCode::Storage,
-            Self::TooLarge { .. } | Self::Foreign(_) | Self::Damaged(_) => ErrorCode::InvalidRequest,
-        }
-    }
-}
 
 /// A file that was read whole, with its header checked against its size.
 pub struct Content {
@@ -76,7 +38,7 @@ impl Content {
 
     fn read_of(file: &File) -> Result<Self, LoraFileError> {
         let stamp = stamp_of(file)?;
-        if stamp.bytes() > MAX_BYTES {
+        if stamp.bytes() > MAX_LORA_BYTES {
             return Err(LoraFileError::TooLarge { bytes: stamp.bytes() });
         }
         let bytes = read_whole(file, stamp.bytes())?;
@@ -206,6 +168,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::contract::ErrorCode;
 
     /// One tensor of 64 KiB of zeros.
     fn whole() -> Vec<u8> {
@@ -273,7 +236,7 @@ mod tests {
     #[test]
     fn a_file_larger_than_any_lora_is_not_read() {
         let file = file_of(b"");
-        file.as_file().set_len(MAX_BYTES + 1).unwrap();
+        file.as_file().set_len(MAX_LORA_BYTES + 1).unwrap();
         let error = Content::read(file.path()).err().unwrap();
         assert!(matches!(error, LoraFileError::TooLarge { .. }), "{error}");
     }

@@ -8,14 +8,13 @@ mod alphas;
 mod content;
 mod delta;
 mod file;
-mod kept;
 pub mod kinds;
+mod loras;
 mod spec;
 mod stamp;
 
 pub use adapt::Adaptable;
-pub use content::LoraFileError;
 pub use delta::{Delta, LayerMut, Visit};
-pub use kept::Loras;
+pub use loras::Loras;
 pub use spec::LoraSpec;
 pub use stamp::Stamp;

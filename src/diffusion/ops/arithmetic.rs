@@ -7,12 +7,12 @@
 
 use candle_core::Device;
 
-use super::lanes::{Kind, Level};
+use super::cpu::lanes::{CpuLevel, Kind};
 
 /// The name of the arithmetic on a device; `has_candle_products` for a model that also uses candle's matrix products.
 pub fn arithmetic(device: &Device, has_candle_products: bool) -> String {
     match device {
-        Device::Cpu => cpu(Level::best(), has_candle_products),
+        Device::Cpu => cpu(CpuLevel::best(), has_candle_products),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => super::cuda::card(device),
         #[cfg(not(feature = "cuda"))]
@@ -21,7 +21,7 @@ pub fn arithmetic(device: &Device, has_candle_products: bool) -> String {
     }
 }
 
-fn cpu(level: Level, has_candle_products: bool) -> String {
+fn cpu(level: CpuLevel, has_candle_products: bool) -> String {
     let arch = std::env::consts::ARCH;
     let (kernels, vectors) = match level.kind() {
         Kind::Portable => ("portable", "portable"),
@@ -43,14 +43,14 @@ mod tests {
     #[test]
     fn fused_arithmetic_has_another_name_than_portable_and_vectors_count_for_candle_alone() {
         let names = |has_candle_products| -> Vec<String> {
-            Level::all().map(|level| cpu(level, has_candle_products)).collect()
+            CpuLevel::all().map(|level| cpu(level, has_candle_products)).collect()
         };
         for name in [names(false), names(true)].concat() {
             assert!(name.starts_with("cpu ") && name.contains(std::env::consts::ARCH), "{name}");
         }
         let (ours, candles) = (names(false), names(true));
         assert!(ours.last().is_some_and(|name| name.ends_with("portable")), "{ours:?}");
-        for (level, name) in Level::all().zip(&ours) {
+        for (level, name) in CpuLevel::all().zip(&ours) {
             assert_eq!(name.ends_with("fma"), level.kind() != Kind::Portable, "{ours:?}");
         }
         assert!((1..candles.len()).all(|i| candles[i] != candles[i - 1]), "{candles:?}");

@@ -7,7 +7,11 @@ use std::{collections::VecDeque, ops::Range};
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Activation, as_type_of, floats::Floats, has_kernels, lanes::Level, simd};
+use super::{
+    Activation, as_type_of,
+    cpu::{floats::Floats, lanes::CpuLevel, simd},
+    has_kernels,
+};
 use crate::allocator::leftover;
 
 /// Pixels of a band on a CPU: enough for many threads, few against a large map. A band has one row at least.
@@ -49,7 +53,7 @@ struct Affine {
 
 /// Count, mean, and sum of squared distances from it.
 #[derive(Clone, Copy)]
-struct Moments {
+struct Statistics {
     count: f64,
     mean: f64,
     squares: f64,
@@ -178,7 +182,7 @@ impl Bands {
             let of = Of::Map { weight: weight.clone(), bias: bias.clone(), groups, eps };
             return Ok(Norm { of, activation });
         }
-        let mut all: Vec<Moments> = Vec::new();
+        let mut all: Vec<Statistics> = Vec::new();
         for (_, band) in &self.bands {
             let found = moments(band, groups)?;
             match all.is_empty() {
@@ -216,7 +220,7 @@ impl Bands {
         for (first, rows, floats) in &floats {
             bands.push((*first, *rows, floats.values()?));
         }
-        let level = Level::best();
+        let level = CpuLevel::best();
         let norm = view.norm.map(|norm| Ok::<_, candle_core::Error>((norm, norm.channels()?))).transpose()?;
         let mut out = leftover(samples * channels * lines * columns);
         out.par_chunks_mut(lines * columns).enumerate().for_each(|(channel, out)| {
@@ -287,7 +291,7 @@ impl Norm {
         }
     }
 
-    fn channel(&self, of: &Affine, level: Level, x: &[f32], out: &mut [f32]) {
+    fn channel(&self, of: &Affine, level: CpuLevel, x: &[f32], out: &mut [f32]) {
         let Affine { mean, scale, shift } = *of;
         match self.activation {
             Some(Activation::Silu) => simd::normalise_silu(level, x, out, mean, scale, shift),
@@ -318,7 +322,7 @@ impl Norm {
     }
 }
 
-impl Moments {
+impl Statistics {
     /// Of both together (Chan, Golub and LeVeque 1979).
     fn with(self, other: Self) -> Self {
         let count = self.count + other.count;
@@ -336,16 +340,16 @@ fn rows_of(band: &Tensor) -> usize {
 }
 
 /// Of each sample and group of channels.
-fn moments(x: &Tensor, groups: usize) -> Result<Vec<Moments>> {
+fn moments(x: &Tensor, groups: usize) -> Result<Vec<Statistics>> {
     let (samples, channels, rows, width) = x.dims4()?;
     let size = channels / groups * rows * width;
     let count = size as f64;
     if has_kernels(x) {
-        let (floats, level) = (Floats::of(x), Level::best());
+        let (floats, level) = (Floats::of(x), CpuLevel::best());
         let groups = floats.values()?[..samples * groups * size].par_chunks(size);
         let moments = groups.map(|group| {
             let (mean, variance) = simd::moments(level, group);
-            Moments { count, mean, squares: variance * count }
+            Statistics { count, mean, squares: variance * count }
         });
         return Ok(moments.collect());
     }
@@ -353,7 +357,7 @@ fn moments(x: &Tensor, groups: usize) -> Result<Vec<Moments>> {
     let mean = values.mean_keepdim(1)?;
     let squares = values.broadcast_sub(&mean)?.sqr()?.mean(1)?.to_vec1::<f32>()?;
     let mean = mean.squeeze(1)?.to_vec1::<f32>()?;
-    let moments = mean.into_iter().zip(squares).map(|(mean, variance)| Moments {
+    let moments = mean.into_iter().zip(squares).map(|(mean, variance)| Statistics {
         count,
         mean: mean.into(),
         squares: f64::from(variance) * count,

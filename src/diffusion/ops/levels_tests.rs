@@ -7,20 +7,20 @@ use candle_core::Tensor;
 
 use super::{
     bands::{Bands, View},
-    lanes::{Kind, Level},
+    cpu::lanes::{CpuLevel, Kind},
     *,
 };
 use crate::diffusion::{
-    families::sd::StableDiffusion,
+    families::unet::StableDiffusion,
     picture::{ImageSpec, Source},
     precision::Precision,
 };
 
 /// Both levels with fused arithmetic; none, and a line that says so, where the processor has only one. Tests that pass
 /// show nothing of what they print by macros: the line goes to standard error itself.
-fn fused_levels(test: &str) -> Option<[Level; 2]> {
-    let fused: Vec<Level> = Level::all().filter(|level| level.kind() != Kind::Portable).collect();
-    let fused: Option<[Level; 2]> = fused.try_into().ok();
+fn fused_levels(test: &str) -> Option<[CpuLevel; 2]> {
+    let fused: Vec<CpuLevel> = CpuLevel::all().filter(|level| level.kind() != Kind::Portable).collect();
+    let fused: Option<[CpuLevel; 2]> = fused.try_into().ok();
     if fused.is_none() {
         let reason = "this processor has not both AVX2 and AVX-512";
         writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}; nothing was compared").unwrap();
@@ -160,7 +160,7 @@ fn portable_arithmetic_has_other_bits_than_a_fused_one() {
     let Some([fused, _]) = fused_levels("portable_arithmetic_has_other_bits_than_a_fused_one") else {
         return;
     };
-    let portable = Level::all().last().expect("there is always the portable one");
+    let portable = CpuLevel::all().last().expect("there is always the portable one");
     let (fused, portable) = (fused.instead(operations), portable.instead(operations));
     let differ = |of: &str| {
         let named = fused.iter().zip(&portable).filter(|((name, _), _)| name.starts_with(of));
@@ -188,6 +188,6 @@ fn a_picture_has_the_same_bits_with_avx2_and_with_avx512() {
     };
     let [one, other] = levels.map(|level| level.instead(draw));
     assert!(one == other, "{levels:?} differ");
-    let portable = Level::all().last().expect("there is always the portable one").instead(draw);
+    let portable = CpuLevel::all().last().expect("there is always the portable one").instead(draw);
     assert!(portable.0 != one.0, "the level that was chosen is not used");
 }

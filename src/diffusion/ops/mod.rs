@@ -3,37 +3,28 @@
 //! Tensors are `[batch, channels, height, width]` or `[batch, tokens, width]`. Weights may be kept in another type than
 //! the activations: they are widened or narrowed when they are used, and what comes out has the activations' type.
 //!
-//! In f32 on the CPU the kernels of this folder compute; everything else goes through [`plain`]. Kernels cut their work
+//! In f32 on the CPU the kernels of `cpu/` compute; everything else goes through [`plain`]. Kernels cut their work
 //! into pieces that depend on the shape of one sample only, so a sample's bits depend neither on what else is in the
 //! batch nor on the number of threads.
 
 mod arithmetic;
-mod attention;
 mod bands;
-mod conv;
+mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod elementwise;
-mod floats;
-mod kept;
-mod lanes;
 #[cfg(test)]
 mod levels_tests;
-mod linear;
-mod norm;
-mod parts;
 pub mod plain;
-mod scratch;
-mod simd;
-mod tile;
-mod winograd;
 
+use self::cpu::{attention, conv, elementwise, linear, norm};
 use candle_core::{D, DType, Device, Result, Tensor};
 
 pub use self::arithmetic::arithmetic;
 pub use self::bands::{BAND_PIXELS, Bands, Norm, Seen, View};
+pub use self::cpu::scratch::{
+    Holder as ScratchHolder, PER_THREAD as KEPT_PER_THREAD, SHARED as KEPT_FOR_ALL,
+};
 pub use self::plain::MAX_SCORES;
-pub use self::scratch::{Holder as ScratchHolder, PER_THREAD as KEPT_PER_THREAD, SHARED as KEPT_FOR_ALL};
 
 /// Activation functions of diffusers' and transformers' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +39,7 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// Whether the kernels of this folder compute with `x`.
+/// Whether the kernels of `cpu/` compute with `x`.
 fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0
 }

@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{
     noise::TorchRng,
-    schedulers::{Memory, MemoryError},
+    schedulers::{SchedulerState, StateError},
 };
 
-/// The progress of a Stable Diffusion picture.
+/// The progress of a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    pub(crate) trajectory: Trajectory,
+    pub(super) trajectory: Trajectory,
     /// The contract's name of the scheduler.
-    pub(crate) scheduler: String,
-    pub(crate) memory: Memory,
-    pub(crate) rng: TorchRng,
+    pub(super) scheduler: String,
+    pub(super) state: SchedulerState,
+    pub(super) rng: TorchRng,
 }
 
-/// Steps and latents, which every family has. It is all of the progress of a Flux picture.
+/// Steps and latents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trajectory {
     /// Steps done.
@@ -33,7 +33,7 @@ pub struct Trajectory {
 }
 
 /// A trajectory that fits its picture.
-pub struct Checked {
+pub(super) struct Checked {
     pub done: usize,
     pub latents: Vec<f32>,
     pub clean: Vec<f32>,
@@ -75,18 +75,18 @@ pub enum ProgressError {
     },
     /// What the scheduler carries from step to step is not what it would be.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    State(#[from] StateError),
 }
 
 impl Trajectory {
     /// `steps`: done, and in all.
-    pub fn new(steps: (usize, u32), latents: &[f32], clean: &[f32]) -> Self {
+    pub(super) fn new(steps: (usize, u32), latents: &[f32], clean: &[f32]) -> Self {
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
         Self { done: steps.0, total: steps.1 as usize, latents: bits(latents), clean: bits(clean) }
     }
 
     /// Takes it apart, if it can be of a picture with so many steps and so many numbers in its latents.
-    pub fn check(self, steps: u32, size: usize) -> Result<Checked, ProgressError> {
+    pub(super) fn check(self, steps: u32, size: usize) -> Result<Checked, ProgressError> {
         let Self { done, total, latents, clean } = self;
         if total != steps as usize || done > total {
             return Err(ProgressError::Steps { done, total, expected: steps });

@@ -2,7 +2,7 @@
 //! DPMSolverMultistepScheduler with `dpmsolver++` and `sde-dpmsolver++`).
 
 use super::{
-    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas,
+    Place, Scheduler, SchedulerConfig, SchedulerState, SigmaSpread, StateError, betas,
     config::Prediction,
     multistep::{self, History, Level, Schedule, Whole},
     sigmas::TrainSigmas,
@@ -160,13 +160,13 @@ impl Scheduler for Dpm {
         self.schedule.levels[step].add_noise(clean, noise)
     }
 
-    fn memory(&self) -> Memory {
-        Memory::default().with_list("clean", self.history.samples())
+    fn state(&self) -> SchedulerState {
+        SchedulerState::default().with_list("clean", self.history.samples())
     }
 
-    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
-        let samples = memory.take_list("clean", self.history.len_after(place.done), place.size)?;
-        memory.finish()?;
+    fn restore(&mut self, mut state: SchedulerState, place: Place) -> Result<(), StateError> {
+        let samples = state.take_list("clean", self.history.len_after(place.done), place.size)?;
+        state.finish()?;
         self.history.replace(samples);
         Ok(())
     }

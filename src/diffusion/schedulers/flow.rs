@@ -1,7 +1,8 @@
 //! Euler's method on a rectified flow (Liu et al. 2022; Esser et al. 2024), as diffusers'
-//! FlowMatchEulerDiscreteScheduler does it for Flux.
+//! FlowMatchEulerDiscreteScheduler does it.
 
-use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
+use super::Scheduler;
+use crate::diffusion::{DiffusionError, checkpoint::ConfigFile, noise::TorchRng};
 
 /// `scheduler/scheduler_config.json`: how sigmas are shifted.
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ enum Shift {
 }
 
 impl FlowConfig {
-    /// Reads the file; variants that Flux does not use are refused by name.
+    /// Reads the file; variants that no family here uses are refused by name.
     pub fn read(file: &ConfigFile) -> Result<Self, DiffusionError> {
         for switch in [
             "invert_sigmas",
@@ -62,14 +63,15 @@ impl FlowConfig {
     }
 }
 
-/// The sigmas of one picture: how much of it is noise before each step, and after the last.
+/// Euler's method over the sigmas of one picture: how much of it is noise before each step, and after the last.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FlowSchedule {
-    sigmas: Vec<f32>,
-    train_timesteps: f32,
+pub struct FlowEuler {
+    /// How much of a picture is noise before each step, and 0 after the last.
+    pub(super) sigmas: Vec<f32>,
+    timesteps: Vec<f32>,
 }
 
-impl FlowSchedule {
+impl FlowEuler {
     /// `tokens`: the picture's, which the shift may follow.
     pub fn new(config: &FlowConfig, steps: u32, tokens: usize) -> Result<Self, DiffusionError> {
         let steps = steps as usize;
@@ -85,38 +87,47 @@ impl FlowSchedule {
                 sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / scale);
             }
         }
+        let timesteps = sigmas.iter().map(|sigma| sigma * config.train_timesteps as f32).collect();
         sigmas.push(0.0);
-        Ok(Self { sigmas, train_timesteps: config.train_timesteps as f32 })
+        Ok(Self { sigmas, timesteps })
+    }
+}
+
+impl Scheduler for FlowEuler {
+    fn timesteps(&self) -> &[f32] {
+        &self.timesteps
     }
 
-    /// Steps in all.
-    pub fn steps(&self) -> usize {
-        self.sigmas.len() - 1
+    fn initial_scale(&self) -> f32 {
+        1.0
     }
 
-    /// How much of a picture is noise before each step, and 0 after the last.
-    pub fn sigmas(&self) -> &[f32] {
-        &self.sigmas
+    /// As diffusers' `get_timesteps` for flow models: the steps left out are rounded down, so that one is always run.
+    fn first_step(&self, steps: usize, strength: f64) -> Result<usize, DiffusionError> {
+        let run = (steps as f64 * strength).min(steps as f64);
+        Ok(((steps as f64 - run) as usize).min(steps - 1))
     }
 
-    /// The timestep of a step.
-    pub fn timestep(&self, step: usize) -> f32 {
-        self.sigmas[step] * self.train_timesteps
+    fn forgets_at_full_strength(&self) -> bool {
+        false
     }
 
-    /// Moves `latents` along the network's velocity; returns the clean latents that it implies.
-    pub fn step(&self, step: usize, velocity: &[f32], latents: &mut [f32]) -> Vec<f32> {
+    fn scale_input(&self, _step: usize, latents: &[f32]) -> Vec<f32> {
+        latents.to_vec()
+    }
+
+    /// `output` is the flow's velocity, noise minus picture.
+    fn step(&mut self, step: usize, output: &[f32], latents: &mut [f32], _rng: &mut TorchRng) -> Vec<f32> {
         let (from, to) = (self.sigmas[step], self.sigmas[step + 1]);
         let move_one = |(x, velocity): (&mut f32, &f32)| {
             let clean = *x - from * velocity;
             *x += (to - from) * velocity;
             clean
         };
-        latents.iter_mut().zip(velocity).map(move_one).collect()
+        latents.iter_mut().zip(output).map(move_one).collect()
     }
 
-    /// Clean latents with as much `noise` as there is before `step`.
-    pub fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32> {
+    fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32> {
         let sigma = self.sigmas[step];
         clean.iter().zip(noise).map(|(clean, noise)| sigma * noise + (1.0 - sigma) * clean).collect()
     }
@@ -150,22 +161,30 @@ fn shifted(shift: &Shift, t: f32, picture_tokens: usize) -> f32 {
 mod tests {
     use super::*;
 
-    fn schedule() -> FlowSchedule {
-        FlowSchedule { sigmas: vec![1.0, 0.6, 0.25, 0.0], train_timesteps: 1000.0 }
+    fn schedule() -> FlowEuler {
+        FlowEuler { sigmas: vec![1.0, 0.6, 0.25, 0.0], timesteps: vec![1000.0, 600.0, 250.0] }
     }
 
     #[test]
     fn the_true_velocity_leads_from_any_noised_latents_to_the_clean_ones() {
-        let (schedule, clean, noise) = (schedule(), [0.5, -2.0, 3.0], [1.0, 0.25, -0.75]);
+        let (mut schedule, clean, noise) = (schedule(), [0.5, -2.0, 3.0], [1.0, 0.25, -0.75]);
+        let mut rng = TorchRng::new(0);
         let velocity: Vec<f32> = noise.iter().zip(&clean).map(|(noise, clean)| noise - clean).collect();
-        for first in 0..schedule.steps() {
+        for first in 0..schedule.timesteps().len() {
             let mut latents = schedule.add_noise(first, &clean, &noise);
-            for step in first..schedule.steps() {
-                let implied = schedule.step(step, &velocity, &mut latents);
+            for step in first..schedule.timesteps().len() {
+                let implied = schedule.step(step, &velocity, &mut latents, &mut rng);
                 assert!(implied.iter().zip(&clean).all(|(a, b)| (a - b).abs() < 1e-6), "{implied:?}");
             }
             assert!(latents.iter().zip(&clean).all(|(a, b)| (a - b).abs() < 1e-6), "{latents:?}");
         }
+    }
+
+    #[test]
+    fn a_strength_leaves_out_whole_steps_only_and_at_least_one_is_run() {
+        let first = |steps, strength| schedule().first_step(steps, strength).unwrap();
+        assert_eq!([first(4, 1.0), first(4, 0.6), first(4, 0.5), first(28, 0.7)], [0, 1, 2, 8]);
+        assert_eq!([first(4, 0.01), first(1, 0.3)], [3, 0]);
     }
 
     #[test]

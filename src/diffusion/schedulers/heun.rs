@@ -2,8 +2,8 @@
 //! (diffusers' HeunDiscreteScheduler). All but the last step take two evaluations of the network.
 
 use super::{
-    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas, config::Prediction, euler,
-    sigmas::TrainSigmas, signal,
+    Place, Scheduler, SchedulerConfig, SchedulerState, SigmaSpread, StateError, betas, config::Prediction,
+    euler, sigmas::TrainSigmas, signal,
 };
 use crate::diffusion::{DiffusionError, noise::TorchRng};
 
@@ -102,24 +102,24 @@ impl Scheduler for Heun {
         euler::add_noise(self.sigmas[step], clean, noise)
     }
 
-    fn memory(&self) -> Memory {
+    fn state(&self) -> SchedulerState {
         match &self.half {
-            None => Memory::default(),
-            Some(half) => Memory::default().with("latents", &half.latents).with("slope", &half.slope),
+            None => SchedulerState::default(),
+            Some(half) => SchedulerState::default().with("latents", &half.latents).with("slope", &half.slope),
         }
     }
 
-    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+    fn restore(&mut self, mut state: SchedulerState, place: Place) -> Result<(), StateError> {
         // The last step has no second half.
         let halfway = place.done % 2 == 1 && place.first + place.done < self.timesteps.len();
         let half = match halfway {
             true => Some(Half {
-                latents: memory.take("latents", place.size)?,
-                slope: memory.take("slope", place.size)?,
+                latents: state.take("latents", place.size)?,
+                slope: state.take("slope", place.size)?,
             }),
             false => None,
         };
-        memory.finish()?;
+        state.finish()?;
         self.half = half;
         Ok(())
     }

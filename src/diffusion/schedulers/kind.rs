@@ -36,12 +36,17 @@ pub enum SchedulerKind {
     UniPc(SigmaSpread),
     /// Latent consistency models (Luo et al. 2023).
     Lcm,
+    /// Euler's method on a rectified flow (Liu et al. 2022), of the models that were trained by flow matching.
+    FlowEuler,
 }
 
 use SchedulerKind::{Ddim, Ddpm, Dpm, DpmSde, Euler, EulerAncestral, Heun, Lcm, Pndm, UniPc};
 use SigmaSpread::{Exponential, Karras, Plain};
 
-/// Every kind and the contract's name of it.
+/// The contract's name of the one method for models that were trained by flow matching, and that of the method itself.
+const FLOW: [&str; 2] = ["flow_euler", "euler"];
+
+/// Every kind for models that were trained to take out noise, and the contract's name of it.
 const TABLE: [(SchedulerKind, &str); 20] = [
     (Ddim, "ddim"),
     (Ddpm, "ddpm"),
@@ -76,20 +81,45 @@ const NAMES: [&str; TABLE.len()] = {
 };
 
 impl SchedulerKind {
-    /// The contract's names.
+    /// The contract's names of those for models that were trained to take out noise.
     pub const NAMES: &'static [&'static str] = &NAMES;
 
     /// The contract's name.
     pub fn name(self) -> &'static str {
+        if self == Self::FlowEuler {
+            return FLOW[0];
+        }
         TABLE.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }
 
-    /// The scheduler of a request, by the contract's name.
+    /// The scheduler of a request to a model that was trained to take out noise, by the contract's name.
+    ///
+    /// # Errors
+    /// One that there is not, with those that there are.
     pub fn from_name(name: &str) -> Result<Self, DiffusionError> {
-        TABLE.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind).ok_or_else(|| {
-            let known = Self::NAMES.join(", ");
-            DiffusionError::request("scheduler", format!("there is no `{name}`; there are: {known}"))
-        })
+        let found = TABLE.iter().find(|(_, known)| *known == name);
+        found.map(|(kind, _)| *kind).ok_or_else(|| Self::unknown(name))
+    }
+
+    /// The same of a request to a model that was trained by flow matching.
+    ///
+    /// # Errors
+    /// One that there is not, with those that there are.
+    pub fn from_name_for_flow(name: &str) -> Result<Self, DiffusionError> {
+        if FLOW.contains(&name) {
+            return Ok(Self::FlowEuler);
+        }
+        let reason = format!(
+            "there is no `{name}` for a model that was trained by flow matching; there is: {}",
+            FLOW.join(" or ")
+        );
+        Err(DiffusionError::request("scheduler", reason))
+    }
+
+    /// The error of a name that is none of [`Self::NAMES`].
+    pub(super) fn unknown(name: &str) -> DiffusionError {
+        let known = Self::NAMES.join(", ");
+        DiffusionError::request("scheduler", format!("there is no `{name}`; there are: {known}"))
     }
 
     /// The scheduler of a checkpoint, by diffusers' class name and the switches in its configuration; none for a
@@ -150,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_s_list_is_of_every_kind_and_of_flux() {
+    fn the_contract_s_list_is_of_every_kind() {
         let known = crate::contract::SCHEDULERS;
         assert_eq!(known[..TABLE.len()], NAMES);
-        assert_eq!(known[TABLE.len()..], [crate::diffusion::families::flux::FluxDenoising::SCHEDULER]);
+        assert_eq!(known[TABLE.len()..], [SchedulerKind::FlowEuler.name()]);
     }
 
     #[test]

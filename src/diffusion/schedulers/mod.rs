@@ -15,7 +15,6 @@ mod flow_parity_tests;
 mod heun;
 mod kind;
 mod lcm;
-mod memory;
 mod multistep;
 #[cfg(test)]
 mod parity_tests;
@@ -24,13 +23,14 @@ mod pndm;
 mod property_tests;
 mod sigmas;
 mod signal;
+mod state;
 mod unipc;
 
 pub use config::SchedulerConfig;
-pub use flow::{FlowConfig, FlowSchedule};
+pub use flow::{FlowConfig, FlowEuler};
 pub use kind::SchedulerKind;
 use kind::SigmaSpread;
-pub use memory::{Memory, MemoryError};
+pub use state::{SchedulerState, StateError};
 
 use self::{ddim::Ddim, ddpm::Ddpm, dpm::Dpm, euler::Euler, heun::Heun, lcm::Lcm, pndm::Pndm, unipc::UniPc};
 use crate::diffusion::{DiffusionError, noise::TorchRng};
@@ -60,6 +60,23 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
         1
     }
 
+    /// The evaluation that a picture begins with which is made from another with this strength, above 0 and up to 1, out
+    /// of `steps` steps: diffusers' `get_timesteps`.
+    fn first_step(&self, steps: usize, strength: f64) -> Result<usize, DiffusionError> {
+        let run = ((steps as f64 * strength) as usize).min(steps);
+        if run == 0 {
+            let reason = format!("{strength} of {steps} `steps` leaves no step; raise either");
+            return Err(DiffusionError::request("strength", reason));
+        }
+        Ok((steps - run) * self.order())
+    }
+
+    /// Whether a picture with a mask begins with nothing but noise at the full strength, as diffusers' pipelines do with
+    /// this method; else noise is added to its input, as at any other.
+    fn forgets_at_full_strength(&self) -> bool {
+        true
+    }
+
     /// Evaluation `done` of a picture that began with `first`, told in the steps that a job asks for: which of them it is
     /// a part of, from 0 over the whole schedule, and how many those are. Others than evaluations where a step takes
     /// several.
@@ -70,21 +87,21 @@ pub trait Scheduler: std::fmt::Debug + Send + Sync {
     /// The network's input for `latents` at `step`.
     fn scale_input(&self, step: usize, latents: &[f32]) -> Vec<f32>;
 
-    /// Moves `latents` by the network's `output` at `step`; returns the clean latents that the output implies.
+    /// Moves `latents` by the network's `output` at `step`, in the network's own scale; returns the clean latents that the output implies.
     fn step(&mut self, step: usize, output: &[f32], latents: &mut [f32], rng: &mut TorchRng) -> Vec<f32>;
 
     /// Clean latents with as much `noise` as there is before `step`.
     fn add_noise(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32>;
 
     /// What earlier steps left for later ones. Without it, step and latents are all that a picture goes on from.
-    fn memory(&self) -> Memory {
-        Memory::default()
+    fn state(&self) -> SchedulerState {
+        SchedulerState::default()
     }
 
-    /// Goes on from what [`Scheduler::memory`] gave at this place, in a scheduler built from the same configuration.
-    /// A memory that no steps up to this place can have left is an error, which leaves the scheduler as it was.
-    fn recall(&mut self, memory: Memory, _place: Place) -> Result<(), MemoryError> {
-        memory.finish()
+    /// Goes on from what [`Scheduler::state`] gave at this place, in a scheduler built from the same configuration.
+    /// A state that no steps up to this place can have left is an error, which leaves the scheduler as it was.
+    fn restore(&mut self, state: SchedulerState, _place: Place) -> Result<(), StateError> {
+        state.finish()
     }
 }
 
@@ -146,6 +163,7 @@ fn build(
         SchedulerKind::DpmSde(spread) => Box::new(Dpm::new(config, steps, spread, true)?),
         SchedulerKind::UniPc(spread) => Box::new(UniPc::new(config, steps, spread)?),
         SchedulerKind::Lcm => Box::new(Lcm::new(config, steps, 1.0)?),
+        SchedulerKind::FlowEuler => return Err(SchedulerKind::unknown(kind.name())),
     })
 }
 

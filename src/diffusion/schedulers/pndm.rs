@@ -2,7 +2,7 @@
 //! started by Runge-Kutta steps or, with `skip_prk_steps`, by steps of lower order.
 
 use super::{
-    Memory, MemoryError, Place, Scheduler, SchedulerConfig, betas,
+    Place, Scheduler, SchedulerConfig, SchedulerState, StateError, betas,
     config::{Prediction, Spacing},
     signal,
 };
@@ -237,22 +237,22 @@ impl Scheduler for Pndm {
         signal::add_noise(self.alphas[self.timesteps[step]], clean, noise)
     }
 
-    fn memory(&self) -> Memory {
-        Memory::default()
+    fn state(&self) -> SchedulerState {
+        SchedulerState::default()
             .count("counter", self.counter as u64)
             .with_list("outputs", &self.outputs)
             .with_some("origin", self.origin.as_ref())
             .with_some("sum", self.sum.as_ref())
     }
 
-    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
+    fn restore(&mut self, mut state: SchedulerState, place: Place) -> Result<(), StateError> {
         let Place { done, size, .. } = place;
         let (outputs, origin, sum) = self.kept_after(done);
-        memory.take_count("counter", done as u64)?;
-        let outputs = memory.take_list("outputs", outputs, size)?;
-        let origin = origin.then(|| memory.take("origin", size)).transpose()?;
-        let sum = sum.then(|| memory.take("sum", size)).transpose()?;
-        memory.finish()?;
+        state.take_count("counter", done as u64)?;
+        let outputs = state.take_list("outputs", outputs, size)?;
+        let origin = origin.then(|| state.take("origin", size)).transpose()?;
+        let sum = sum.then(|| state.take("sum", size)).transpose()?;
+        state.finish()?;
         (self.counter, self.outputs, self.origin, self.sum) = (done, outputs, origin, sum);
         Ok(())
     }

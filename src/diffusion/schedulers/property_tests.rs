@@ -1,10 +1,10 @@
 //! What holds for every scheduler, whatever the numbers: identities, that a job put down at any step goes on from there
-//! bit for bit, and that a memory which is not the job's does no harm.
+//! bit for bit, and that a state which is not the job's does no harm.
 
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Value, json};
 
-use super::{Memory, Place, Scheduler, SchedulerConfig, SchedulerKind, scheduler};
+use super::{Place, Scheduler, SchedulerConfig, SchedulerKind, SchedulerState, scheduler};
 use crate::diffusion::{checkpoint::ConfigFile, noise::TorchRng};
 
 const SPACINGS: [&str; 3] = ["leading", "trailing", "linspace"];
@@ -58,11 +58,11 @@ fn fresh(kind: usize, config: &SchedulerConfig, steps: u32) -> Box<dyn Scheduler
     scheduler(SchedulerKind::from_name(SchedulerKind::NAMES[kind]).unwrap(), config, steps).unwrap()
 }
 
-/// Changes the shape of a memory, so that it can be no scheduler's there: a vector or a counter, which one by `at`.
-fn deform(memory: Value, how: usize, at: Index, by: u64) -> Option<Memory> {
-    let mut memory = memory;
+/// Changes the shape of a state, so that it can be no scheduler's there: a vector or a counter, which one by `at`.
+fn deform(state: Value, how: usize, at: Index, by: u64) -> Option<SchedulerState> {
+    let mut state = state;
     let part = if how < 4 { "vectors" } else { "counters" };
-    let parts = memory[part].as_object_mut().unwrap();
+    let parts = state[part].as_object_mut().unwrap();
     let name = match parts.keys().count() {
         0 => None,
         count => parts.keys().nth(at.index(count)).cloned(),
@@ -77,7 +77,7 @@ fn deform(memory: Value, how: usize, at: Index, by: u64) -> Option<Memory> {
         (_, Some(name)) => parts[&name] = json!(parts[&name].as_u64().unwrap().checked_sub(by)?),
         (_, None) => return None,
     }
-    Some(serde_json::from_value(memory).unwrap())
+    Some(serde_json::from_value(state).unwrap())
 }
 
 proptest! {
@@ -97,12 +97,12 @@ proptest! {
         let more = json!({"solver_order": order, "skip_prk_steps": !runge_kutta});
         let config = config(SPACINGS[spacing], more);
         let (mut whole, place, mut x, mut rng) = come_to((kind, &config, steps), skip, stop, seed);
-        let written = serde_json::to_string(&(whole.memory(), &rng)).unwrap();
+        let written = serde_json::to_string(&(whole.state(), &rng)).unwrap();
         let mut y = x.clone();
-        let (memory, mut other_rng): (Memory, TorchRng) = serde_json::from_str(&written).unwrap();
+        let (state, mut other_rng): (SchedulerState, TorchRng) = serde_json::from_str(&written).unwrap();
         let mut other = fresh(kind, &config, steps);
-        other.recall(memory, place).unwrap();
-        prop_assert_eq!(other.memory(), whole.memory());
+        other.restore(state, place).unwrap();
+        prop_assert_eq!(other.state(), whole.state());
         for step in place.first + place.done..whole.timesteps().len() {
             let clean = advance(&mut *whole, step, &mut x, &mut rng);
             prop_assert_eq!(&advance(&mut *other, step, &mut y, &mut other_rng), &clean);
@@ -123,10 +123,10 @@ proptest! {
         let more = json!({"solver_order": order, "skip_prk_steps": !runge_kutta});
         let config = config("leading", more);
         let (mut scheduler, place, ..) = come_to((kind, &config, steps), skip, stop, 1);
-        let before = scheduler.memory();
+        let before = scheduler.state();
         if let Some(deformed) = deform(serde_json::to_value(&before).unwrap(), how, at, by) {
-            prop_assert!(scheduler.recall(deformed, place).is_err());
-            prop_assert_eq!(scheduler.memory(), before);
+            prop_assert!(scheduler.restore(deformed, place).is_err());
+            prop_assert_eq!(scheduler.state(), before);
         }
     }
 
@@ -148,7 +148,7 @@ proptest! {
         let config = config(order, runge_kutta);
         let (_, place, _, mut rng) = come_to((kind, &config, steps), skip, stop, 2);
         let mut scheduler = fresh(kind, &config, steps);
-        if scheduler.recall(foreign.memory(), Place { size, ..place }).is_ok() {
+        if scheduler.restore(foreign.state(), Place { size, ..place }).is_ok() {
             let mut x = rng.normal(size);
             for step in place.first + place.done..scheduler.timesteps().len() {
                 advance(&mut *scheduler, step, &mut x, &mut rng);
@@ -220,11 +220,11 @@ fn a_memory_of_another_scheduler_is_refused_and_says_why() {
         advance(&mut *dpm, step, &mut x, &mut rng);
     }
     let place = Place { first: 0, done: 3, size: 3 };
-    let refusal = |name, memory, place| build(name).recall(memory, place).unwrap_err().to_string();
-    assert!(refusal("dpmpp_2m", pndm.memory(), place).contains("lacks `clean`"));
-    assert!(refusal("euler", dpm.memory(), place).contains("holds `clean.0`"));
-    assert!(refusal("dpmpp_2m", dpm.memory(), Place { done: 1, ..place }).contains("counts 2 of `clean`"));
-    let smaller = refusal("dpmpp_2m", dpm.memory(), Place { size: 2, ..place });
+    let refusal = |name, state, place| build(name).restore(state, place).unwrap_err().to_string();
+    assert!(refusal("dpmpp_2m", pndm.state(), place).contains("lacks `clean`"));
+    assert!(refusal("euler", dpm.state(), place).contains("holds `clean.0`"));
+    assert!(refusal("dpmpp_2m", dpm.state(), Place { done: 1, ..place }).contains("counts 2 of `clean`"));
+    let smaller = refusal("dpmpp_2m", dpm.state(), Place { size: 2, ..place });
     assert!(smaller.contains("3 numbers in `clean.0`; the picture's latents have 2"), "{smaller}");
 }
 

@@ -2,7 +2,7 @@
 //! diffusers' UniPCMultistepScheduler, predicting clean samples).
 
 use super::{
-    Memory, MemoryError, Place, Scheduler, SchedulerConfig, SigmaSpread, betas,
+    Place, Scheduler, SchedulerConfig, SchedulerState, SigmaSpread, StateError, betas,
     config::Prediction,
     multistep::{self, History, Level, Schedule, Whole},
     sigmas::TrainSigmas,
@@ -180,25 +180,25 @@ impl Scheduler for UniPc {
         self.schedule.levels[step].add_noise(clean, noise)
     }
 
-    fn memory(&self) -> Memory {
-        let memory = Memory::default().with_list("clean", self.history.samples());
+    fn state(&self) -> SchedulerState {
+        let state = SchedulerState::default().with_list("clean", self.history.samples());
         match &self.last {
-            None => memory,
-            Some(last) => memory.with("latents", &last.latents).count("order", last.order as u64),
+            None => state,
+            Some(last) => state.with("latents", &last.latents).count("order", last.order as u64),
         }
     }
 
-    fn recall(&mut self, mut memory: Memory, place: Place) -> Result<(), MemoryError> {
-        let samples = memory.take_list("clean", self.history.len_after(place.done), place.size)?;
+    fn restore(&mut self, mut state: SchedulerState, place: Place) -> Result<(), StateError> {
+        let samples = state.take_list("clean", self.history.len_after(place.done), place.size)?;
         let last = match place.done {
             0 => None,
             done => {
                 let order = self.order(place.first + done - 1, samples.len());
-                memory.take_count("order", order as u64)?;
-                Some(Last { latents: memory.take("latents", place.size)?, order })
+                state.take_count("order", order as u64)?;
+                Some(Last { latents: state.take("latents", place.size)?, order })
             }
         };
-        memory.finish()?;
+        state.finish()?;
         self.history.replace(samples);
         self.last = last;
         Ok(())

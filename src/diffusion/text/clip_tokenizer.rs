@@ -18,9 +18,10 @@ use tokenizers::{
     processors::roberta::RobertaProcessing,
 };
 
+use super::vocabulary;
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{ConfigFile, limits::MAX_TOKENIZER_BYTES, read_limited},
+    checkpoint::{ConfigFile, TokenizerFiles, limits::MAX_TOKENIZER_BYTES, read_limited},
 };
 
 /// Start and end of a prompt in every CLIP vocabulary.
@@ -94,6 +95,20 @@ impl ClipTokenizer {
             (vocabulary, tokenizer)
         };
         Self::new(file, tokenizer, Options::read(folder)?, max_length, vocab_size)
+    }
+
+    /// Reads a tokenizer from where a checkpoint has it; see [`Self::load`].
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn read(files: TokenizerFiles, max_length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
+        match files {
+            TokenizerFiles::Folder(folder) => Self::load(&folder, max_length, vocab_size),
+            TokenizerFiles::ClipBuiltIn { label, padding } => {
+                let words = vocabulary::read(&label)?;
+                Self::from_words(label, words, padding, max_length, vocab_size)
+            }
+        }
     }
 
     /// CLIP's tokenizer of a vocabulary; `file` is the name for errors, `padding` another token than

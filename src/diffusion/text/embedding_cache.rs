@@ -37,11 +37,11 @@ impl EmbeddingKey {
 #[derive(Debug)]
 pub struct EmbeddingCache {
     limit: usize,
-    kept: Mutex<Kept>,
+    kept: Mutex<Entries>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Entries {
     entries: HashMap<EmbeddingKey, Entry>,
     bytes: usize,
     hits: u64,
@@ -96,13 +96,13 @@ impl EmbeddingCache {
         self.kept().bytes
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Entries> {
         // No code that can panic runs between two changes that belong together.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl Entries {
     fn find(&mut self, key: &EmbeddingKey) -> Option<Vec<Tensor>> {
         let entry = self.entries.get_mut(key)?;
         self.clock += 1;

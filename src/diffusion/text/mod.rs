@@ -9,4 +9,3 @@ mod vocabulary;
 pub use clip_tokenizer::{ClipTokenizer, Tokens, Vocabulary};
 pub use embedding_cache::{EmbeddingCache, EmbeddingKey};
 pub use t5_tokenizer::T5Tokenizer;
-pub use vocabulary::read as clip_vocabulary;

@@ -8,7 +8,7 @@ use tokenizers::Tokenizer;
 use super::Tokens;
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{ConfigFile, limits::MAX_TOKENIZER_BYTES, read_limited},
+    checkpoint::{ConfigFile, TokenizerFiles, limits::MAX_TOKENIZER_BYTES, read_limited},
 };
 
 /// The end of a prompt in T5's vocabularies.
@@ -26,12 +26,18 @@ pub struct T5Tokenizer {
 }
 
 impl T5Tokenizer {
-    /// Reads `tokenizer.json`. A prompt gets `length` ids, or fewer where the tokenizer's own `model_max_length` is
+    /// Reads `tokenizer.json` in a checkpoint's folder of it. A prompt gets `length` ids, or fewer where the tokenizer's own `model_max_length` is
     /// lower; `vocab_size` is the encoder's number of embeddings.
     ///
     /// # Errors
     /// When there is none, naming what is there instead; when an id would have no embedding.
-    pub fn load(folder: &Path, length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
+    pub fn read(files: TokenizerFiles, length: usize, vocab_size: usize) -> Result<Self, DiffusionError> {
+        let folder = match files {
+            TokenizerFiles::Folder(folder) => folder,
+            TokenizerFiles::ClipBuiltIn { label, .. } => {
+                return Err(unusable(&label, "expected T5's tokenizer, found CLIP's"));
+            }
+        };
         let file = folder.join("tokenizer.json");
         if !file.is_file() {
             let found = match folder.join("spiece.model").is_file() {

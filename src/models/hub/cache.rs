@@ -7,7 +7,7 @@ use super::{
     HubRepo,
     selection::{self, INDEX},
 };
-use crate::diffusion::Precision;
+use crate::diffusion::{Component, Precision};
 
 /// A repository's part of the cache.
 pub(super) struct RepoCache {
@@ -66,8 +66,7 @@ pub(super) fn missing(snapshot: &Path, precision: Precision) -> Option<String> {
     if !snapshot.is_dir() {
         return Some("no snapshot of this revision".into());
     }
-    let Some(components) =
-        std::fs::read(snapshot.join(INDEX)).ok().and_then(|index| selection::components(&index))
+    let Ok(components) = selection::components(&std::fs::read(snapshot.join(INDEX)).unwrap_or_default())
     else {
         return Some(format!("no usable {INDEX}"));
     };
@@ -78,31 +77,27 @@ pub(super) fn missing(snapshot: &Path, precision: Precision) -> Option<String> {
     };
     for component in &components {
         let own: Vec<&String> =
-            chosen.iter().filter(|path| path.starts_with(&format!("{component}/"))).collect();
-        let config = match component.as_str() {
-            "scheduler" => "scheduler_config.json",
-            name if name.starts_with("tokenizer") => "",
-            _ => "config.json",
-        };
+            chosen.iter().filter(|path| path.starts_with(&format!("{}/", component.name))).collect();
+        let config = component.role.config_file().unwrap_or_default();
         if own.is_empty() || !own.iter().any(|path| path.ends_with(config)) {
-            return Some(format!("no {component}/{config}"));
+            return Some(format!("no {}/{config}", component.name));
         }
         let shards = own.iter().filter(|path| path.contains("-of-")).count();
         if let Some(total) = own.iter().find_map(|path| shards_in_all(path)).filter(|total| *total != shards)
         {
-            return Some(format!("{shards} of the {total} files of weights in {component}/"));
+            return Some(format!("{shards} of the {total} files of weights in {}/", component.name));
         }
     }
     None
 }
 
 /// The paths of the files that are there; links to what is not there are none.
-fn files_of(snapshot: &Path, components: &[String]) -> Vec<String> {
+fn files_of(snapshot: &Path, components: &[Component]) -> Vec<String> {
     let mut files = vec![];
     for component in components {
-        let Ok(entries) = std::fs::read_dir(snapshot.join(component)) else { continue };
+        let Ok(entries) = std::fs::read_dir(snapshot.join(component.name)) else { continue };
         for entry in entries.flatten().filter(|entry| entry.path().is_file()) {
-            files.push(format!("{component}/{}", entry.file_name().to_string_lossy()));
+            files.push(format!("{}/{}", component.name, entry.file_name().to_string_lossy()));
         }
     }
     files

@@ -232,8 +232,8 @@ impl Hub {
             file: index.to_owned(),
             source,
         })?;
-        let components = selection::components(&bytes)
-            .ok_or_else(|| layout(format!("a JSON object in {INDEX}"), "something else".into()))?;
+        let components =
+            selection::components(&bytes).map_err(|index| layout(index.expected, index.found))?;
         let paths: Vec<String> = listed.iter().map(|file| file.path.clone()).collect();
         let chosen = selection::select(&paths, &components, precision)
             .map_err(|lacks| layout(format!("safetensors weights in {}/", lacks.component), lacks.found))?;

@@ -4,12 +4,10 @@
 use candle_core::DType;
 use serde_json::Value;
 
-use crate::diffusion::Precision;
+use crate::diffusion::{Component, FAMILIES, Precision, by_pipeline};
 
 /// The pipeline's own file.
 pub(super) const INDEX: &str = "model_index.json";
-/// Components of a pipeline that no picture is computed with here.
-const UNUSED: [&str; 3] = ["safety_checker", "feature_extractor", "image_encoder"];
 /// The one variant of weights that is read; `model.non_ema.safetensors` is none.
 const HALF: &str = "fp16";
 
@@ -20,21 +18,32 @@ pub(super) struct NoWeights {
     pub found: String,
 }
 
-/// The components that `model_index.json` names and a checkpoint is loaded with.
-///
-/// None when the file is no JSON object.
-pub(super) fn components(index: &[u8]) -> Option<Vec<String>> {
-    let index: Value = serde_json::from_slice(index).ok()?;
-    let is_used = |(name, class): &(&String, &Value)| {
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with('_');
-        plain && !UNUSED.contains(&name.as_str()) && class.get(1).is_some_and(Value::is_string)
-    };
-    Some(index.as_object()?.iter().filter(is_used).map(|(name, _)| name.clone()).collect())
+/// An index from which no components follow: what was expected, and what there is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoFamily {
+    pub expected: String,
+    pub found: String,
 }
 
-/// Whether a component has weights; a tokenizer and a scheduler have files of text only.
-fn has_weights(component: &str) -> bool {
-    !component.starts_with("tokenizer") && component != "scheduler"
+/// The components that a checkpoint with this `model_index.json` is loaded with: those of its family that it names.
+///
+/// # Errors
+/// When the file is no JSON object, or of a pipeline that is not computed here.
+pub(super) fn components(index: &[u8]) -> Result<Vec<Component>, NoFamily> {
+    let unusable = |expected: String, found: &str| NoFamily { expected, found: found.to_owned() };
+    let index: Value = serde_json::from_slice(index).unwrap_or_default();
+    let Value::Object(index) = index else {
+        return Err(unusable(format!("a JSON object in {INDEX}"), "something else"));
+    };
+    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("none");
+    let Some(family) = by_pipeline(class) else {
+        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.pipelines()).copied().collect();
+        return Err(unusable(format!("`_class_name` in {INDEX}: one of {}", known.join(", ")), class));
+    };
+    let is_named = |component: &&Component| {
+        index.get(component.name).and_then(|class| class.get(1)).is_some_and(Value::is_string)
+    };
+    Ok(family.components().iter().filter(is_named).copied().collect())
 }
 
 /// Out of the paths of a repository those that the components need.
@@ -43,21 +52,21 @@ fn has_weights(component: &str) -> bool {
 /// A component without safetensors weights.
 pub(super) fn select(
     paths: &[String],
-    components: &[String],
+    components: &[Component],
     precision: Precision,
 ) -> Result<Vec<String>, NoWeights> {
     let mut chosen = vec![INDEX.to_owned()];
     for component in components {
         let files: Vec<&str> = paths
             .iter()
-            .filter_map(|path| path.strip_prefix(component.as_str())?.strip_prefix('/'))
+            .filter_map(|path| path.strip_prefix(component.name)?.strip_prefix('/'))
             .filter(|name| !name.contains('/') && !name.is_empty())
             .collect();
         let mut wanted: Vec<&str> = files.iter().copied().filter(|name| is_text(name)).collect();
-        if has_weights(component) {
-            wanted.extend(weights(component, &files, precision)?);
+        if let Some(kept) = component.role.kept_as(precision) {
+            wanted.extend(weights(component.name, &files, kept)?);
         }
-        chosen.extend(wanted.iter().map(|name| format!("{component}/{name}")));
+        chosen.extend(wanted.iter().map(|name| format!("{}/{name}", component.name)));
     }
     Ok(chosen)
 }
@@ -69,14 +78,14 @@ fn is_text(name: &str) -> bool {
 
 /// The weights that fit the type they are kept in: half precision is taken where it is kept, or where there is nothing
 /// else.
-fn weights<'a>(component: &str, files: &[&'a str], precision: Precision) -> Result<Vec<&'a str>, NoWeights> {
+fn weights<'a>(component: &str, files: &[&'a str], kept: DType) -> Result<Vec<&'a str>, NoWeights> {
     let of_variant = |variant: Option<&str>| -> Vec<&'a str> {
         let files = files.iter().copied().filter(|name| variant_of(name) == Some(variant));
         let all: Vec<&str> = files.collect();
         if all.iter().any(|name| name.ends_with(".safetensors")) { all } else { vec![] }
     };
     let (plain, half) = (of_variant(None), of_variant(Some(HALF)));
-    let kept_half = matches!(kept_as(component, precision), DType::F16 | DType::BF16);
+    let kept_half = matches!(kept, DType::F16 | DType::BF16);
     let (first, second) = if kept_half { (half, plain) } else { (plain, half) };
     let set = if first.is_empty() { second } else { first };
     if !set.is_empty() {
@@ -85,14 +94,6 @@ fn weights<'a>(component: &str, files: &[&'a str], precision: Precision) -> Resu
     let other: Vec<&str> = files.iter().copied().filter(|name| !is_text(name)).collect();
     let found = if other.is_empty() { "none".to_owned() } else { other.join(", ") };
     Err(NoWeights { component: component.to_owned(), found })
-}
-
-fn kept_as(component: &str, precision: Precision) -> DType {
-    match component {
-        "vae" => precision.vae,
-        "unet" | "transformer" => precision.denoiser,
-        _ => precision.text_encoder,
-    }
 }
 
 /// The variant in the name of a file of safetensors weights, or of their index; none when it is no such file.
@@ -134,10 +135,15 @@ mod tests {
 
     fn selected(paths: &[&str], precision: Precision) -> Result<Vec<String>, NoWeights> {
         let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-        let mut chosen = select(&paths, &["tokenizer".into(), "unet".into(), "vae".into()], precision)?;
+        let components: Vec<Component> = components(INDEX_OF_SOME).unwrap();
+        let mut chosen = select(&paths, &components, precision)?;
         chosen.sort();
         Ok(chosen)
     }
+
+    /// No text encoder, as far as the index says.
+    const INDEX_OF_SOME: &[u8] = br#"{"_class_name": "StableDiffusionPipeline", "tokenizer": ["t", "T"],
+        "unet": ["diffusers", "U"], "vae": ["diffusers", "V"]}"#;
 
     const REPOSITORY: [&str; 16] = [
         "README.md",
@@ -215,9 +221,18 @@ mod tests {
 
     #[test]
     fn components_are_those_a_picture_is_computed_with() {
-        let index = br#"{"_class_name": "P", "unet": ["diffusers", "U"], "safety_checker": ["x", "Y"],
-            "image_encoder": [null, null], "../vae": ["diffusers", "V"], "force_zeros": true}"#;
-        assert_eq!(components(index), Some(vec!["unet".to_owned()]));
-        assert_eq!(components(b"[]"), None);
+        let names = |index: &[u8]| {
+            components(index).map(|all| all.iter().map(|component| component.name).collect::<Vec<_>>())
+        };
+        let index = br#"{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "U"],
+            "safety_checker": ["x", "Y"], "vae": [null, null], "../vae": ["diffusers", "V"],
+            "force_zeros": true}"#;
+        assert_eq!(names(index), Ok(vec!["unet"]));
+        let refiner = br#"{"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [null, null],
+            "text_encoder_2": ["transformers", "C"], "tokenizer_2": ["transformers", "T"]}"#;
+        assert_eq!(names(refiner), Ok(vec!["tokenizer_2", "text_encoder_2"]));
+        assert_eq!(names(b"[]").unwrap_err().expected, "a JSON object in model_index.json");
+        let other = names(br#"{"_class_name": "CogVideoXPipeline"}"#).unwrap_err();
+        assert!(other.expected.contains("FluxPipeline") && other.found == "CogVideoXPipeline", "{other:?}");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The format and its version; another version is another line.
-const HEADER: &[u8] = b"sd-worker-rbee checkpoint 4\n";
+const HEADER: &[u8] = b"sd-worker-rbee checkpoint 5\n";
 /// Bytes of the digest behind the header.
 const DIGEST: usize = 32;
 /// The most bytes of a snapshot. A picture of the largest size (2048 x 2048) takes about 11 MB with the scheduler
@@ -217,10 +217,10 @@ mod tests {
     /// Of the second picture, by a scheduler that keeps vectors: NaN with a payload, minus zero, a denormal number.
     fn snapshot() -> Kept {
         let bits = json!([0x7fc0_1234_u32, 0xffa0_0001_u32, 0x8000_0000_u32, 1, 0x3f80_0000]);
-        let progress = json!({"StableDiffusion": {
+        let progress = json!({"Checkpoint": {
             "trajectory": {"done": 3, "total": 20, "latents": bits, "clean": bits},
             "scheduler": "dpmpp_2m",
-            "memory": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
+            "state": {"vectors": {"clean.0": bits, "clean.1": bits}, "counters": {"clean": 2}},
             "rng": {"words": (0..624_u32).collect::<Vec<_>>(), "next": 5, "cached": (-0.25_f64).to_bits()},
         }});
         let snapshot = Snapshot { index: 1, pictures: vec![serde_json::from_value(progress).unwrap()] };
@@ -303,9 +303,9 @@ mod tests {
     fn what_is_no_snapshot_is_refused_with_the_reason() {
         let whole = encode(&origin(), &snapshot());
         assert!(decode(&whole, &origin()).is_ok());
-        let next = [b"sd-worker-rbee checkpoint 5\n", &whole[HEADER.len()..]].concat();
+        let next = [b"sd-worker-rbee checkpoint 6\n", &whole[HEADER.len()..]].concat();
         for bytes in [&b""[..], b"sd-worker", b"\x89PNG\r\n", &next] {
-            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 4`"), "{}", decoded(bytes));
+            assert!(decoded(bytes).contains("`sd-worker-rbee checkpoint 5`"), "{}", decoded(bytes));
         }
         for cut in [HEADER.len(), HEADER.len() + DIGEST, whole.len() - 1] {
             assert!(decoded(&whole[..cut]).contains("damaged or cut off"));

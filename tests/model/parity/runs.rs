@@ -1,7 +1,7 @@
 //! Whole runs of diffusers' pipelines, done again here: latents after every step, and the picture.
 
 use candle_core::{Device, Tensor};
-use sd_worker_rbee::diffusion::{Denoising, ImageSpec, LoraSpec, Source, StableDiffusion};
+use sd_worker_rbee::diffusion::{ImageSpec, LoraSpec, Picture, Source, StableDiffusion};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::support::{Golden, data, model, model_of_class, picture, relative_l2};
@@ -115,7 +115,7 @@ pub fn check_runs(file: &str, kind: &str) {
     }
 }
 
-fn compare_pictures(run: &Run, model: &StableDiffusion, job: &Denoising, golden: &Golden) {
+fn compare_pictures(run: &Run, model: &StableDiffusion, job: &Picture, golden: &Golden) {
     let ours = model.finish(job).unwrap();
     let (mean, largest) = picture::difference(&ours, &golden.rgb(&format!("{}.image", run.name)));
     println!("{}: picture differs by {mean:.5} in the mean, {largest} at most", run.name);

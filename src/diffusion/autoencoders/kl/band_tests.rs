@@ -17,7 +17,7 @@ const SEAM: f32 = 1e-5;
 
 fn vae(dtype: DType) -> Vae {
     let checkpoint =
-        Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text")).unwrap();
+        Checkpoint::in_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/text")).unwrap();
     let config = VaeConfig::read(&checkpoint.config("vae").unwrap()).unwrap();
     let weights = checkpoint.weights("vae", &Device::Cpu, DType::F32).unwrap();
     Vae::load(config, &weights.root(), dtype).unwrap()

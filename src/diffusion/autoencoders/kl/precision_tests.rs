@@ -29,7 +29,7 @@ fn vae(times: f64, force_upcast: bool) -> Vae {
     let layer = tensors[BEFORE_A_NORM].to_dtype(DType::F32).unwrap();
     tensors.insert(BEFORE_A_NORM.into(), (layer * times).unwrap());
     safetensors::save(&tensors, copy.path().join(WEIGHTS)).unwrap();
-    let checkpoint = Checkpoint::open(copy.path()).unwrap();
+    let checkpoint = Checkpoint::in_folder(copy.path()).unwrap();
     let config = VaeConfig::read(&checkpoint.config("vae").unwrap()).unwrap();
     let weights = checkpoint.weights("vae", &Device::Cpu, DType::F32).unwrap();
     Vae::load(config, &weights.root(), DType::F16).unwrap()

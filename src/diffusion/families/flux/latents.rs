@@ -1,25 +1,24 @@
 //! Latents on their way to and from the transformer, which takes 2 x 2 of them as one token, and the autoencoder.
 
+use crate::diffusion::autoencoders::LatentShape;
+
 /// Latents of a token along a side.
 pub const PATCH: usize = 2;
 
-/// Channels, height and width.
-pub type Shape = (usize, usize, usize);
-
 /// `[channels, height, width]` to `[height / 2 * width / 2, channels * 4]`, as FluxPipeline packs them.
-pub fn pack(latents: &[f32], shape: Shape) -> Vec<f32> {
+pub fn pack(latents: &[f32], shape: LatentShape) -> Vec<f32> {
     order(shape).map(|i| latents[i]).collect()
 }
 
 /// The way back from [`pack`].
-pub fn unpack(tokens: &[f32], shape: Shape) -> Vec<f32> {
+pub fn unpack(tokens: &[f32], shape: LatentShape) -> Vec<f32> {
     let mut latents = vec![0.0; tokens.len()];
     order(shape).zip(tokens).for_each(|(i, value)| latents[i] = *value);
     latents
 }
 
 /// Where each packed number is in `[channels, height, width]`.
-fn order((channels, height, width): Shape) -> impl Iterator<Item = usize> {
+fn order((channels, height, width): LatentShape) -> impl Iterator<Item = usize> {
     let patches =
         (0..height / PATCH).flat_map(move |row| (0..width / PATCH).map(move |column| (row, column)));
     patches.flat_map(move |(row, column)| {

@@ -1,11 +1,72 @@
 //! Flux.1 (schnell and dev, Black Forest Labs 2024): a transformer over text and picture tokens, trained by flow
 //! matching, in the diffusers layout.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `load` | from a checkpoint to a model |
+//! | `denoiser` | how the transformer is asked, and what it is told of a picture |
+//! | `prompts` | text encoders and tokenizers together |
+//! | `latents` | latents as the transformer's tokens |
 
-mod begin;
-mod config;
-mod denoising;
+mod denoiser;
 mod latents;
-mod model;
+mod load;
+mod prompts;
 
-pub use denoising::FluxDenoising;
-pub use model::{Flux, TextEmbeddings, inspect};
+pub use denoiser::FluxDenoiser;
+pub use load::Flux;
+pub use prompts::{PromptEncoder, TextEmbeddings};
+
+use candle_core::Device;
+
+use super::{Described, Family};
+use crate::diffusion::{
+    DiffusionError,
+    checkpoint::{Checkpoint, Component, Role},
+    footprint::Arithmetic,
+    picture::Model,
+    precision::Precision,
+};
+
+/// The family.
+pub struct FluxFamily;
+
+/// diffusers' pipelines of this family; they have the same components.
+const PIPELINES: [&str; 3] = ["FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"];
+
+const COMPONENTS: [Component; 7] = [
+    Component::new("tokenizer", Role::Tokenizer, &[]),
+    Component::new("tokenizer_2", Role::Tokenizer, &[]),
+    Component::new("transformer", Role::Denoiser, &["FluxTransformer2DModel"]),
+    Component::new("vae", Role::Autoencoder, &["AutoencoderKL"]),
+    Component::new("text_encoder", Role::TextEncoder, &["CLIPTextModel"]),
+    Component::new("text_encoder_2", Role::TextEncoder, &["T5EncoderModel"]),
+    Component::new("scheduler", Role::Scheduler, &["FlowMatchEulerDiscreteScheduler"]),
+];
+
+impl Family for FluxFamily {
+    fn pipelines(&self) -> &'static [&'static str] {
+        &PIPELINES
+    }
+
+    fn components(&self) -> &'static [Component] {
+        &COMPONENTS
+    }
+
+    fn uses_products_of_candle(&self) -> bool {
+        true
+    }
+
+    fn describe(&self, checkpoint: &Checkpoint, with: Arithmetic) -> Result<Described, DiffusionError> {
+        load::describe(checkpoint, with)
+    }
+
+    fn load(
+        &self,
+        checkpoint: &Checkpoint,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Box<Model>, DiffusionError> {
+        Ok(Box::new(load::load(checkpoint, device, precision)?))
+    }
+}

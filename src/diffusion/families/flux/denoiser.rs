@@ -1,0 +1,124 @@
+//! How Flux's transformer is asked, and what it is told of a picture.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    PromptEncoder,
+    latents::{self, PATCH},
+    prompts::words,
+};
+use crate::diffusion::{
+    DiffusionError,
+    autoencoders::LatentShape,
+    networks::flux::{FluxTransformer, TransformerInput},
+    picture::{Denoiser, ImageSpec, Picture, Plan, Schedule, Steering},
+    schedulers::{FlowConfig, FlowEuler, Scheduler, SchedulerKind},
+};
+
+/// The networks of a Flux model, and what steers them.
+pub struct FluxDenoiser {
+    pub(super) prompts: PromptEncoder,
+    pub(super) transformer: FluxTransformer,
+    pub(super) schedule: FlowConfig,
+    pub(super) device: Device,
+}
+
+/// What the transformer is told at every step of a picture.
+struct FluxSteering {
+    /// `[1, words, width]` from T5.
+    text: Tensor,
+    /// `[1, width]` from CLIP.
+    pooled: Tensor,
+    guidance_scale: f32,
+}
+
+impl Steering for FluxSteering {}
+
+/// Timesteps of training for how much of a picture is noise, which the transformer is told.
+const TIMESTEPS: f32 = 1000.0;
+
+impl Denoiser for FluxDenoiser {
+    fn patch(&self) -> usize {
+        PATCH
+    }
+
+    /// Each picture is alone, so that its bits do not depend on its company.
+    fn largest_pass_on_cpu(&self) -> usize {
+        0
+    }
+
+    fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+        if !spec.loras.is_empty() {
+            let reason = "LoRAs are applied to Stable Diffusion models, and this is none";
+            return Err(DiffusionError::request("loras", reason));
+        }
+        let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
+        if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) {
+            ignored("negative_prompt", "Flux models have no unconditional pass");
+        }
+        if spec.clip_skip > 0 {
+            ignored("clip_skip", "Flux models take the last layer of CLIP");
+        }
+        if spec.guidance_interval.is_some() {
+            ignored("guidance_interval", "Flux models have no unconditional pass that could be left out");
+        }
+        if spec.guidance_scale > 0.0 && !self.transformer.config().guidance {
+            ignored("guidance_scale", "this model was trained without one");
+        }
+        Ok(())
+    }
+
+    fn schedule(
+        &self,
+        spec: &ImageSpec,
+        (_, height, width): LatentShape,
+    ) -> Result<Schedule, DiffusionError> {
+        let kind = match &spec.scheduler {
+            Some(name) => SchedulerKind::from_name_for_flow(name)?,
+            None => SchedulerKind::FlowEuler,
+        };
+        let tokens = height / PATCH * (width / PATCH);
+        let scheduler = FlowEuler::new(&self.schedule, spec.steps, tokens)?;
+        let first = match spec.source.strength() {
+            Some(strength) => scheduler.first_step(spec.steps as usize, strength)?,
+            None => 0,
+        };
+        Ok(Schedule { kind, scheduler: Box::new(scheduler), first })
+    }
+
+    fn steer(
+        &self,
+        plan: &Plan<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Box<dyn Steering>, DiffusionError> {
+        let text = self.prompts.encode(&words(plan.spec)?)?;
+        warnings.extend(text.warnings);
+        let guidance_scale = plan.spec.guidance_scale as f32;
+        Ok(Box::new(FluxSteering { text: text.words, pooled: text.pooled, guidance_scale }))
+    }
+
+    fn predict(&self, pictures: &[&Picture]) -> Result<Vec<Vec<f32>>, DiffusionError> {
+        let Some(shape) = pictures.first().map(|picture| picture.shape()) else {
+            return Ok(Vec::new());
+        };
+        let steering =
+            pictures.iter().map(|picture| picture.steering()).collect::<Result<Vec<&FluxSteering>, _>>()?;
+        let grid = (shape.1 / PATCH, shape.2 / PATCH);
+        let tokens: Vec<f32> =
+            pictures.iter().flat_map(|picture| latents::pack(&picture.network_input(), shape)).collect();
+        let size = (pictures.len(), grid.0 * grid.1, shape.0 * PATCH * PATCH);
+        let each = |tensor: fn(&FluxSteering) -> &Tensor| {
+            Tensor::cat(&steering.iter().map(|picture| tensor(picture)).collect::<Vec<_>>(), 0)
+        };
+        let velocity = self.transformer.forward(&TransformerInput {
+            latents: &Tensor::from_vec(tokens, size, &self.device)?,
+            text: &each(|picture| &picture.text)?,
+            pooled: &each(|picture| &picture.pooled)?,
+            sigmas: &pictures.iter().map(|picture| picture.timestep() / TIMESTEPS).collect::<Vec<_>>(),
+            guidance: &steering.iter().map(|picture| picture.guidance_scale).collect::<Vec<_>>(),
+            grid,
+        })?;
+        let velocity = velocity.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
+        Ok(velocity.iter().map(|velocity| latents::unpack(velocity, shape)).collect())
+    }
+}
