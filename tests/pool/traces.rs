@@ -109,7 +109,7 @@ async fn one_trace_goes_from_the_clients_request_to_the_upload() {
     let process = named(&spans, "process JOBS");
     assert_eq!(attribute(process, "messaging.message.id")["stringValue"], *id);
     assert_eq!(attribute(process, "sd.outcome")["stringValue"], "complete");
-    assert_eq!(process["status"]["code"], 0);
+    assert_ne!(process["status"]["code"], 2, "{process}");
     // Lines of the log name job and trace, in both forms.
     let line = worker.log().lines().find(|line| line.contains("a job ended")).unwrap().to_owned();
     assert!(
