@@ -35,6 +35,8 @@ pub mod signals;
 pub mod storage;
 #[cfg(feature = "bus")]
 pub mod systemd;
+#[cfg(feature = "bus")]
+pub mod traces;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;

@@ -25,6 +25,7 @@ mod scheduler_names;
 pub mod schema;
 mod subjects;
 mod ticket;
+mod trace;
 mod values;
 mod webhook;
 mod worker_info;
@@ -51,5 +52,6 @@ pub use responses::{
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};
 pub use ticket::{About, SHOWN_PROMPT, Ticket};
+pub use trace::TraceContext;
 pub use webhook::{MAX_WEBHOOK_URL, WEBHOOK_EVENTS, Webhook, WebhookBody};
 pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

@@ -32,6 +32,7 @@ mod seek;
 mod table;
 mod tokens;
 mod told;
+mod trace;
 mod watch;
 mod watchdog;
 mod webhooks;
@@ -49,7 +50,7 @@ use crate::{
     bus::{Connectivity, Fleet, Requester},
     contract::{
         About, CompleteEvent, ErrorCode, Event, EventKind, Health, HttpCode, Job, JobId, JobStatus, JobView,
-        Limits, Operation, Workers,
+        Limits, Operation, TraceContext, Workers,
     },
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened},
     storage::{Key, Store, StoredResult},
@@ -64,6 +65,7 @@ use record::Record;
 use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
+use trace::SendSpan;
 use watch::{FleetFeed, LOOKED_UP, holding};
 use webhooks::Webhooks;
 
@@ -86,6 +88,8 @@ pub struct Queen {
     shared: Arc<Shared>,
     /// Whose jobs are seen.
     asker: Asker,
+    /// Of the request that it answers.
+    trace: Option<TraceContext>,
 }
 
 /// What every job needs.
@@ -150,7 +154,7 @@ impl Queen {
             stopping,
             cut,
         };
-        Self { shared: Arc::new(shared), asker: Asker::Anybody }
+        Self { shared: Arc::new(shared), asker: Asker::Anybody, trace: None }
     }
 
     /// The workers that are up.
@@ -227,19 +231,25 @@ impl Queen {
         body: Bytes,
         first: Option<oneshot::Sender<Result<(), ApiError>>>,
     ) -> Result<(), ApiError> {
-        let shared = self.shared.clone();
+        let (shared, trace) = (self.shared.clone(), self.trace);
+        let span = SendSpan::begin(trace);
+        let traceparent = span.as_ref().map(SendSpan::traceparent);
         let mut exchange = shared
             .requester
-            .open(record.id.clone(), record.owner.clone())
+            .open(record.id.clone(), record.owner.clone(), traceparent)
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         tokio::spawn(async move {
-            let model = wish.model.clone();
+            let (model, capability) = (wish.model.clone(), wish.capability);
             let seek = Seek { shared: &shared, record: &record, wish, body, first };
-            if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
+            let taken = seek.run(&mut exchange).await;
+            if let Some(span) = span {
+                span.end(&format!("image.{capability}"), capability, model.as_deref(), &record.id);
+            }
+            if let Some((runner, accepted_seq)) = taken {
                 Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
             }
-            told::ended(&shared.metrics, &record, model.as_deref());
+            told::ended(&shared.metrics, &record, model.as_deref(), trace);
         });
         Ok(())
     }
@@ -323,7 +333,7 @@ impl Jobs for Queen {
             self.tell_of(claim.record().clone(), webhook);
         }
         claim.keep();
-        told::accepted(&self.shared.metrics, &id, job.capability(), job.model.as_deref());
+        told::accepted(&self.shared.metrics, &id, job.capability(), job.model.as_deref(), self.trace);
         Ok(id)
     }
 

@@ -13,6 +13,7 @@ use super::{Queen, auth::Client, known::Known};
 use crate::{
     contract::{ContractError, HttpCode, JobId, Operation},
     http::ApiError,
+    traces,
 };
 
 /// On whose behalf queen looks at jobs.
@@ -65,7 +66,7 @@ impl Asker {
 impl Queen {
     /// This queen, as a client may see it.
     pub(super) fn on_behalf_of(&self, client: Option<&Client>) -> Self {
-        Self { shared: self.shared.clone(), asker: Asker::of(client) }
+        Self { shared: self.shared.clone(), asker: Asker::of(client), trace: traces::of_request() }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     metrics::{self, Metrics},
     page,
     rate::{self, RateLimit, RateLimits},
+    trace,
     webhooks::{Secrets, SecretsError, Webhooks},
     workers,
 };
@@ -62,6 +63,10 @@ pub enum QueenError {
         /// What is wrong.
         source: SecretsError,
     },
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] crate::traces::TraceError),
     /// The client that posts webhooks.
     #[error("webhooks cannot be posted: {0}")]
     Webhooks(#[source] reqwest::Error),
@@ -146,6 +151,7 @@ impl Started {
             tracing::warn!("jobs whose clients have left were not all cancelled");
         }
         requester.flush().await;
+        crate::traces::flush().await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -162,6 +168,8 @@ async fn start(
     // An address that cannot be had is told before the rest is waited for; who asks meanwhile is told that queen starts.
     let listener = Listener::bind(options.listen, metrics::while_it_starts()).map_err(failed)?;
     let metrics = Arc::new(Metrics::new());
+    #[cfg(feature = "otlp")]
+    options.traces.start("queen-rbee", &options.listen.to_string())?;
     let webhooks = secrets.map(|secrets| Webhooks::new(&options.webhooks, secrets)).transpose();
     let webhooks = webhooks.map_err(QueenError::Webhooks)?.map(Arc::new);
     let store = Store::open(&options.store)?;
@@ -212,6 +220,7 @@ async fn start(
         tokio::spawn(queen.clone().tell_of_durable_jobs(webhooks, durable));
     }
     let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits)
+        .layer(middleware::from_fn(trace::follow))
         .layer(middleware::from_fn_with_state(metrics, metrics::count));
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })

@@ -23,5 +23,6 @@ mod queen_workers;
 mod security;
 mod storage_s3;
 mod storage_setup;
+mod traces;
 mod webhooks;
 mod worker_core;

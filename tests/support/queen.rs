@@ -72,7 +72,9 @@ impl QueenProcess {
         while Instant::now() < until {
             let log = queen.log();
             if let Some((_, rest)) = log.split_once("listening on ") {
-                queen.url = rest.split_whitespace().next().expect("an address").to_owned();
+                // In JSON the message ends at a quotation mark.
+                let ends = |c: char| c.is_whitespace() || c == '"';
+                queen.url = rest.split(ends).next().expect("an address").to_owned();
                 return queen;
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -12,8 +12,10 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import tempfile
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -30,14 +32,13 @@ PANELS = [
     "How long jobs waited for a worker",
     "Jobs that ended, by outcome",
     "Slots in use",
-    "Workers, by status",
+    "Where a job's time goes",
     "Step",
     "Attempts that failed, by code",
     "Requests, by status",
 ]
 SCRAPE = 2  # seconds
 RATE = "20s"
-# Two steps of a job run side by side; a slot draws a job in about a second.
 MODELS = {"photo": "sim://?step_ms=120&size=64", "sketch": "sim://?step_ms=40&size=64&fail=non_finite&fail_prompt=broken"}
 
 
@@ -70,7 +71,7 @@ def series(prometheus: str, query: str, begin: float, end: float) -> list[dict]:
 def label(form: str, metric: dict[str, str]) -> str:
     for name, value in metric.items():
         form = form.replace("{{" + name + "}}", value)
-    return form.strip()
+    return re.sub(r"{{\w+}}", "", form).strip()
 
 
 def plot(prometheus: str, begin: float, end: float, names: dict[str, str], out: Path) -> None:

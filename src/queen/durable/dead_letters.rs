@@ -18,6 +18,7 @@ use crate::{
     bus::Sending,
     contract::{
         DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
+        TraceContext,
     },
     http::{ApiError, job_id},
     queen::{Queen, busy, ended_how, owner::Asked, told},
@@ -111,6 +112,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     operation.leave_out_defaults();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
+    // The job goes on in the trace that it was of.
+    let trace = letter.traceparent.as_deref().and_then(TraceContext::parse);
     let sending = Sending {
         job: id.clone(),
         subject: durable.streams.subject_of_job(capability, model, &id),
@@ -122,7 +125,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     };
     queen.unmark(&id).await?;
     durable.events.listen();
-    durable.awaited.wait_for(&id, model);
+    durable.awaited.wait_for(&id, model, trace);
     let sent = durable.send(&sending).await?;
     if sent.duplicate {
         // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.
@@ -139,7 +142,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
-    told::accepted(&durable.metrics, &id, capability, Some(model));
+    told::accepted(&durable.metrics, &id, capability, Some(model), trace);
     Ok(id)
 }
 

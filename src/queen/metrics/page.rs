@@ -13,6 +13,7 @@ use crate::{
     contract::{ErrorCode, Health, JobStatus, WorkerStatus, model_token},
     http::ApiError,
     metrics::{MAX_SERIES, OTHER, Text},
+    traces,
 };
 
 /// When a client that came while queen starts may try again.
@@ -65,6 +66,8 @@ impl Queen {
             .value(shared.requester.connections().saturating_sub(1));
         text.counter("sd_queen_store_failures_total", "Requests to the store that failed or were too slow.")
             .value(shared.store.failures());
+        text.counter("sd_queen_spans_dropped_total", "Spans of traces that could not be sent.")
+            .value(traces::dropped());
         self.write_requests(text);
         self.write_own_jobs(text);
         self.write_fleet(text);

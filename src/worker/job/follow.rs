@@ -13,7 +13,7 @@ use super::{
     progress::{Progress, percent},
 };
 use crate::{
-    contract::{ErrorCode, EventKind, ImageResult, Job, OutputFormat},
+    contract::{ErrorCode, EventKind, ImageResult, Job, OutputFormat, TraceContext},
     diffusion::ImageSpec,
     engine::{EngineTimings, GenerationResponse},
     worker::{
@@ -30,6 +30,7 @@ pub struct Follow {
     job: Job,
     model: String,
     title: Title,
+    trace: Option<TraceContext>,
     spec: Arc<ImageSpec>,
     attempt: u32,
     progress: Progress,
@@ -64,6 +65,7 @@ impl Follow {
             job: run.job.clone(),
             model: run.model.name.clone(),
             title,
+            trace: run.trace.run(),
             spec,
             attempt,
             progress: Progress::new(run.steps_in_all()),
@@ -121,6 +123,7 @@ impl Follow {
                         model: self.model.clone(),
                         attempt: self.attempt,
                         title: self.title.clone(),
+                        trace: self.trace,
                     };
                     self.uploads.spawn(upload.run(picture).in_current_span());
                 }

@@ -7,6 +7,7 @@ mod notes;
 mod outcome;
 pub mod pictures;
 mod progress;
+mod trace;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -23,6 +24,8 @@ use notes::notes;
 pub use outcome::RETRY_AFTER;
 use outcome::{Failure, Standing, fate};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+pub use trace::JobTrace;
+use trace::Run;
 use tracing::Instrument;
 
 use crate::{
@@ -51,13 +54,13 @@ pub struct JobRun {
     pub is_named: bool,
     /// The client of queen's that sent it, kept with the result.
     pub owner: Option<String>,
-    pub traceparent: Option<String>,
+    pub trace: JobTrace,
 }
 
 impl JobRun {
     /// Runs the job to its end on a task of its own. One of the queue has a delivery, which is settled.
     pub fn spawn(self, delivery: Option<Delivery>) {
-        let span = tracing::info_span!("job", job_id = %self.job.id);
+        let span = tracing::info_span!("job", job_id = %self.job.id, trace_id = self.trace.id());
         tokio::spawn(self.run(delivery).instrument(span));
     }
 
@@ -65,7 +68,8 @@ impl JobRun {
         self.note_delivery(delivery.as_ref());
         let Some(delivery) = self.leave_if_unable(delivery).await else { return };
         let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model, delivery.is_some());
-        let Ours { ownership, attempt, waited, earlier } = match self.claiming().claim(delivery).await {
+        let Ours { ownership, attempt, waited, earlier, before } = match self.claiming().claim(delivery).await
+        {
             Claimed::Ours(ours) => *ours,
             Claimed::Over { has_ended } => {
                 self.give_slot_back();
@@ -91,6 +95,8 @@ impl JobRun {
             Err(failure) => fate(failure, self.standing(&ownership, limit)),
         };
         self.note_end(&fate);
+        let (begun, is_queued) = (self.received, ownership.is_queued());
+        self.trace.over(&self.job, &self.model.name, Run { begun, is_queued, attempt, fate: &fate, before });
         ownership.conclude(fate, &mut snapshots).await;
     }
 
@@ -201,6 +207,7 @@ impl JobRun {
         }
         let engine = drawn.timings;
         self.context.metrics.drawn(&self.model.name, &engine, self.steps_in_all());
+        self.trace.drawn(&engine, drawn.at);
         let event = self.hold.job.events.build(EventKind::Complete(CompleteEvent {
             model: self.model.name.clone(),
             images,
@@ -247,7 +254,7 @@ impl JobRun {
             held: &self.hold.job,
             job: &self.job,
             is_named: self.is_named,
-            traceparent: self.traceparent.clone(),
+            traceparent: self.trace.traceparent.clone(),
             accepted: EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position },
         }
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     bus::{AppendError, BusError, Delivery, Entry, Logged, QueuedJob, Settle, request_mark},
-    contract::{ErrorCode, Event, EventKind, Job, Operation, WorkerId, model_token},
+    contract::{ErrorCode, Event, EventKind, Job, Operation, TraceContext, WorkerId, model_token},
     storage::{Key, StorageError, StoredResult},
     worker::shared::{Context, Happened, HeldJob, Sight, conflict},
 };
@@ -60,6 +60,8 @@ pub struct Ours {
     pub waited: Duration,
     /// The complete event of an earlier run of the same request.
     pub earlier: Option<Event>,
+    /// The trace context of the run before this one.
+    pub before: Option<TraceContext>,
 }
 
 /// What is read of a job before it is claimed.
@@ -68,6 +70,8 @@ struct Read {
     earlier: Option<StoredResult>,
     is_cancelled: bool,
     in_queue: Option<QueuedJob>,
+    /// The trace context of the last event.
+    trace: Option<TraceContext>,
 }
 
 /// Where in the job's log an event is to stand.
@@ -154,7 +158,13 @@ impl Claiming<'_> {
                     };
                     let ownership = Ownership::leased(self.context, self.held, lease, delivery);
                     let earlier = read.earlier.map(|result| result.event);
-                    return Claimed::Ours(Box::new(Ours { ownership, attempt, waited, earlier }));
+                    return Claimed::Ours(Box::new(Ours {
+                        ownership,
+                        attempt,
+                        waited,
+                        earlier,
+                        before: read.trace,
+                    }));
                 }
             }
         }
@@ -180,7 +190,7 @@ impl Claiming<'_> {
                 }
             }
         }
-        Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier }))
+        Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier, before: None }))
     }
 
     /// `is_new`: the job has no log yet, as far as it is known.
@@ -224,7 +234,9 @@ impl Claiming<'_> {
             }
             earlier => earlier.map_err(Unread::Store)?,
         };
-        Ok(Read { found: found(last, asking), earlier, is_cancelled, in_queue })
+        let traceparent = last.as_ref().and_then(|last| last.traceparent.as_deref());
+        let trace = traceparent.and_then(TraceContext::parse);
+        Ok(Read { found: found(last, asking), earlier, is_cancelled, in_queue, trace })
     }
 
     /// Whether what waits in the queue under this id is the same request.

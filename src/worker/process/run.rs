@@ -68,6 +68,10 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] crate::traces::TraceError),
     /// Loading ended without a result.
     #[error("loading the models did not end: {0}")]
     Lost(#[from] tokio::task::JoinError),
@@ -171,6 +175,7 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
     if let Some(server) = running.http.take() {
         server.stop().await;
     }
+    crate::traces::flush().await;
     code
 }
 
@@ -200,6 +205,8 @@ async fn start(
     let loading = options.loading(device);
     let precision = loading.precision;
     let worker_id = options.worker_id(device_name);
+    #[cfg(feature = "otlp")]
+    options.traces.start("sd-worker", worker_id.as_str())?;
     let doors = DoorOptions {
         worker_id: worker_id.clone(),
         capabilities: options.distinct_capabilities(),

@@ -14,7 +14,7 @@ use crate::{
     contract::{ErrorCode, Fingerprint, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
     worker::{
-        job::{JobRun, inputs::InputError},
+        job::{JobRun, JobTrace, inputs::InputError},
         own::{leave_to_others, set_aside},
         shared::{Begun, Context, Happened, Reader, Stop, conflict},
     },
@@ -239,15 +239,15 @@ impl JobRouter {
             Some(Begun::Joined | Begun::New(_)) => return Taken::Joined(delivery),
             None => {}
         }
+        let trace = JobTrace::of(traceparent);
         let permits = if self.context.takes_jobs() { self.context.slots.try_take() } else { None };
         let Some(permits) = permits else { return Taken::Full(self.no_slot(), delivery) };
         let worker_id = &self.context.identity.worker_id;
         let plain = job.fingerprint.plain();
-        match self.context.held.begin(&job.id, plain, worker_id, reader, traceparent.clone()) {
+        match self.context.held.begin(&job.id, plain, worker_id, reader, trace.traceparent.clone()) {
             Begun::New(hold) => {
                 let context = self.context.clone();
-                let run =
-                    JobRun { context, hold, job, model, permits, received, is_named, owner, traceparent };
+                let run = JobRun { context, hold, job, model, permits, received, is_named, owner, trace };
                 run.spawn(delivery);
                 Taken::Begun
             }

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use super::encode::encode;
 use crate::{
-    contract::{ErrorCode, ImageResult, Job},
+    contract::{ErrorCode, ImageResult, Job, TraceContext},
     diffusion::ImageSpec,
     engine::Generated,
     storage::Key,
+    traces::{self, Span},
     worker::{job::outcome::Failure, own::Title, shared::Context},
 };
 
@@ -19,12 +20,19 @@ pub struct Upload {
     pub(in crate::worker) model: String,
     pub(in crate::worker) attempt: u32,
     pub(in crate::worker) title: Title,
+    /// What its spans are parts of.
+    pub(in crate::worker) trace: Option<TraceContext>,
 }
 
 impl Upload {
     /// Encodes a picture and stores it, if the job is still this worker's.
     pub async fn run(self, picture: Generated) -> Result<ImageResult, Failure> {
-        let Self { context, job, spec, model, attempt, title } = self;
+        let Self { context, job, spec, model, attempt, title, trace } = self;
+        let told = move |name: &str, begun: Instant| {
+            if let Some(trace) = trace {
+                traces::record(Span::of(trace, name, begun, Instant::now()));
+            }
+        };
         let defect = |error: String| Failure::Error(ErrorCode::Internal, error);
         let (width, height) = picture.image.dimensions();
         let (index, seed) = (picture.index, picture.seed);
@@ -37,6 +45,7 @@ impl Upload {
             let begun = Instant::now();
             let encoded = encode(&job, &spec, &model, &picture);
             metrics.encoded(&model, begun.elapsed());
+            told("encode", begun);
             drop(turn);
             encoded
         });
@@ -51,6 +60,7 @@ impl Upload {
         let begun = Instant::now();
         context.store.put(&key, encoded.bytes, format.content_type()).await?;
         context.metrics.stored(&of, begun.elapsed());
+        told("upload", begun);
         Ok(ImageResult {
             key: key.path(),
             url: context.store.url(&key).await?,

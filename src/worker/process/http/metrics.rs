@@ -3,7 +3,7 @@
 use axum::extract::State;
 
 use super::WorkerJobs;
-use crate::{bus::Connectivity, metrics::Text};
+use crate::{bus::Connectivity, metrics::Text, traces};
 
 /// The page of a worker that has started.
 pub(super) async fn metrics(State(jobs): State<WorkerJobs>) -> Text {
@@ -42,6 +42,8 @@ impl WorkerJobs {
             .value(reconnects);
         text.counter("sd_worker_store_failures_total", "Requests to the store that failed or were too slow.")
             .value(context.store.failures());
+        text.counter("sd_worker_spans_dropped_total", "Spans of traces that could not be sent.")
+            .value(traces::dropped());
         text.gauge("sd_worker_slots", "Jobs that may run together.").value(context.slots.slots());
         text.gauge("sd_worker_slots_free", "Jobs that would be taken now.").value(context.slots.free());
         text.gauge("sd_worker_jobs_held", "Jobs that are here: waiting for the engine, drawn or stored.")
