@@ -37,6 +37,7 @@ pub mod signals;
 pub mod storage;
 #[cfg(feature = "bus")]
 pub mod systemd;
+#[cfg(feature = "bus")]
 pub mod traces;
 pub mod units;
 #[cfg(feature = "worker")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pool
 
 DOCUMENTS = [*pool.ROOT.glob("*.md"), *(pool.ROOT / "docs").glob("*.md")]
-TABLES = ("worker", "queen", "configuration", "webhooks")
+TABLES = ("worker", "queen", "configuration", "webhooks", "traces")
 
 
 def anchors(document: Path) -> set[str]:
@@ -25,7 +25,7 @@ class Documents(unittest.TestCase):
         missing = []
         for document in DOCUMENTS:
             text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", document.read_text())
-            for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", text):
+            for target in re.findall(r"\]\(([^)\s]+)\)", text):
                 if re.match(r"[a-z]+:", target):
                     continue
                 name, _, anchor = target.partition("#")
