@@ -29,6 +29,7 @@ pub use families::{
     flux::Flux,
     inspect, open,
     unet::{Networks, StableDiffusion, UNetDenoiser},
+    z_image::ZImage,
 };
 pub use footprint::{Activations, Arithmetic};
 pub use lora::{LoraSpec, Loras, Stamp};

@@ -17,6 +17,7 @@ import prompts
 import runs
 import samplers
 import single_file
+import z_image
 
 
 def main():
@@ -44,6 +45,7 @@ def main():
     matrix.make(folder)
     masking.make(folder)
     flux.make(folder)
+    z_image.make(folder)
     single_file.make(folder)
     prompts.make(folder)
     lora.make(folder)

@@ -9,9 +9,10 @@ mod sd;
 mod sdxl;
 mod stable_diffusion;
 pub mod unet;
+pub mod z_image;
 
 pub use family::{Described, Family, by_pipeline};
 pub use opened::{Inspection, Opened, inspect, open};
 
 /// Every family that is computed here.
-pub static FAMILIES: [&dyn Family; 3] = [&sd::Sd, &sdxl::Sdxl, &flux::FluxFamily];
+pub static FAMILIES: [&dyn Family; 4] = [&sd::Sd, &sdxl::Sdxl, &flux::FluxFamily, &z_image::ZImageFamily];

@@ -86,6 +86,21 @@ impl Opened {
         &self.checkpoint
     }
 
+    /// Its files, if it is of this family and has all its components.
+    ///
+    /// # Errors
+    /// The index with the class that it names, or the component.
+    pub fn checkpoint_of(&self, family: &dyn Family) -> Result<&Checkpoint, DiffusionError> {
+        let index = self.checkpoint.index();
+        let class = index.text("_class_name")?;
+        if !family.pipelines().contains(&class) {
+            let expected = format!("one of {}", family.pipelines().join(", "));
+            return Err(index.unusable("_class_name", &expected, class));
+        }
+        self.checkpoint.must_have(family.components())?;
+        Ok(&self.checkpoint)
+    }
+
     /// Its family.
     pub fn family(&self) -> &'static dyn Family {
         self.family

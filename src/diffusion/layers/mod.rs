@@ -1,6 +1,13 @@
 //! Layers with weights, as torch names them, read from a checkpoint.
 
 pub mod resnet;
+mod rms_norm;
+mod rotary;
+mod waves;
+
+pub use rms_norm::RmsNorm;
+pub use rotary::Rotation;
+pub use waves::{WAVES, waves};
 
 use std::sync::Arc;
 

@@ -2,5 +2,7 @@
 
 pub mod clip;
 pub mod flux;
+pub mod qwen3;
 pub mod t5;
 pub mod unet;
+pub mod z_image;

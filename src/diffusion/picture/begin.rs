@@ -3,7 +3,6 @@
 use super::{
     ImageSpec, Model, Picture, Source,
     denoiser::{Denoiser, Plan, Schedule},
-    guidance::Guidance,
     start::Starter,
     warnings::Warnings,
 };
@@ -50,7 +49,7 @@ pub(super) fn begin<D: Denoiser + ?Sized>(
         latents,
         shape,
         steering,
-        guidance: Guidance { scale: spec.guidance_scale as f32, interval: spec.guidance_interval },
+        guidance: denoiser.guidance(spec),
         first,
         done: 0,
         keep,

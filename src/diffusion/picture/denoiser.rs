@@ -2,11 +2,11 @@
 
 use std::any::Any;
 
-use super::{ImageSpec, LATENT_PIXELS_ON_CPU, Picture};
+use super::{ImageSpec, LATENT_PIXELS_ON_CPU, Picture, guidance::Guidance};
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
-    schedulers::{Scheduler, SchedulerKind},
+    schedulers::{FlowConfig, FlowEuler, Scheduler, SchedulerKind},
 };
 
 /// The loaded network of a family with what steers it. It holds nothing of a picture.
@@ -38,6 +38,11 @@ pub trait Denoiser: Any + Send + Sync {
     /// # Errors
     /// A scheduler, steps or a strength that this model cannot do.
     fn schedule(&self, spec: &ImageSpec, shape: LatentShape) -> Result<Schedule, DiffusionError>;
+
+    /// How a picture is guided, where its steering has two samples.
+    fn guidance(&self, spec: &ImageSpec) -> Guidance {
+        Guidance::of(spec)
+    }
 
     /// Computes what steers the network at every step of a picture: the texts, encoded, and what else it is told.
     ///
@@ -84,6 +89,25 @@ pub struct Schedule {
     pub scheduler: Box<dyn Scheduler>,
     /// The evaluation that the picture begins with.
     pub first: usize,
+}
+
+impl Schedule {
+    /// Of a model that was trained by flow matching, for a picture of so many tokens.
+    ///
+    /// # Errors
+    /// A scheduler or steps that such a model cannot do.
+    pub fn along_flow(config: &FlowConfig, spec: &ImageSpec, tokens: usize) -> Result<Self, DiffusionError> {
+        let kind = match &spec.scheduler {
+            Some(name) => SchedulerKind::from_name_for_flow(name)?,
+            None => SchedulerKind::FlowEuler,
+        };
+        let scheduler = FlowEuler::new(config, spec.steps, tokens)?;
+        let first = match spec.source.strength() {
+            Some(strength) => scheduler.first_step(spec.steps as usize, strength)?,
+            None => 0,
+        };
+        Ok(Self { kind, scheduler: Box::new(scheduler), first })
+    }
 }
 
 /// What is known of a picture before its texts are encoded.

@@ -29,6 +29,7 @@ mod warnings;
 
 pub use denoiser::{Denoiser, PassKey, Plan, Schedule, Steering};
 pub use drawn::Picture;
+pub use guidance::{Form, Guidance};
 pub use model::{Decoders, Model};
 pub use passes::{Fit, LATENT_PIXELS_ON_CPU, passes};
 pub use pixels::is_drawn_anew;

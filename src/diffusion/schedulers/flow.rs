@@ -63,6 +63,16 @@ impl FlowConfig {
     }
 }
 
+impl FlowConfig {
+    /// What moves sigmas towards noise, if that is the same for all sizes.
+    pub fn fixed_shift(&self) -> Option<f64> {
+        match self.shift {
+            Shift::Fixed(shift) => Some(shift),
+            Shift::BySize { .. } => None,
+        }
+    }
+}
+
 /// Euler's method over the sigmas of one picture: how much of it is noise before each step, and after the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlowEuler {

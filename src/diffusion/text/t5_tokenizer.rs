@@ -1,14 +1,17 @@
 //! T5's tokenizer: a prompt to a fixed number of token ids.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::Tokens;
+use super::{
+    Tokens,
+    whole::{self, unusable},
+};
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{ConfigFile, TokenizerFiles, limits::MAX_TOKENIZER_BYTES, read_limited},
+    checkpoint::{ConfigFile, TokenizerFiles},
 };
 
 /// The end of a prompt in T5's vocabularies.
@@ -38,25 +41,8 @@ impl T5Tokenizer {
                 return Err(unusable(&label, "expected T5's tokenizer, found CLIP's"));
             }
         };
-        let file = folder.join("tokenizer.json");
-        if !file.is_file() {
-            let found = match folder.join("spiece.model").is_file() {
-                true => "spiece.model alone, which is not read; save the tokenizer again with transformers",
-                false => "none",
-            };
-            return Err(unusable(&file, format!("expected this file, found {found}")));
-        }
-        // The library panics on a text that is no JSON.
-        let bytes = read_limited(&file, MAX_TOKENIZER_BYTES)?;
-        ConfigFile::parse(&file, &bytes)?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unusable(&file, error))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| unusable(&file, error))?;
-        if let Some((token, id)) =
-            tokenizer.get_vocab(true).iter().find(|(_, id)| **id as usize >= vocab_size)
-        {
-            return Err(unusable(&file, format!("`{token}`: expected an id below {vocab_size}, found {id}")));
-        }
+        let instead = "spiece.model alone, which is not read; save the tokenizer again with transformers";
+        let (file, tokenizer) = whole::read(&folder, vocab_size, ("spiece.model", instead))?;
         let id = |token: &str| {
             tokenizer
                 .token_to_id(token)
@@ -86,10 +72,6 @@ impl T5Tokenizer {
     pub fn length(&self) -> usize {
         self.length
     }
-}
-
-fn unusable(file: &Path, reason: impl ToString) -> DiffusionError {
-    DiffusionError::Tokenizer { file: file.to_owned(), reason: reason.to_string() }
 }
 
 /// A token is written as a text or as an object with its `content`.

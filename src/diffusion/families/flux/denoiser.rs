@@ -5,14 +5,14 @@ use candle_core::{DType, Device, Tensor};
 use super::{
     PromptEncoder,
     latents::{self, PATCH},
-    prompts::words,
 };
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
     networks::flux::{FluxTransformer, TransformerInput},
     picture::{Denoiser, ImageSpec, Picture, Plan, Schedule, Steering},
-    schedulers::{FlowConfig, FlowEuler, Scheduler, SchedulerKind},
+    schedulers::FlowConfig,
+    text::prompt::words_alone,
 };
 
 /// The networks of a Flux model, and what steers them.
@@ -73,17 +73,7 @@ impl Denoiser for FluxDenoiser {
         spec: &ImageSpec,
         (_, height, width): LatentShape,
     ) -> Result<Schedule, DiffusionError> {
-        let kind = match &spec.scheduler {
-            Some(name) => SchedulerKind::from_name_for_flow(name)?,
-            None => SchedulerKind::FlowEuler,
-        };
-        let tokens = height / PATCH * (width / PATCH);
-        let scheduler = FlowEuler::new(&self.schedule, spec.steps, tokens)?;
-        let first = match spec.source.strength() {
-            Some(strength) => scheduler.first_step(spec.steps as usize, strength)?,
-            None => 0,
-        };
-        Ok(Schedule { kind, scheduler: Box::new(scheduler), first })
+        Schedule::along_flow(&self.schedule, spec, height / PATCH * (width / PATCH))
     }
 
     fn steer(
@@ -91,7 +81,8 @@ impl Denoiser for FluxDenoiser {
         plan: &Plan<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
-        let text = self.prompts.encode(&words(plan.spec)?)?;
+        let text =
+            self.prompts.encode(&words_alone("prompt", &plan.spec.prompt, plan.spec.prompt_syntax)?)?;
         warnings.extend(text.warnings);
         let guidance_scale = plan.spec.guidance_scale as f32;
         Ok(Box::new(FluxSteering { text: text.words, pooled: text.pooled, guidance_scale }))

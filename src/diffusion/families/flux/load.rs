@@ -9,7 +9,7 @@ use crate::{
         DiffusionError,
         autoencoders::{Autoencoder, VaeConfig},
         checkpoint::{Checkpoint, ConfigFile},
-        families::{Described, Family, Opened},
+        families::{Described, Opened},
         footprint::{Activations, Arithmetic},
         networks::{
             clip::TextConfig,
@@ -36,7 +36,7 @@ const MAPS: u64 = 32;
 const DEV: Defaults = Defaults { steps: 28, guidance_scale: 3.5 };
 const SCHNELL: Defaults = Defaults { steps: 4, guidance_scale: 0.0 };
 
-/// See [`Family::describe`].
+/// See [`Family::describe`](crate::diffusion::families::Family::describe).
 ///
 /// # Errors
 /// The file and the key that are wrong.
@@ -104,14 +104,7 @@ impl Flux {
         device: &Device,
         precision: impl Into<Precision>,
     ) -> Result<Self, DiffusionError> {
-        let (checkpoint, index) = (opened.checkpoint(), opened.checkpoint().index());
-        let class = index.text("_class_name")?;
-        if !FluxFamily.pipelines().contains(&class) {
-            let expected = format!("one of {}", FluxFamily.pipelines().join(", "));
-            return Err(index.unusable("_class_name", &expected, class));
-        }
-        checkpoint.must_have(FluxFamily.components())?;
-        load(checkpoint, device, precision.into())
+        load(opened.checkpoint_of(&FluxFamily)?, device, precision.into())
     }
 
     /// T5's tokenizer, for tools and tests; so are the next three.

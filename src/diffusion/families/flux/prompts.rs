@@ -1,7 +1,5 @@
 //! Tokenizers and text encoders of a Flux checkpoint together: a prompt to what the transformer is told of it.
 
-use std::borrow::Cow;
-
 use candle_core::{Device, IndexOp, Tensor};
 
 use crate::{
@@ -13,12 +11,8 @@ use crate::{
             clip::{TextConfig, TextEncoder},
             t5::{T5Config, T5Encoder},
         },
-        picture::ImageSpec,
         precision::Precision,
-        text::{
-            ClipTokenizer, EmbeddingCache, EmbeddingKey, T5Tokenizer,
-            prompt::{Piece, parse},
-        },
+        text::{ClipTokenizer, EmbeddingCache, EmbeddingKey, T5Tokenizer},
     },
 };
 
@@ -102,20 +96,4 @@ impl PromptEncoder {
             warnings: cut("T5", self.t5_tokenizer.length(), t5.cut).into_iter().collect(),
         })
     }
-}
-
-/// The words of the prompt. What has no weights and no breaks says the same in either syntax.
-pub fn words(spec: &ImageSpec) -> Result<Cow<'_, str>, DiffusionError> {
-    if spec.prompt_syntax == PromptSyntax::Plain {
-        return Ok(Cow::Borrowed(&spec.prompt));
-    }
-    let pieces = parse(&spec.prompt).map_err(|error| DiffusionError::request("prompt", error.to_string()))?;
-    let words = pieces.into_iter().map(|piece| match piece {
-        Piece::Text { text, weight: 1.0 } => Some(text),
-        Piece::Text { .. } | Piece::Break => None,
-    });
-    words.collect::<Option<String>>().map(Cow::Owned).ok_or_else(|| {
-        let reason = "Flux models read no weights and no BREAK; take them out of the prompt, or set `plain`";
-        DiffusionError::request("prompt_syntax", reason)
-    })
 }

@@ -8,7 +8,11 @@ use std::{
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::TransformerConfig;
-use crate::diffusion::{DiffusionError, checkpoint::Scope, layers::Linear};
+use crate::diffusion::{
+    DiffusionError,
+    checkpoint::Scope,
+    layers::{Linear, Rotation},
+};
 
 /// Epsilon that diffusers fixes for the norms of queries and keys.
 const EPS: f32 = 1e-6;
@@ -67,15 +71,6 @@ impl Projections {
     }
 }
 
-/// Rotary position embedding: each pair of a head's numbers is turned by an angle that grows with one of the token's
-/// three positions. Words are all at (0, 0, 0), picture tokens at (0, row, column).
-#[derive(Clone)]
-pub struct Rotation {
-    /// `[words + rows * columns, head_width / 2]`, f32.
-    cos: Tensor,
-    sin: Tensor,
-}
-
 /// The rotations of the last grids: computing one takes some hundred thousand sines, in f64 on the host.
 #[derive(Default)]
 pub struct Rotations(Mutex<VecDeque<(Grid, Rotation)>>);
@@ -87,13 +82,13 @@ impl Rotations {
     /// Grids that are kept: the one that was computed first goes for another.
     const KEPT: usize = 8;
 
-    /// That of a grid; see [`Rotation::new`].
+    /// That of a grid; see [`rotation`].
     pub fn get(&self, axes: &[usize], grid: Grid, device: &Device) -> Result<Rotation> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, rotation)) = kept.iter().find(|(of, _)| *of == grid) {
             return Ok(rotation.clone());
         }
-        let rotation = Rotation::new(axes, grid.0, grid.1, device)?;
+        let rotation = rotation(axes, grid.0, grid.1, device)?;
         if kept.len() == Self::KEPT {
             kept.pop_front();
         }
@@ -102,42 +97,26 @@ impl Rotations {
     }
 }
 
-impl Rotation {
-    /// `axes`: how many of a head's numbers turn with each position.
-    pub fn new(
-        axes: &[usize],
-        words: usize,
-        (rows, columns): (usize, usize),
-        device: &Device,
-    ) -> Result<Self> {
-        let places = (0..words).map(|_| [0, 0, 0]);
-        let places = places.chain((0..rows * columns).map(|i| [0, i / columns, i % columns]));
-        let angles: Vec<f64> = places
-            .flat_map(|place| {
-                axes.iter().zip(place).flat_map(|(&axis, position)| {
-                    (0..axis)
-                        .step_by(2)
-                        .map(move |i| position as f64 * (1.0 / THETA.powf(i as f64 / axis as f64)))
-                })
+/// Each pair of a head's numbers is turned by an angle that grows with one of the token's three positions. Words are all at
+/// (0, 0, 0), picture tokens at (0, row, column). `axes`: how many of a head's numbers turn with each position.
+fn rotation(
+    axes: &[usize],
+    words: usize,
+    (rows, columns): (usize, usize),
+    device: &Device,
+) -> Result<Rotation> {
+    let places = (0..words).map(|_| [0, 0, 0]);
+    let places = places.chain((0..rows * columns).map(|i| [0, i / columns, i % columns]));
+    let angles: Vec<f64> = places
+        .flat_map(|place| {
+            axes.iter().zip(place).flat_map(|(&axis, position)| {
+                (0..axis)
+                    .step_by(2)
+                    .map(move |i| position as f64 * (1.0 / THETA.powf(i as f64 / axis as f64)))
             })
-            .collect();
-        let shape = (words + rows * columns, axes.iter().sum::<usize>() / 2);
-        let tensor = |function: fn(f64) -> f64| {
-            Tensor::from_vec(angles.iter().map(|x| function(*x) as f32).collect(), shape, device)
-        };
-        Ok(Self { cos: tensor(f64::cos)?, sin: tensor(f64::sin)? })
-    }
-
-    /// `[batch, tokens, heads, head_width]` in f32 to `[batch, tokens, width]` in `dtype`.
-    pub fn turn(&self, x: &Tensor, dtype: DType) -> Result<Tensor> {
-        let (batch, tokens, heads, width) = x.dims4()?;
-        let x = x.transpose(1, 2)?.contiguous()?;
-        candle_nn::rotary_emb::rope_i(&x, &self.cos, &self.sin)?.to_dtype(dtype)?.transpose(1, 2)?.reshape((
-            batch,
-            tokens,
-            heads * width,
-        ))
-    }
+        })
+        .collect();
+    Rotation::new(&angles, axes.iter().sum::<usize>() / 2, device)
 }
 
 #[cfg(test)]
@@ -151,7 +130,7 @@ mod tests {
         let first = get(4);
         assert_eq!(first.cos.dims(), [3 + 2 * 4, 5]);
         assert_eq!(get(4).cos.id(), first.cos.id());
-        let fresh = Rotation::new(&[2, 4, 4], 3, (2, 4), &Device::Cpu).unwrap();
+        let fresh = rotation(&[2, 4, 4], 3, (2, 4), &Device::Cpu).unwrap();
         assert_eq!(fresh.sin.to_vec2::<f32>().unwrap(), first.sin.to_vec2::<f32>().unwrap());
         (5..5 + Rotations::KEPT).for_each(|columns| drop(get(columns)));
         assert_ne!(get(4).cos.id(), first.cos.id());

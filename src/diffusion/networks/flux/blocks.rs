@@ -4,12 +4,12 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     TransformerConfig,
-    attention::{PICTURE, Projections, Rotation, TEXT},
+    attention::{PICTURE, Projections, TEXT},
 };
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
-    layers::Linear,
+    layers::{Linear, Rotation},
     ops::{self, Activation, AttentionOptions},
 };
 

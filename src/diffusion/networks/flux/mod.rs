@@ -18,9 +18,17 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use self::{
     attention::Rotations,
     blocks::{DoubleBlock, PlainNorm, SingleBlock},
-    embedding::{Embedding, waves},
+    embedding::Embedding,
 };
-use crate::diffusion::{DiffusionError, checkpoint::Scope, layers::Linear, ops};
+use crate::diffusion::{
+    DiffusionError,
+    checkpoint::Scope,
+    layers::{Linear, waves},
+    ops,
+};
+
+/// It was trained on times and guidance scales times this.
+const SCALE: f32 = 1000.0;
 
 /// The network.
 pub struct FluxTransformer {
@@ -124,7 +132,9 @@ impl FluxTransformer {
     /// Time, guidance and the pooled text: `[batch, width]`.
     fn condition(&self, input: &TransformerInput<'_>) -> Result<Tensor> {
         let embed = |embedding: &Embedding, values: &[f32]| {
-            embedding.forward(&waves(values, &self.device)?.to_dtype(self.dtype)?)
+            embedding.forward(
+                &waves(values.iter().map(|value| value * SCALE), &self.device)?.to_dtype(self.dtype)?,
+            )
         };
         let mut condition = embed(&self.time, input.sigmas)?;
         if let Some(guidance) = &self.guidance {

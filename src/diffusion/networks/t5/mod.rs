@@ -9,7 +9,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
-    layers::Linear,
+    layers::{Linear, RmsNorm},
     ops::{self, Activation},
     precision::computed_in,
 };
@@ -23,7 +23,7 @@ pub struct T5Encoder {
     /// `[buckets, heads]`: what each distance adds to attention scores, in all layers.
     distances: Tensor,
     layers: Vec<Layer>,
-    norm: Norm,
+    norm: RmsNorm,
 }
 
 impl T5Encoder {
@@ -41,7 +41,7 @@ impl T5Encoder {
             true => at.at("shared"),
             false => encoder.at("embed_tokens"),
         };
-        let norm = |at: Scope<'_>| Norm::load(&at, &config, dtype);
+        let norm = |at: Scope<'_>| RmsNorm::load(&at, config.width, config.eps, dtype);
         Ok(Self {
             tokens: tokens.tensor("weight", &[config.vocab_size, config.width])?,
             distances: encoder
@@ -89,30 +89,14 @@ impl T5Encoder {
     }
 }
 
-/// A norm without mean and bias.
-struct Norm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    fn load(at: &Scope<'_>, config: &T5Config, dtype: DType) -> std::result::Result<Self, DiffusionError> {
-        Ok(Self { weight: at.tensor("weight", &[config.width])?.to_dtype(dtype)?, eps: config.eps })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.eps as f32)
-    }
-}
-
 /// T5Block: attention, then gated GELU.
 struct Layer {
-    norm_1: Norm,
+    norm_1: RmsNorm,
     q: Linear,
     k: Linear,
     v: Linear,
     out: Linear,
-    norm_2: Norm,
+    norm_2: RmsNorm,
     gate: Linear,
     linear: Linear,
     linear_out: Linear,
@@ -124,12 +108,12 @@ impl Layer {
         let (width, inner, all_heads) = (config.width, config.inner_width, config.heads * config.head_width);
         let (attention, dense) = (at.at("0.SelfAttention"), at.at("1.DenseReluDense"));
         Ok(Self {
-            norm_1: Norm::load(&at.at("0.layer_norm"), config, dtype)?,
+            norm_1: RmsNorm::load(&at.at("0.layer_norm"), width, config.eps, dtype)?,
             q: Linear::load_no_bias(&attention.at("q"), width, all_heads)?,
             k: Linear::load_no_bias(&attention.at("k"), width, all_heads)?,
             v: Linear::load_no_bias(&attention.at("v"), width, all_heads)?,
             out: Linear::load_no_bias(&attention.at("o"), all_heads, width)?,
-            norm_2: Norm::load(&at.at("1.layer_norm"), config, dtype)?,
+            norm_2: RmsNorm::load(&at.at("1.layer_norm"), width, config.eps, dtype)?,
             gate: Linear::load_no_bias(&dense.at("wi_0"), width, inner)?,
             linear: Linear::load_no_bias(&dense.at("wi_1"), width, inner)?,
             linear_out: Linear::load_no_bias(&dense.at("wo"), inner, width)?,

@@ -10,6 +10,8 @@ mod chunk;
 mod emphasis;
 mod looks;
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 
 pub use attention::{MAX_WEIGHT, Piece, WeightError, parse};
@@ -56,6 +58,30 @@ pub fn read(
             Ok(Reading { chunks, warning })
         }
     }
+}
+
+/// A prompt for an encoder that reads words alone. What has no weights and no breaks says the same in either syntax.
+///
+/// # Errors
+/// A request error: of `field` where the syntax is broken, of `prompt_syntax` where it says more than words.
+pub fn words_alone<'a>(
+    field: &'static str,
+    text: &'a str,
+    syntax: PromptSyntax,
+) -> Result<Cow<'a, str>, DiffusionError> {
+    if syntax == PromptSyntax::Plain {
+        return Ok(Cow::Borrowed(text));
+    }
+    let pieces = parse(text).map_err(|error| DiffusionError::request(field, error.to_string()))?;
+    let words = pieces.into_iter().map(|piece| match piece {
+        Piece::Text { text, weight: 1.0 } => Some(text),
+        Piece::Text { .. } | Piece::Break => None,
+    });
+    words.collect::<Option<String>>().map(Cow::Owned).ok_or_else(|| {
+        let reason =
+            format!("this model reads no weights and no BREAK; take them out of the {field}, or set `plain`");
+        DiffusionError::request("prompt_syntax", reason)
+    })
 }
 
 /// The embeddings of a prompt, `[1, tokens * chunks, width]`. `encoder` is the text encoder: ids of one chunk to
