@@ -27,7 +27,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home rbee
-USER rbee
+# Kubernetes wants to see a number to know that it is not root.
+USER 10001
 
 FROM runtime AS worker-cpu
 COPY --from=build /src/target/release/sd-worker-cpu /usr/local/bin/
@@ -43,7 +44,7 @@ USER root
 COPY --from=build-s3 /usr/local/cargo/bin/s3s-fs /usr/local/bin/
 # A bucket is a folder.
 RUN mkdir -p /data/pictures && chown -R rbee /data
-USER rbee
+USER 10001
 VOLUME /data
 EXPOSE 9000
 ENTRYPOINT ["s3s-fs", "--host", "0.0.0.0", "--port", "9000"]
@@ -54,5 +55,5 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home rbee
 COPY --from=build-cuda /src/target/release/sd-worker-cuda /usr/local/bin/
-USER rbee
+USER 10001
 ENTRYPOINT ["sd-worker-cuda"]

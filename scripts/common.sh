@@ -25,13 +25,13 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# apt_install PACKAGE: true when apt is there and has put it in.
+# apt_install PACKAGE [OPTION...]: true when apt is there and has put it in.
 apt_install() {
   command -v apt-get >/dev/null || return 1
   [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || return 1
   say "installing $1 with apt"
-  as_root apt-get install -y -qq "$1" </dev/null >/dev/null 2>&1 && return 0
-  as_root apt-get update -qq </dev/null >/dev/null && as_root apt-get install -y -qq "$1" </dev/null >/dev/null
+  as_root apt-get install -y -qq "$@" </dev/null >/dev/null 2>&1 && return 0
+  as_root apt-get update -qq </dev/null >/dev/null && as_root apt-get install -y -qq "$@" </dev/null >/dev/null
 }
 
 need_cargo() {
@@ -80,6 +80,18 @@ need_faketime() {
   [ -n "$library" ] || die "libfaketime is missing: install it from your system's packages (apt install faketime)"
 }
 
+# Metrics, alarms and the dashboard are tested with Prometheus and its promtool. PROMETHEUS and PROMTOOL name ones that are
+# elsewhere.
+need_prometheus() {
+  local name variable
+  for name in prometheus promtool; do
+    variable=${name^^}
+    [ -n "${!variable:-}" ] || command -v "$name" >/dev/null || apt_install prometheus --no-install-recommends || true
+    [ -n "${!variable:-}" ] || command -v "$name" >/dev/null ||
+      die "$name is missing: install Prometheus from https://prometheus.io/download or your system's packages (apt install prometheus), or name it in $variable"
+  done
+}
+
 # The page is tested in it. CHROMIUM names one that is elsewhere.
 need_chromium() {
   [ -z "${CHROMIUM:-}" ] || return 0
@@ -92,20 +104,26 @@ need_chromium() {
     die "Chromium is missing: install it from your system's packages (apt install chromium), or name it in CHROMIUM"
 }
 
-# A virtual environment with what the Python side of the tests needs, and the S3 servers: rclone, which checks signatures,
-# and moto.
-get_python() {
-  local python=${PYTHON:-python3} wanted=$root/tests/wire/requirements.txt
-  venv=$tools/venv
-  if ! cmp -s "$wanted" "$venv/requirements.txt"; then
+# get_venv FOLDER REQUIREMENTS...: a virtual environment with what these files name, and no other.
+get_venv() {
+  local python=${PYTHON:-python3} folder=$1
+  shift
+  if ! cat "$@" | cmp -s - "$folder/requirements.txt"; then
     "$python" -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv || true
     "$python" -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-      die "a Python of 3.11 or newer with venv is needed (apt install python3-venv, or PYTHON=...): the S3 tests, the wire tests, tools/gpu and the score use it"
-    rm -rf "$venv"
-    "$python" -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$venv/requirements.txt"
+      die "a Python of 3.11 or newer with venv is needed (apt install python3-venv, or PYTHON=...): tests and checks use it"
+    rm -rf "$folder"
+    "$python" -m venv "$folder"
+    # shellcheck disable=SC2046
+    "$folder/bin/pip" install --quiet --disable-pip-version-check $(printf -- '-r %s ' "$@")
+    cat "$@" >"$folder/requirements.txt"
   fi
+}
+
+# What the Python side of the tests needs, and the S3 servers: rclone, which checks signatures, and moto.
+get_python() {
+  venv=$tools/venv
+  get_venv "$venv" tests/wire/requirements.txt tests/deploy/requirements.txt
   export PATH="$venv/bin:$PATH"
 }
 

@@ -24,6 +24,8 @@ pub mod http;
 #[cfg(feature = "keeper")]
 pub mod keeper;
 pub mod logging;
+#[cfg(feature = "bus")]
+pub mod metrics;
 #[cfg(feature = "worker")]
 pub mod models;
 #[cfg(feature = "bus")]
@@ -33,6 +35,10 @@ pub mod queen;
 pub mod signals;
 #[cfg(feature = "bus")]
 pub mod storage;
+#[cfg(feature = "bus")]
+pub mod systemd;
+#[cfg(feature = "bus")]
+pub mod traces;
 pub mod units;
 #[cfg(feature = "worker")]
 pub mod worker;

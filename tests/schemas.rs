@@ -1,14 +1,17 @@
-//! `schemas/*.json` are what the types say (`UPDATE_SCHEMAS=1 cargo test --test schemas` writes them), and real
-//! messages are judged by a JSON Schema validator that is not ours.
+//! What is in `schemas/` is what the types and the tables say (`UPDATE_SCHEMAS=1 cargo test --test schemas` writes it), and
+//! real messages are judged by a JSON Schema validator that is not ours.
 
 use std::{collections::BTreeSet, path::Path};
 
 use jsonschema::Validator;
-use sd_worker_rbee::contract::{
-    Capability, Command, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail, Event,
-    EventKind, Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary, JobView,
-    Operation, OutputFormat, Queued, Timings, WebhookBody, WireCode, WorkerId, WorkerInfo, WorkerLimits,
-    WorkerLoras, WorkerStatus, Workers, schema,
+use sd_worker_rbee::{
+    contract::{
+        Capability, Command, CompleteEvent, DeadLetter, DeadLetters, ErrorBody, ErrorCode, ErrorDetail,
+        Event, EventKind, Health, HttpCode, ImageResult, JobId, JobList, JobResponse, JobStatus, JobSummary,
+        JobView, Operation, OutputFormat, Queued, Timings, WebhookBody, WireCode, WorkerId, WorkerInfo,
+        WorkerLimits, WorkerLoras, WorkerStatus, Workers, asyncapi, schema,
+    },
+    queen::openapi,
 };
 use serde_json::{Value, json};
 
@@ -44,6 +47,7 @@ fn worker() -> WorkerInfo {
         loras: Some(WorkerLoras { names: vec!["styles/ink".into()], complete: true }),
         schedulers: vec!["euler".into()],
         native_sizes: [("tiny".to_owned(), (64, 64))].into(),
+        licenses: [("tiny".to_owned(), "mit".to_owned())].into(),
         resident: vec!["tiny".into()],
         jobs_done: 3,
         step_ms: Some(12.5),
@@ -88,23 +92,30 @@ fn events() -> Vec<Event> {
     .to_vec()
 }
 
+/// Every file, and its text.
+fn files() -> Vec<(String, String)> {
+    let of_types =
+        schema::all().into_iter().map(|(name, schema)| (name.to_owned(), schema::to_text(&schema)));
+    let openapi = serde_json::to_string_pretty(&openapi()).unwrap() + "\n";
+    let asyncapi = serde_saphyr::to_string(&asyncapi()).unwrap();
+    let documents = [("openapi.json".to_owned(), openapi), ("asyncapi.yaml".to_owned(), asyncapi)];
+    of_types.chain(documents).collect()
+}
+
 #[test]
 fn the_files_are_what_the_types_say() {
-    let expected = schema::all();
-    let names: BTreeSet<String> = expected.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(names.len(), expected.len(), "two schemas of one name");
+    let expected = files();
+    let names: BTreeSet<String> = expected.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names.len(), expected.len(), "two files of one name");
     if std::env::var_os("UPDATE_SCHEMAS").is_some() {
         std::fs::create_dir_all(folder()).unwrap();
-        for (name, schema) in &expected {
-            std::fs::write(folder().join(name), schema::to_text(schema)).unwrap();
+        for (name, text) in &expected {
+            std::fs::write(folder().join(name), text).unwrap();
         }
     }
-    for (name, schema) in &expected {
+    for (name, expected) in &expected {
         let text = std::fs::read_to_string(folder().join(name)).unwrap_or_default();
-        assert!(
-            text == schema::to_text(schema),
-            "schemas/{name} is stale: UPDATE_SCHEMAS=1 cargo test --test schemas"
-        );
+        assert!(text == *expected, "schemas/{name} is stale: UPDATE_SCHEMAS=1 cargo test --test schemas");
     }
     let there: BTreeSet<String> = std::fs::read_dir(folder())
         .unwrap()

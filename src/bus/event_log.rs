@@ -38,6 +38,8 @@ pub struct Logged {
     pub queued: Option<u64>,
     /// The beginning of the request's fingerprint, as [`request_mark`] gives it.
     pub request: Option<String>,
+    /// W3C trace context of its writer.
+    pub traceparent: Option<String>,
     /// When it was stored, by the server's clock: to be compared with times of that clock alone.
     pub stored_at: SystemTime,
 }
@@ -256,6 +258,7 @@ fn with_headers(message: &StreamMessage, event: Event, is_read: bool) -> Logged 
         given_back: header(headers::JOB_GIVEN_BACK).is_some(),
         queued: header(headers::JOB_QUEUED).and_then(|sequence| sequence.parse().ok()),
         request: header(headers::JOB_REQUEST).map(str::to_owned),
+        traceparent: header(headers::TRACEPARENT).map(str::to_owned),
         stored_at: SystemTime::from(message.time),
     }
 }

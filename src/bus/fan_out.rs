@@ -271,6 +271,7 @@ mod tests {
             given_back: false,
             queued: None,
             request: None,
+            traceparent: None,
             stored_at: std::time::SystemTime::UNIX_EPOCH,
         })
     }

@@ -56,15 +56,15 @@ struct Source {
     fan_out: FanOut,
     catching_up: Semaphore,
     unreadable: Unreadable,
-    ends: Ends,
+    bounds: Bounds,
 }
 
-/// Who is told of every end of a job.
-struct Ends(Box<dyn Fn(&Event) + Send + Sync>);
+/// Who is told of every beginning and end of a job.
+struct Bounds(Box<dyn Fn(&Event) + Send + Sync>);
 
-impl std::fmt::Debug for Ends {
+impl std::fmt::Debug for Bounds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ends")
+        f.write_str("Bounds")
     }
 }
 
@@ -107,9 +107,9 @@ impl JobEvents {
         Self::telling(streams, |_| {})
     }
 
-    /// As [`Self::new`]; `ends` is told how each job ends from [`Self::listen`] or the first reader on, but for what an
-    /// outage hides. It is called between two events, and must not take long.
-    pub fn telling(streams: &Streams, ends: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+    /// As [`Self::new`]; `bounds` is told how each job begins and how it ends, from [`Self::listen`] or the first reader on,
+    /// but for what an outage hides. It is called between two events, and must not take long.
+    pub fn telling(streams: &Streams, bounds: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let source = Source {
             context: streams.context.clone(),
             subjects: streams.subjects.clone(),
@@ -117,7 +117,7 @@ impl JobEvents {
             fan_out: FanOut::default(),
             catching_up: Semaphore::new(CATCHING_UP),
             unreadable: Unreadable::default(),
-            ends: Ends(Box::new(ends)),
+            bounds: Bounds(Box::new(bounds)),
         };
         Self { source: Arc::new(source), listening: Arc::default() }
     }
@@ -160,11 +160,12 @@ impl Source {
                     if is_end(&message) {
                         self.fan_out.forget_preview(job);
                     }
-                    if (is_read || is_end(&message))
+                    if (is_read || is_begin_or_end(&message))
                         && let Some(logged) = self.read(&message)
                     {
-                        if logged.event.kind.is_terminal() {
-                            (self.ends.0)(&logged.event);
+                        let kind = &logged.event.kind;
+                        if kind.is_terminal() || matches!(kind, EventKind::Accepted { .. }) {
+                            (self.bounds.0)(&logged.event);
                         }
                         if is_read {
                             self.fan_out.stored(job, &Arc::new(logged));
@@ -332,8 +333,16 @@ fn is_the_same(message: &StreamMessage, last: &Logged) -> bool {
 
 /// Whether a message says that it ends its job.
 fn is_end(message: &StreamMessage) -> bool {
-    let kind = message.headers.get(headers::JOB_EVENT);
-    kind.is_some_and(|kind| matches!(kind.as_str(), "complete" | "error" | "cancelled"))
+    matches!(kind(message), Some("complete" | "error" | "cancelled"))
+}
+
+/// Whether a message says that a worker has begun its job, or that it ends it.
+fn is_begin_or_end(message: &StreamMessage) -> bool {
+    kind(message) == Some("accepted") || is_end(message)
+}
+
+fn kind(message: &StreamMessage) -> Option<&str> {
+    message.headers.get(headers::JOB_EVENT).map(|kind| kind.as_str())
 }
 
 /// The preview in a message on the subject of `job`.

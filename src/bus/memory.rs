@@ -270,6 +270,7 @@ impl EventLog for MemoryLog {
                 given_back: entry.given_back,
                 queued: entry.queued,
                 request: entry.request.clone(),
+                traceparent: entry.traceparent.clone(),
                 stored_at: SystemTime::now(),
             });
             Ok(after + 1)

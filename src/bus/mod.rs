@@ -65,8 +65,8 @@ pub use register::{Entered, Register};
 pub use requester::{Exchange, Reply, Requester, Target};
 pub use sink::{NatsSink, shortened};
 pub use stream_options::StreamOptions;
-pub use streams::Streams;
-pub use sweep::{Sweeper, Swept};
+pub use streams::{StreamSize, Streams};
+pub use sweep::{Line, Sweeper, Swept};
 pub use worker_bus::WorkerBus;
 
 async fn subscribe(client: &async_nats::Client, subject: &str) -> Result<async_nats::Subscriber, BusError> {

@@ -80,6 +80,7 @@ pub struct Exchange {
     requester: Requester,
     job: JobId,
     owner: Option<String>,
+    traceparent: Option<String>,
     inbox: String,
     replies: Subscriber,
     sendings: u32,
@@ -96,13 +97,23 @@ impl Requester {
         self.link.is_connected()
     }
 
+    /// How often a connection was made.
+    pub fn connections(&self) -> u64 {
+        self.link.connections()
+    }
+
     /// How the connection to NATS stands now.
     pub fn connectivity(&self) -> Connectivity {
         self.link.connectivity()
     }
 
     /// Opens an inbox for a job of this client's.
-    pub async fn open(&self, job: JobId, owner: Option<String>) -> Result<Exchange, BusError> {
+    pub async fn open(
+        &self,
+        job: JobId,
+        owner: Option<String>,
+        traceparent: Option<String>,
+    ) -> Result<Exchange, BusError> {
         let inbox = self.link.client.new_inbox();
         let subject = format!("{inbox}.*");
         let replies = self
@@ -111,7 +122,7 @@ impl Requester {
             .subscribe(subject.clone())
             .await
             .map_err(|e| BusError::Subscribe { subject, reason: e.to_string() })?;
-        Ok(Exchange { requester: self.clone(), job, owner, inbox, replies, sendings: 0 })
+        Ok(Exchange { requester: self.clone(), job, owner, traceparent, inbox, replies, sendings: 0 })
     }
 
     /// Tells whoever holds the job to stop; nothing is awaited.
@@ -201,6 +212,9 @@ impl Exchange {
         header.insert(headers::JOB_ID, self.job.as_str());
         if let Some(owner) = &self.owner {
             header.insert(headers::JOB_OWNER, owner.as_str());
+        }
+        if let Some(trace) = &self.traceparent {
+            header.insert(headers::TRACEPARENT, trace.as_str());
         }
         self.requester
             .link

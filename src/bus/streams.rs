@@ -3,6 +3,7 @@
 //! Servers answer OK to settings that they do not know and leave them out, so nothing is believed that was not read back.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use async_nats::{
             ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
             RequestErrorKind,
         },
-        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+        stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
     },
 };
 
@@ -63,6 +64,21 @@ pub struct Streams {
     not_made: Arc<Mutex<Option<Instant>>>,
     /// The numbers of JOBS.
     pub(super) numbers: Arc<Numbers>,
+    /// The streams as they were last read.
+    sizes: Arc<Mutex<BTreeMap<&'static str, StreamSize>>>,
+}
+
+/// How full a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamSize {
+    /// `JOBS`, `EVENTS` or `DLQ`, whatever prefix its name has.
+    pub stream: &'static str,
+    /// Messages in it.
+    pub messages: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes that it may have; none: any number.
+    pub limit: Option<u64>,
 }
 
 impl Streams {
@@ -82,6 +98,7 @@ impl Streams {
             mended: Arc::default(),
             not_made: Arc::default(),
             numbers: Arc::default(),
+            sizes: Arc::default(),
         }
     }
 
@@ -98,6 +115,19 @@ impl Streams {
             check_stream(&config, &found)?;
         }
         Ok(())
+    }
+
+    /// How full the streams were when they were last looked for.
+    pub fn sizes(&self) -> Vec<StreamSize> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+    }
+
+    fn note_size(&self, info: &Info) {
+        let all = [("JOBS", &self.jobs), ("EVENTS", &self.events), ("DLQ", &self.dead_letters)];
+        let Some((stream, _)) = all.into_iter().find(|(_, name)| **name == info.config.name) else { return };
+        let limit = u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0);
+        let size = StreamSize { stream, messages: info.state.messages, bytes: info.state.bytes, limit };
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, size);
     }
 
     /// What a stream captured in versions in which a job's subject did not name the job.
@@ -171,7 +201,10 @@ impl Streams {
     async fn found_or_made(&self, config: &Config) -> Result<Config, BusError> {
         let name = &config.name;
         match self.context.get_stream(name).await {
-            Ok(stream) => return Ok(stream.cached_info().config.clone()),
+            Ok(stream) => {
+                self.note_size(stream.cached_info());
+                return Ok(stream.cached_info().config.clone());
+            }
             Err(error) if is_missing(&error) => {}
             Err(error) if is_disabled(&error) => return Err(BusError::NoJetStream),
             Err(error) => return Err(BusError::jetstream(format!("stream {name}"), error)),
@@ -187,6 +220,7 @@ impl Streams {
             }
             Err(error) => return Err(BusError::jetstream(format!("making stream {name}"), error)),
         };
+        self.note_size(made.cached_info());
         tracing::info!(stream = %name, "made a stream");
         Ok(made.cached_info().config.clone())
     }

@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::jetstream::{
@@ -26,7 +26,7 @@ use super::{
     event_log::read_or_stood_in,
     job_store::is_there_already,
 };
-use crate::contract::{ErrorCode, JobId, Ticket, headers};
+use crate::contract::{Capability, ErrorCode, JobId, Ticket, headers};
 
 /// What was found and put right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +39,21 @@ pub struct Swept {
     pub mended: u64,
 }
 
+/// The jobs of a capability and model, as a sweep saw them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// What they ask for.
+    pub capability: Capability,
+    /// The model, as it is in subjects.
+    pub model: String,
+    /// Jobs that no worker has got.
+    pub waiting: u64,
+    /// Jobs that were given out and have not ended.
+    pub in_hand: u64,
+    /// When the stream took the first of those that wait, by the server's clock.
+    pub oldest: Option<SystemTime>,
+}
+
 /// Sweeps again and again, and remembers since when each job has stood still.
 #[derive(Debug)]
 pub struct Sweeper {
@@ -47,6 +62,9 @@ pub struct Sweeper {
     seen: HashMap<JobId, Seen>,
     /// The connection on which the limits of consumers were looked at.
     limits_of: Option<u64>,
+    /// The models whose consumers are made when they are missing.
+    models: Vec<String>,
+    lines: Vec<Line>,
 }
 
 /// The last event of a job, and since when it has been the last.
@@ -64,7 +82,21 @@ struct Seen {
 impl Sweeper {
     /// A job whose log does not grow for `still_after` stands still.
     pub fn new(streams: Streams, still_after: Duration) -> Self {
-        Self { streams, still_after, seen: HashMap::new(), limits_of: None }
+        let (seen, models, lines) = (HashMap::new(), vec![], vec![]);
+        Self { streams, still_after, seen, limits_of: None, models, lines }
+    }
+
+    /// The consumers of these models are made when they are missing, also while nobody serves or asks for one: who scales a
+    /// pool from nothing reads from them how many jobs wait, and takes one that is missing for an error.
+    #[must_use]
+    pub fn making_consumers_of(mut self, models: Vec<String>) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// What the last sweep that went through saw of each line.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// Looks at the messages that were delivered and are still there, which are no more than workers have in their hands,
@@ -89,7 +121,8 @@ impl Sweeper {
                 return Err(failed(error));
             }
         };
-        let (mut swept, begun) = (Swept::default(), Instant::now());
+        self.make_missing(&consumers).await;
+        let (mut swept, begun, mut lines) = (Swept::default(), Instant::now(), vec![]);
         for consumer in consumers {
             match self.streams.mend_consumer(&stream, &consumer).await {
                 Ok(mended) => swept.mended += u64::from(mended),
@@ -98,8 +131,8 @@ impl Sweeper {
             }
             // Workers ask for jobs at present, and get none.
             let wanted = consumer.num_waiting > 0;
-            let mut from = 1;
-            while from <= consumer.delivered.stream_sequence {
+            let (mut from, mut oldest) = (1, None);
+            while from <= consumer.delivered.stream_sequence || consumer.num_pending > 0 {
                 let next = stream
                     .raw_message_builder()
                     .sequence(from)
@@ -111,6 +144,7 @@ impl Sweeper {
                 };
                 from = message.sequence + 1;
                 if message.sequence > consumer.delivered.stream_sequence {
+                    oldest = Some(SystemTime::from(message.time));
                     break;
                 }
                 let sequence = message.sequence;
@@ -118,9 +152,32 @@ impl Sweeper {
                     tracing::warn!(sequence, %error, "a message of the queue cannot be looked at");
                 }
             }
+            if let Some((capability, model)) = served_by(&consumer.name) {
+                let (waiting, in_hand) = (consumer.num_pending, consumer.num_ack_pending as u64);
+                lines.push(Line { capability, model: model.to_owned(), waiting, in_hand, oldest });
+            }
         }
         self.seen.retain(|_, seen| seen.sweep == begun);
+        self.lines = lines;
         Ok(swept)
+    }
+
+    /// A consumer that cannot be made is left to the next sweep.
+    async fn make_missing(&self, there: &[consumer::Info]) {
+        for model in &self.models {
+            for capability in Capability::ALL {
+                let name = Streams::consumer_name(capability, model);
+                if there.iter().any(|consumer| consumer.name == name) {
+                    continue;
+                }
+                match self.streams.ensure_consumer(capability, model).await {
+                    Ok(()) => tracing::info!(consumer = %name, "made the consumer of a model of --models"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the consumer of a model of --models could not be made")
+                    }
+                }
+            }
+        }
     }
 
     /// `wanted`: workers ask for jobs of its consumer.
@@ -167,11 +224,16 @@ impl Sweeper {
     }
 }
 
+/// What the consumer of that name is for; none: it is none of ours.
+fn served_by(consumer: &str) -> Option<(Capability, &str)> {
+    let (capability, model) = consumer.split_once('-')?;
+    Some((capability.parse().ok()?, model))
+}
+
 impl Streams {
     /// Puts right what somebody edited of a consumer; whether it was needed. Its name says what it must be like.
     async fn mend_consumer(&self, stream: &Stream<()>, found: &consumer::Info) -> Result<bool, BusError> {
-        let Some((capability, model)) = found.name.split_once('-') else { return Ok(false) };
-        let Ok(capability) = capability.parse() else { return Ok(false) };
+        let Some((capability, model)) = served_by(&found.name) else { return Ok(false) };
         let wanted = self.consumer_config(&found.name, self.subjects.jobs_of(capability, model));
         let config = &found.config;
         let is_ours = config.filter_subject == wanted.filter_subject

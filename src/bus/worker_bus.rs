@@ -123,6 +123,12 @@ impl WorkerBus {
         move || link.connectivity()
     }
 
+    /// How often a connection was made; clones go on telling.
+    pub fn connections(&self) -> impl Fn() -> u64 + Send + Sync + Clone + use<> {
+        let link = self.link.clone();
+        move || link.connections()
+    }
+
     /// Waits until the server has read everything published so far; false when that could not be confirmed.
     pub async fn round_trip(&self) -> bool {
         self.link.is_connected() && self.barrier.pass().await == Passed::Yes

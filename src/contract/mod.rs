@@ -2,6 +2,7 @@
 //!
 //! Plain data and the rules on it; no transport, no store, no image code.
 
+mod asyncapi;
 mod capability;
 mod control;
 mod error;
@@ -25,10 +26,12 @@ mod scheduler_names;
 pub mod schema;
 mod subjects;
 mod ticket;
+mod trace;
 mod values;
 mod webhook;
 mod worker_info;
 
+pub use asyncapi::asyncapi;
 pub use capability::Capability;
 pub use control::{Command, MAX_COMMAND};
 pub use error::{ContractError, Disposition, ErrorCode};
@@ -51,5 +54,6 @@ pub use responses::{
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
 pub use subjects::{Subjects, model_token};
 pub use ticket::{About, SHOWN_PROMPT, Ticket};
+pub use trace::TraceContext;
 pub use webhook::{MAX_WEBHOOK_URL, WEBHOOK_EVENTS, Webhook, WebhookBody};
 pub use worker_info::{MAX_HEARTBEAT, MAX_LORA_NAMES, WorkerInfo, WorkerLimits, WorkerLoras, WorkerStatus};

@@ -69,6 +69,9 @@ pub struct WorkerInfo {
     /// The size of a picture of each model whose job names none: width and height in pixels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub native_sizes: BTreeMap<String, (u32, u32)>,
+    /// The licence of each model whose checkpoint names one, in its words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub licenses: BTreeMap<String, String>,
     /// The models that are in memory now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resident: Vec<String>,
@@ -209,6 +212,7 @@ impl WorkerInfo {
             loras: None,
             schedulers: vec![],
             native_sizes: BTreeMap::new(),
+            licenses: BTreeMap::new(),
             resident: vec![],
             jobs_done: 0,
             step_ms: None,

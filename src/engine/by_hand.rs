@@ -55,10 +55,10 @@ mod tests {
         let options =
             ModelOptions { memory: Some(memory << 20), ..ModelOptions::new(&candle_core::Device::Cpu) };
         let pipeline = InferencePipeline::open(&sources, options).unwrap();
-        let (by_hand, resident) = (pipeline.by_hand(), pipeline.resident());
+        let (by_hand, view) = (pipeline.by_hand(), pipeline.view());
         let (queue, receiver) = RequestQueue::new();
         GenerationEngine::new(pipeline, receiver).with_slots(2).start();
-        (queue, by_hand, resident)
+        (queue, by_hand, move || view.resident())
     }
 
     /// How a job of this model ends.

@@ -11,6 +11,7 @@ mod running_job;
 mod sharing;
 mod snapshot;
 mod turns;
+mod view;
 mod watch;
 
 pub use by_hand::ByHand;
@@ -19,4 +20,5 @@ pub use pipeline::{InferencePipeline, PipelineError};
 pub use request::{CancelFlag, EngineError, EngineTimings, Generated, GenerationRequest, GenerationResponse};
 pub use request_queue::{EngineGone, RequestQueue, RequestReceiver};
 pub use snapshot::Snapshot;
+pub use view::EngineView;
 pub use watch::{Lookout, STEP_LIMIT, Stuck};

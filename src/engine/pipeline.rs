@@ -8,6 +8,7 @@ use super::{
     ByHand, EngineError, STEP_LIMIT,
     faults::{Faults, fails_test},
     running_job::guarded,
+    view::{EngineView, Tally},
     watch::{Lookout, Shape, StepWatch, Work},
 };
 use crate::{
@@ -25,6 +26,7 @@ pub struct InferencePipeline {
     models: Arc<ModelSet>,
     watch: Arc<StepWatch>,
     faults: Faults,
+    tally: Arc<Tally>,
 }
 
 /// Why a picture could not be drawn.
@@ -78,7 +80,10 @@ impl InferencePipeline {
     /// The first source that cannot be used, with the file and the key that are wrong, or the memory it lacks.
     pub fn open(sources: &[ModelSource], options: ModelOptions) -> Result<Self, ModelError> {
         let watch = Arc::new(StepWatch::new(STEP_LIMIT, options.device.is_cpu()));
-        Ok(Self { models: Arc::new(ModelSet::open(sources, options)?), watch, faults: Faults::default() })
+        let models = Arc::new(ModelSet::open(sources, options)?);
+        let tally = Arc::<Tally>::default();
+        tally.look_at_memory(|| models.free_memory());
+        Ok(Self { models, watch, faults: Faults::default(), tally })
     }
 
     /// With another least limit for a step than [`STEP_LIMIT`].
@@ -151,10 +156,15 @@ impl InferencePipeline {
         self.models.catalog()
     }
 
-    /// What tells which models are in memory, also while the pipeline works elsewhere.
-    pub fn resident(&self) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
-        let models = self.models.clone();
-        move || models.in_memory()
+    /// What tells how the engine is, also while the pipeline works elsewhere. To be asked for after
+    /// [`with_step_limit`](Self::with_step_limit).
+    pub fn view(&self) -> EngineView {
+        EngineView { models: self.models.clone(), watch: self.watch.clone(), tally: self.tally.clone() }
+    }
+
+    /// Where the engine writes down what it does.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// What brings models into memory and lets them go at somebody's word, also while the pipeline works elsewhere.
@@ -276,7 +286,11 @@ impl InferencePipeline {
     pub fn finish(&self, model: &str, job: &Picture) -> Result<RgbImage, PipelineError> {
         let held = self.hold(model)?;
         let shape = shape_of(Work::Decode, model, std::iter::once(job));
-        Ok(self.watch.during(shape, || held.model.finish(job))?)
+        Ok(self.watch.during(shape, || {
+            let image = held.model.finish(job);
+            self.tally.look_at_memory(|| self.models.free_memory());
+            image
+        })?)
     }
 
     fn during_memory<T>(&self, model: &str, work: impl FnOnce() -> T) -> T {

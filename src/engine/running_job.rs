@@ -329,7 +329,11 @@ pub(super) fn with_room<T>(
     pipeline: &InferencePipeline,
     mut work: impl FnMut() -> Result<T, PipelineError>,
 ) -> Result<T, EngineError> {
-    match guarded(&mut work) {
+    let done = guarded(&mut work);
+    if done.as_ref().is_err_and(|error| error.code() == ErrorCode::OutOfMemory) {
+        pipeline.tally().ran_out();
+    }
+    match done {
         Err(error) if error.code() == ErrorCode::OutOfMemory && pipeline.make_room() => {
             tracing::warn!(%error, "the device ran out of memory; it is tried again with what is free now");
             guarded(work)

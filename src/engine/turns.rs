@@ -114,6 +114,7 @@ impl Turns {
         }) else {
             return Vec::new();
         };
+        pipeline.tally().passed(pass.len());
         let mut pictures = members(jobs, pass);
         let before: Vec<Progress> = pictures.iter().map(|picture| picture.progress()).collect();
         let Err(error) = step(pipeline, &model, &mut pictures, &before) else {

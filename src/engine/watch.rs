@@ -82,6 +82,7 @@ struct Doing {
     number: u64,
     shape: Shape,
     limit: Duration,
+    begun: Instant,
 }
 
 /// A piece of work that takes longer than it may.
@@ -111,7 +112,7 @@ impl StepWatch {
             let mut state = self.lock();
             state.number += 1;
             let limit = self.limit(&shape, &state.slowest);
-            state.now = Some(Doing { number: state.number, shape: shape.clone(), limit });
+            state.now = Some(Doing { number: state.number, shape: shape.clone(), limit, begun });
         }
         // A panic in it ends it as well.
         let ends = Ends(self);
@@ -144,6 +145,11 @@ impl StepWatch {
             None if shape.work == Work::Memory => floor,
             None => floor.saturating_mul(FIRST_ON_CPU),
         }
+    }
+
+    /// How long the engine has been at its present piece of work; none: it is at none.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.lock().now.as_ref().map(|doing| doing.begun.elapsed())
     }
 
     fn now(&self) -> Option<Doing> {
@@ -210,7 +216,7 @@ impl Lookout {
         self.looked = Instant::now();
         let doing = self.watch.now();
         match doing {
-            Some(Doing { number, shape, limit }) if number == self.number => {
+            Some(Doing { number, shape, limit, .. }) if number == self.number => {
                 self.seen_for += since;
                 (self.seen_for > limit).then_some(Stuck { work: shape.work, model: shape.model, limit })
             }
@@ -310,8 +316,10 @@ mod tests {
         let stuck = lookout.stuck().await;
         assert_eq!((stuck.work, stuck.model.as_str()), (Work::Step, "a"));
         assert_eq!(watch.now().unwrap().shape, step("a", 128));
+        assert!(watch.age().unwrap() >= Duration::from_millis(200));
         go_on.send(()).unwrap();
         thread.join().unwrap();
+        assert_eq!(watch.age(), None, "it is at nothing");
     }
 
     #[test]

@@ -4,11 +4,15 @@
 
 mod body;
 mod cursor;
+pub mod endpoint;
 mod error;
 mod many;
+#[cfg(feature = "queen")]
+pub mod openapi;
 mod picture;
 mod routes;
 mod serve;
+mod server;
 mod sse;
 
 use std::future::Future;
@@ -28,8 +32,11 @@ pub use many::MAX_WATCHED;
 #[cfg(feature = "queen")]
 pub(crate) use picture::Picture;
 pub use picture::Pictures;
-pub use routes::{RouteLimits, fallback, job_id, job_routes, watched_job_routes};
+#[cfg(feature = "queen")]
+pub(crate) use routes::only_id;
+pub use routes::{JobsState, RouteLimits, fallback, job_endpoints, job_id, job_routes, watch_endpoints};
 pub use serve::serve;
+pub use server::{HttpServer, Listener, STOP_LIMIT};
 pub use sse::KEEP_ALIVE;
 
 /// The largest body of POST /v1/jobs, unless told: two inputs of 16 MiB each, in base64, and the rest.

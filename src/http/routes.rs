@@ -6,7 +6,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{
-        DefaultBodyLimit, FromRequestParts, Path, Query,
+        DefaultBodyLimit, FromRef, FromRequestParts, Path, Query,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{
@@ -18,18 +18,22 @@ use axum::{
         request::Parts,
     },
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use bytes::Bytes;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, Watch, body, many,
+    ApiError, DEFAULT_BODY_LIMIT, DEFAULT_PICTURES, Jobs, Watch, body,
+    endpoint::{EVENT_STREAM, Endpoints, bytes, described, events_of, of, switch, text},
+    many,
     picture::Pictures,
     sse::{Writer, sse},
 };
-use crate::contract::{ErrorCode, HttpCode, JobId, JobResponse};
+use crate::contract::{
+    ErrorBody, ErrorCode, Event, Health, HttpCode, JobId, JobResponse, JobView, Operation,
+};
 
 /// The header of a client that connects again.
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
@@ -59,49 +63,142 @@ impl Default for RouteLimits {
     }
 }
 
+/// What the endpoints of jobs have.
 #[derive(Clone)]
-pub(super) struct Shared<J> {
-    pub jobs: J,
+pub struct JobsState<J> {
+    pub(super) jobs: J,
     max_body: usize,
-    pub pictures: Pictures,
+    pub(super) pictures: Pictures,
 }
 
-impl<J> Shared<J> {
-    fn new(jobs: J, limits: RouteLimits) -> Self {
+impl<J> JobsState<J> {
+    /// The endpoints are about these jobs.
+    pub fn new(jobs: J, limits: RouteLimits) -> Self {
         Self { jobs, max_body: limits.max_body, pictures: limits.pictures }
     }
 }
 
-/// What is shared, as whoever sent the request may see it.
-pub(super) struct Asked<J>(pub Shared<J>);
+/// What there is, as whoever sent the request may see it.
+pub(super) struct Asked<J>(pub JobsState<J>);
 
-impl<J: Jobs> FromRequestParts<Shared<J>> for Asked<J> {
+impl<J: Jobs, S: Sync> FromRequestParts<S> for Asked<J>
+where
+    JobsState<J>: FromRef<S>,
+{
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared<J>) -> Result<Self, Infallible> {
-        let jobs = shared.jobs.asked_by(&parts.extensions);
-        Ok(Self(Shared { jobs, max_body: shared.max_body, pictures: shared.pictures.clone() }))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let JobsState { jobs, max_body, pictures } = JobsState::from_ref(state);
+        Ok(Self(JobsState { jobs: jobs.asked_by(&parts.extensions), max_body, pictures }))
     }
 }
 
-/// POST /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/stream, GET /v1/jobs/{id}/images/{index}, GET /health.
+/// The endpoints of jobs, on their own.
 pub fn job_routes<J: Jobs>(jobs: J, limits: RouteLimits) -> Router {
-    with_state(Router::new(), Shared::new(jobs, limits))
+    let max_body = limits.max_body;
+    let state = JobsState::new(jobs, limits);
+    job_endpoints::<J, _>().into_router().layer(DefaultBodyLimit::max(max_body)).with_state(state)
 }
 
-/// As [`job_routes`], with GET /v1/events.
-pub fn watched_job_routes<J: Watch>(jobs: J, limits: RouteLimits) -> Router {
-    with_state(Router::new().route("/v1/events", get(many::events::<J>)), Shared::new(jobs, limits))
+/// POST /v1/jobs, GET and DELETE /v1/jobs/{id}, GET /v1/jobs/{id}/stream, GET /v1/jobs/{id}/images/{index}, GET /health.
+/// Whoever serves them has a [`DefaultBodyLimit`] of [`RouteLimits::max_body`] around them.
+pub fn job_endpoints<J, S>() -> Endpoints<S>
+where
+    J: Jobs,
+    S: Clone + Send + Sync + 'static,
+    JobsState<J>: FromRef<S>,
+{
+    let job = "A job's id.";
+    Endpoints::new("Jobs", of::<ErrorBody>)
+        .post(
+            "/v1/jobs",
+            submit::<J>,
+            described(
+                "submitJob",
+                "Sends a job. The same `job_id` with the same body gives the same job again.",
+            )
+            .takes(of::<Operation>)
+            .gives(200, "the job, and where its events are", of::<JobResponse>)
+            .errs(&[400, 404, 413, 415, 503]),
+        )
+        .get(
+            "/v1/jobs/{id}",
+            view::<J>,
+            described("getJob", "Where a job is, and its last event.")
+                .path("id", job, of::<JobId>)
+                .gives(200, "where it is", of::<JobView>)
+                .errs(&[400, 404, 503]),
+        )
+        .delete(
+            "/v1/jobs/{id}",
+            cancel::<J>,
+            described("cancelJob", "Asks for a job to be cancelled. Its last event says how it ended.")
+                .path("id", job, of::<JobId>)
+                .gives(202, "it is on record", only_id)
+                .errs(&[400, 404, 409, 503]),
+        )
+        .get(
+            "/v1/jobs/{id}/stream",
+            stream::<J>,
+            described(
+                "streamJob",
+                "The events of a job (event.json), to the last one, which ends the stream.",
+            )
+            .path("id", job, of::<JobId>)
+            .query("images", "0: `complete` comes without its first picture in base64.", switch)
+            .header(
+                "Last-Event-ID",
+                "The `seq` of the last event that is known: the stream goes on after it.",
+                text,
+            )
+            .gives_as(200, "the events", &[EVENT_STREAM], events_of::<Event>)
+            .errs(&[400, 404, 503]),
+        )
+        .get(
+            "/v1/jobs/{id}/images/{index}",
+            image::<J>,
+            described("getImage", "A picture of a job, as it is stored.")
+                .path("id", job, of::<JobId>)
+                .path("index", "Which one, from 0.", index)
+                .gives_as(200, "the picture", &["image/png", "image/jpeg", "image/webp"], bytes)
+                .errs(&[400, 404, 502, 503]),
+        )
+        .get(
+            "/health",
+            health::<J>,
+            described("health", "How the service is.").gives(200, "it answers", of::<Health>).for_all(),
+        )
 }
 
-fn with_state<J: Jobs>(more: Router<Shared<J>>, shared: Shared<J>) -> Router {
-    more.route("/v1/jobs", post(submit::<J>))
-        .route("/v1/jobs/{id}", get(view::<J>).delete(cancel::<J>))
-        .route("/v1/jobs/{id}/stream", get(stream::<J>))
-        .route("/v1/jobs/{id}/images/{index}", get(image::<J>))
-        .route("/health", get(health::<J>))
-        .layer(DefaultBodyLimit::max(shared.max_body))
-        .with_state(shared)
+/// GET /v1/events.
+pub fn watch_endpoints<J, S>() -> Endpoints<S>
+where
+    J: Watch,
+    S: Clone + Send + Sync + 'static,
+    JobsState<J>: FromRef<S>,
+{
+    Endpoints::new("Jobs", of::<ErrorBody>).get(
+        "/v1/events",
+        many::events::<J>,
+        described("streamEvents", "The events of many jobs, and the fleet, on one stream that has no end.")
+            .query("jobs", "Ids of jobs, separated by commas; at most 64.", text)
+            .query("fleet", "1: the workers too, at once and when they change (workers.json).", switch)
+            .query("images", "1: `complete` comes with its first picture in base64.", switch)
+            .query("cursor", "The `id` of the last event that is known: the stream goes on after it.", text)
+            .header("Last-Event-ID", "As `cursor`, from a browser that connects again.", text)
+            .gives_as(200, "the events", &[EVENT_STREAM], events_of::<Value>)
+            .errs(&[400, 503]),
+    )
+}
+
+/// `{"job_id": ...}`.
+pub fn only_id(generator: &mut SchemaGenerator) -> Schema {
+    let id = of::<JobId>(generator);
+    json_schema!({"type": "object", "properties": {"job_id": id}, "required": ["job_id"]})
+}
+
+fn index(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX})
 }
 
 /// Answers in JSON where there is no endpoint, or none for the method.

@@ -27,6 +27,8 @@ pub struct ModelInfo {
     pub steps: u32,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+    /// The licence that the checkpoint names.
+    pub license: Option<String>,
     /// What its pictures are bound to.
     pub identity: LoadedIdentity,
 }
@@ -94,9 +96,11 @@ impl Model {
         let identify = || LoadedIdentity::new(source, device, precision);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let found = diffusion::inspect(path, device, precision)?;
+                let opened = diffusion::open(path)?;
+                let found = opened.inspect(device, precision)?;
                 let info = ModelInfo {
                     name,
+                    license: opened.checkpoint().licence(),
                     identity: identify()?,
                     native_size: found.native_size,
                     steps: found.defaults.steps,
@@ -108,7 +112,7 @@ impl Model {
             Origin::Sim(sim) => {
                 let Defaults { steps, guidance_scale } = Defaults::default();
                 let (native_size, identity) = (sim.native_size(), identify()?);
-                let info = ModelInfo { name, native_size, steps, guidance_scale, identity };
+                let info = ModelInfo { name, native_size, steps, guidance_scale, license: None, identity };
                 (info, Needs { weights: sim.weight_bytes(), activations: Activations::default() })
             }
         })

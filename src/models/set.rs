@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{Model, ModelError, ModelInfo, ModelOptions, ModelSource, device};
-use crate::contract::ErrorCode;
+use crate::{
+    contract::ErrorCode,
+    metrics::{Histograms, JOB_SECONDS},
+};
 
 /// Every model of the worker, by name; some of them in memory.
 pub struct ModelSet {
@@ -19,6 +22,8 @@ pub struct ModelSet {
     memory: Mutex<Memory>,
     /// Told whenever a model was loaded, or could not be.
     settled: Condvar,
+    /// How long models took to load.
+    loads: Histograms<1>,
 }
 
 struct Entry {
@@ -93,7 +98,9 @@ impl ModelSet {
             // A full GPU has no swap and no cache of files to give up: several models leave room for a picture.
             false => budget.saturating_sub(picture).max(largest),
         };
-        let set = Self { models, options, budget, memory: Mutex::default(), settled: Condvar::new() };
+        let (memory, settled) = (Mutex::default(), Condvar::new());
+        let loads = Histograms::new(["model"], JOB_SECONDS);
+        let set = Self { models, options, budget, memory, settled, loads };
         for index in 0..set.models.len() {
             set.load_at_start(index)?;
         }
@@ -134,6 +141,27 @@ impl ModelSet {
     /// The models in memory, the least recently used first.
     pub fn in_memory(&self) -> Vec<String> {
         self.lock().loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
+    }
+
+    /// Every model, in the order of the sources, with the bytes of its weights in memory.
+    pub fn bytes_in_memory(&self) -> Vec<(String, u64)> {
+        let memory = self.lock();
+        let is_there = |index: usize| memory.loaded.iter().any(|loaded| loaded.entry == index);
+        let bytes = |(index, entry): (usize, &Entry)| {
+            let bytes = if is_there(index) { entry.weight_bytes } else { 0 };
+            (entry.info.name.clone(), bytes)
+        };
+        self.models.iter().enumerate().map(bytes).collect()
+    }
+
+    /// How long models took to load, by their names.
+    pub fn loads(&self) -> &Histograms<1> {
+        &self.loads
+    }
+
+    /// Bytes of the device that are free; none: it does not tell.
+    pub fn free_memory(&self) -> Option<u64> {
+        Some(device::free_memory(&self.options.device)).filter(|free| *free != u64::MAX)
     }
 
     /// Whether a model is being loaded.
@@ -347,6 +375,7 @@ impl ModelSet {
         });
         let model = Arc::new(loaded?);
         entry.info.identity.note_loaded()?;
+        self.loads.observe([&entry.info.name], begun.elapsed());
         tracing::info!(
             model = entry.info.name,
             weight_bytes = entry.weight_bytes,

@@ -22,7 +22,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
-use super::{Tokens, page, tokens::Holder};
+use super::{Tokens, page, routes, tokens::Holder};
 use crate::{contract::HttpCode, http::ApiError};
 
 /// Reads the base64 of Basic with padding and without.
@@ -60,8 +60,8 @@ impl Client {
     }
 }
 
-/// Notes who sent the request. With `tokens`, refuses one without a good token, but for /health, which load balancers
-/// ask, and for the files of the page, which asks for the token.
+/// Notes who sent the request. With `tokens`, refuses one without a good token, but for /health and /ready, which load
+/// balancers ask, for the OpenAPI document, and for the files of the page, which asks for the token.
 pub(super) async fn identify(
     State(tokens): State<Option<Tokens>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -85,7 +85,7 @@ pub(super) async fn identify(
 }
 
 fn is_for_all(path: &str) -> bool {
-    path == "/health" || page::is_page(path)
+    matches!(path, "/health" | "/ready" | routes::DOCUMENT) || page::is_page(path)
 }
 
 /// The token that a request carries.

@@ -62,8 +62,8 @@ impl Guard {
 /// Refuses what another page may not ask for, answers browsers that ask whether it may, and says so in answers to it.
 pub(super) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let rules = &guard.0;
-    // Load balancers ask for it by any name, and there is nothing in it.
-    if request.uri().path() != "/health"
+    // Load balancers ask for them by any name, and there is nothing in them.
+    if !matches!(request.uri().path(), "/health" | "/ready")
         && let Err(why) = rules.check_host(&request)
     {
         return forbidden(&why);

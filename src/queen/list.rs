@@ -4,18 +4,21 @@
 //! of the pool; any queen lists the same, also after a restart. Jobs that are not durable are those that this queen remembers.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Query, rejection::QueryRejection},
-    routing::get,
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use schemars::json_schema;
 use serde::Deserialize;
 
-use super::{Queen, owner::Asked};
+use super::{Queen, owner::Asked, routes::Front};
 use crate::{
     bus::Entered,
-    contract::{About, ErrorCode, JobId, JobList, JobStatus, JobSummary},
-    http::ApiError,
+    contract::{About, ErrorBody, ErrorCode, JobId, JobList, JobStatus, JobSummary},
+    http::{
+        ApiError,
+        endpoint::{Endpoints, described, of, text},
+    },
 };
 
 /// Jobs of a page, unless told.
@@ -42,8 +45,20 @@ struct Found {
 }
 
 /// GET /v1/jobs.
-pub(super) fn routes(queen: Queen) -> Router {
-    Router::new().route("/v1/jobs", get(list)).with_state(queen)
+pub(super) fn endpoints() -> Endpoints<Front> {
+    Endpoints::new("Jobs", of::<ErrorBody>).get(
+        "/v1/jobs",
+        list,
+        described("listJobs", "The jobs of whoever asks, the newest first.")
+            .query(
+                "limit",
+                "Jobs of a page, 50 unless told.",
+                |_| json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+            )
+            .query("before", "The `next` of the page before.", text)
+            .gives(200, "a page", of::<JobList>)
+            .errs(&[400, 503]),
+    )
 }
 
 async fn list(

@@ -19,6 +19,7 @@ mod guard;
 mod inputs;
 mod known;
 mod list;
+mod metrics;
 mod options;
 mod owner;
 mod page;
@@ -26,11 +27,13 @@ mod rate;
 mod record;
 mod refuse;
 mod route;
+mod routes;
 mod run;
 mod seek;
 mod table;
 mod tokens;
 mod told;
+mod trace;
 mod watch;
 mod watchdog;
 mod webhooks;
@@ -48,7 +51,7 @@ use crate::{
     bus::{Connectivity, Fleet, Requester},
     contract::{
         About, CompleteEvent, ErrorCode, Event, EventKind, Health, HttpCode, Job, JobId, JobStatus, JobView,
-        Limits, Operation, Workers,
+        Limits, Operation, TraceContext, Workers,
     },
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened},
     storage::{Key, Store, StoredResult},
@@ -57,17 +60,20 @@ use crate::{
 use durable::{Durable, Submission, uninterrupted};
 use follow::Follow;
 use known::Known;
+use metrics::Metrics;
 use owner::Asker;
 use record::Record;
 use route::Wish;
 use seek::Seek;
 use table::{Claimed, Table};
+use trace::SendSpan;
 use watch::{FleetFeed, LOOKED_UP, holding};
 use webhooks::Webhooks;
 
 pub use aliases::ModelAlias;
 pub use options::QueenOptions;
 pub use record::MAX_EVENTS;
+pub use routes::openapi;
 pub use run::{QueenError, run};
 pub use tokens::{Issued, Tokens, TokensError};
 pub use webhooks::WebhookOptions;
@@ -84,6 +90,8 @@ pub struct Queen {
     shared: Arc<Shared>,
     /// Whose jobs are seen.
     asker: Asker,
+    /// Of the request that it answers.
+    trace: Option<TraceContext>,
 }
 
 /// What every job needs.
@@ -106,6 +114,7 @@ struct Shared {
     fleet_feed: FleetFeed,
     /// `None`: none are posted.
     webhooks: Option<Arc<Webhooks>>,
+    metrics: Arc<Metrics>,
     /// Jobs that no worker has are ended.
     stopping: CancellationToken,
     /// Streams are ended.
@@ -121,6 +130,7 @@ impl Queen {
         store: Store,
         durable: Option<Arc<Durable>>,
         webhooks: Option<Arc<Webhooks>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let limits = Limits { max_input: options.max_input, ..Limits::default() };
         let table = Table::new(options.max_jobs as usize);
@@ -142,10 +152,11 @@ impl Queen {
             looking_up: Semaphore::new(LOOKED_UP),
             fleet_feed: FleetFeed::default(),
             webhooks,
+            metrics,
             stopping,
             cut,
         };
-        Self { shared: Arc::new(shared), asker: Asker::Anybody }
+        Self { shared: Arc::new(shared), asker: Asker::Anybody, trace: None }
     }
 
     /// The workers that are up.
@@ -222,19 +233,25 @@ impl Queen {
         body: Bytes,
         first: Option<oneshot::Sender<Result<(), ApiError>>>,
     ) -> Result<(), ApiError> {
-        let shared = self.shared.clone();
+        let (shared, trace) = (self.shared.clone(), self.trace);
+        let span = SendSpan::begin(trace);
+        let traceparent = span.as_ref().map(SendSpan::traceparent);
         let mut exchange = shared
             .requester
-            .open(record.id.clone(), record.owner.clone())
+            .open(record.id.clone(), record.owner.clone(), traceparent)
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         tokio::spawn(async move {
-            let model = wish.model.clone();
+            let (model, capability) = (wish.model.clone(), wish.capability);
             let seek = Seek { shared: &shared, record: &record, wish, body, first };
-            if let Some((runner, accepted_seq)) = seek.run(&mut exchange).await {
+            let taken = seek.run(&mut exchange).await;
+            if let Some(span) = span {
+                span.end(&format!("image.{capability}"), capability, model.as_deref(), &record.id);
+            }
+            if let Some((runner, accepted_seq)) = taken {
                 Follow::new(&shared, &record, runner, accepted_seq).run(&mut exchange).await;
             }
-            told::ended(&record, model.as_deref());
+            told::ended(&shared.metrics, &record, model.as_deref(), trace);
         });
         Ok(())
     }
@@ -318,7 +335,7 @@ impl Jobs for Queen {
             self.tell_of(claim.record().clone(), webhook);
         }
         claim.keep();
-        told::accepted(&id, job.capability(), job.model.as_deref());
+        told::accepted(&self.shared.metrics, &id, job.capability(), job.model.as_deref(), self.trace);
         Ok(id)
     }
 

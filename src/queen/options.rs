@@ -122,6 +122,10 @@ pub struct QueenOptions {
     /// How logs are written.
     #[command(flatten)]
     pub log: LogOptions,
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    #[command(flatten)]
+    pub traces: crate::traces::TraceOptions,
 }
 
 /// Files and connections of queen beside streams: NATS, the store, pictures, requests that are no streams.

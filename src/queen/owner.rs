@@ -7,12 +7,16 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::{FromRef, FromRequestParts},
+    http::request::Parts,
+};
 
 use super::{Queen, auth::Client, known::Known};
 use crate::{
     contract::{ContractError, HttpCode, JobId, Operation},
     http::ApiError,
+    traces,
 };
 
 /// On whose behalf queen looks at jobs.
@@ -65,7 +69,7 @@ impl Asker {
 impl Queen {
     /// This queen, as a client may see it.
     pub(super) fn on_behalf_of(&self, client: Option<&Client>) -> Self {
-        Self { shared: self.shared.clone(), asker: Asker::of(client) }
+        Self { shared: self.shared.clone(), asker: Asker::of(client), trace: traces::of_request() }
     }
 }
 
@@ -98,11 +102,14 @@ impl Queen {
 /// Queen, as whoever sent the request may see it.
 pub(super) struct Asked(pub Queen);
 
-impl FromRequestParts<Queen> for Asked {
+impl<S: Sync> FromRequestParts<S> for Asked
+where
+    Queen: FromRef<S>,
+{
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, queen: &Queen) -> Result<Self, Infallible> {
-        Ok(Self(queen.on_behalf_of(parts.extensions.get())))
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        Ok(Self(Queen::from_ref(state).on_behalf_of(parts.extensions.get())))
     }
 }
 

@@ -7,20 +7,21 @@ use tokio::net::TcpListener;
 
 use super::{
     MAX_LEAVING, Queen, QueenOptions, Tokens, TokensError, auth,
-    durable::{self, Durable},
-    foreign::{self, Foreign},
+    durable::Durable,
+    foreign,
     guard::{self, Guard},
-    list, page,
+    metrics::{self, Metrics},
     rate::{self, RateLimit, RateLimits},
+    routes, trace,
     webhooks::{Secrets, SecretsError, Webhooks},
-    workers,
 };
 use crate::{
     bus::{BusError, Fleet, Requester, Streams, open},
     contract::{ContractError, Subjects},
-    http::{Pictures, RouteLimits, fallback, serve, watched_job_routes},
+    http::{Listener, Pictures, RouteLimits, serve},
     signals::Signals,
     storage::{StorageError, Store},
+    systemd::Systemd,
 };
 
 /// How often the view of the fleet is tidied.
@@ -59,6 +60,10 @@ pub enum QueenError {
         /// What is wrong.
         source: SecretsError,
     },
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] crate::traces::TraceError),
     /// The client that posts webhooks.
     #[error("webhooks cannot be posted: {0}")]
     Webhooks(#[source] reqwest::Error),
@@ -78,6 +83,7 @@ pub enum QueenError {
 /// Runs queen until SIGTERM, SIGINT or SIGHUP, then ends within `--grace`. With a file of tokens or of secrets SIGHUP
 /// reads it again.
 pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
+    crate::metrics::note_start();
     let subjects = Subjects::new(&options.subject_prefix)?;
     let tokens = match &options.token_file {
         None => None,
@@ -101,14 +107,16 @@ pub async fn run(options: QueenOptions) -> Result<(), QueenError> {
         }
     }
     .map_err(QueenError::Serve)?;
+    let systemd = Systemd::from_environment();
     let started = tokio::select! {
-        started = start(options, subjects, tokens, secrets) => started?,
+        started = start(options, subjects, tokens, secrets, &systemd) => started?,
         signal = signals.recv() => {
             tracing::info!(signal, "stopped before it listened");
             return Ok(());
         }
     };
-    started.serve(signals).await
+    systemd.ready();
+    started.serve(signals, systemd).await
 }
 
 /// A queen that may listen.
@@ -119,12 +127,13 @@ struct Started {
 }
 
 impl Started {
-    async fn serve(self, mut signals: Signals) -> Result<(), QueenError> {
+    async fn serve(self, mut signals: Signals, systemd: Systemd) -> Result<(), QueenError> {
         let Self { queen, listener, router } = self;
         let (grace, requester) = (queen.shared.options.grace, queen.shared.requester.clone());
         let leaving = queen.shared.leaving.clone();
         let stop = async move {
             let signal = signals.recv().await;
+            systemd.stopping();
             tracing::info!(
                 signal,
                 "stopping: no new jobs; workers finish those that they have; a second signal stops at once"
@@ -139,6 +148,7 @@ impl Started {
             tracing::warn!("jobs whose clients have left were not all cancelled");
         }
         requester.flush().await;
+        crate::traces::flush().await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -149,10 +159,14 @@ async fn start(
     subjects: Subjects,
     tokens: Option<Tokens>,
     secrets: Option<Secrets>,
+    systemd: &Systemd,
 ) -> Result<Started, QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
-    // An address that cannot be had is told before the rest is waited for; who asks meanwhile is refused at once.
-    drop(TcpListener::bind(options.listen).await.map_err(failed)?);
+    // An address that cannot be had is told before the rest is waited for; who asks meanwhile is told that queen starts.
+    let listener = Listener::bind(options.listen, metrics::while_it_starts()).map_err(failed)?;
+    let metrics = Arc::new(Metrics::new());
+    #[cfg(feature = "otlp")]
+    options.traces.start("queen-rbee", &options.listen.to_string())?;
     let webhooks = secrets.map(|secrets| Webhooks::new(&options.webhooks, secrets)).transpose();
     let webhooks = webhooks.map_err(QueenError::Webhooks)?.map(Arc::new);
     let store = Store::open(&options.store)?;
@@ -170,15 +184,15 @@ async fn start(
         }
         false => {
             let streams = Streams::new(client, subjects, options.streams.clone());
-            let durable = Arc::new(Durable::new(streams, &options));
+            let durable = Arc::new(Durable::new(streams, &options, metrics.clone()));
             durable.start().await?;
             durable.models.learn(&requester.models_of_the_pool().await);
             Some(durable)
         }
     };
-    tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone()));
+    tokio::spawn(tidy(fleet.clone(), requester.clone(), durable.clone(), systemd.clone()));
 
-    let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+    let listener = listener.hand_over().await;
     let address = listener.local_addr().map_err(failed)?;
     if tokens.is_none() && !address.ip().is_loopback() {
         tracing::warn!("anybody who can reach {address} may send jobs: --token-file asks for a token");
@@ -196,23 +210,17 @@ async fn start(
         options.public_url.as_ref().map(url::Url::as_str),
         for_this_machine,
     );
-    let queen = Queen::new(options, requester, fleet, store, durable.clone(), webhooks.clone());
+    let queen =
+        Queen::new(options, requester, fleet, store, durable.clone(), webhooks.clone(), metrics.clone());
     tokio::spawn(queen.clone().tell_of_the_fleet());
     if let (Some(webhooks), Some(durable)) = (webhooks, durable) {
         tokio::spawn(queen.clone().tell_of_durable_jobs(webhooks, durable));
     }
-    let router = guarded(routes(queen.clone(), route_limits), guard, tokens, rate_limits);
+    let router = guarded(routes::routes(queen.clone(), route_limits), guard, tokens, rate_limits)
+        .layer(middleware::from_fn(trace::follow))
+        .layer(middleware::from_fn_with_state(metrics, metrics::count));
     tracing::info!("listening on http://{address}");
     Ok(Started { queen, listener, router })
-}
-
-fn routes(queen: Queen, limits: RouteLimits) -> Router {
-    let own = durable::routes(queen.clone())
-        .merge(list::routes(queen.clone()))
-        .merge(workers::routes(queen.clone()))
-        .merge(foreign::routes(Foreign::new(queen.clone(), &limits)))
-        .merge(page::routes());
-    fallback(watched_job_routes(queen, limits).merge(own))
 }
 
 /// In front of every endpoint: from which web page, who it is, and how often. Around all of it: in which form a refusal is said.
@@ -258,8 +266,8 @@ fn read_again_on_hangup(_: Option<Tokens>, _: Option<Secrets>) -> io::Result<()>
 }
 
 /// Forgets workers that are gone, and keeps their models in mind. While NATS is away nobody can be heard, and nobody is
-/// gone for that.
-async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>) {
+/// gone for that. A queen that does so lives, which systemd is told.
+async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>, systemd: Systemd) {
     let mut tick = tokio::time::interval(FLEET_EVERY);
     loop {
         tick.tick().await;
@@ -274,5 +282,6 @@ async fn tidy(fleet: Fleet, requester: Requester, durable: Option<Arc<Durable>>)
             });
         }
         fleet.forget_gone();
+        systemd.alive();
     }
 }

@@ -3,19 +3,21 @@
 use std::time::Duration;
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Json,
     extract::{
         Path, State,
         rejection::{ExtensionRejection, PathRejection},
     },
-    routing::{get, post},
 };
 
-use super::{Queen, RETRY_AFTER, auth::Client, busy};
+use super::{Queen, RETRY_AFTER, auth::Client, busy, routes::Front};
 use crate::{
     bus::ControlError,
-    contract::{Command, ErrorCode, HttpCode, WireCode, WorkerId, WorkerInfo, Workers},
-    http::ApiError,
+    contract::{Command, ErrorBody, ErrorCode, HttpCode, WireCode, WorkerId, WorkerInfo, Workers},
+    http::{
+        ApiError,
+        endpoint::{Description, Endpoints, described, of, text},
+    },
 };
 
 /// How long a worker has to do what takes no time.
@@ -25,15 +27,44 @@ const MAX_NAMES: usize = 20;
 
 /// GET /v1/workers, GET /v1/workers/{id}, POST /v1/workers/{id}/drain and /resume, POST
 /// /v1/workers/{id}/models/{name}/load and /unload.
-pub(super) fn routes(queen: Queen) -> Router {
-    Router::new()
-        .route("/v1/workers", get(list))
-        .route("/v1/workers/{id}", get(one))
-        .route("/v1/workers/{id}/drain", post(drain))
-        .route("/v1/workers/{id}/resume", post(resume))
-        .route("/v1/workers/{id}/models/{name}/load", post(load))
-        .route("/v1/workers/{id}/models/{name}/unload", post(unload))
-        .with_state(queen)
+pub(super) fn endpoints() -> Endpoints<Front> {
+    let one_of = |id, summary| {
+        described(id, summary).path("id", "A worker's id.", of::<WorkerId>).gives(
+            200,
+            "how it is now",
+            of::<WorkerInfo>,
+        )
+    };
+    let told = |id, summary| one_of(id, summary).errs(&[400, 403, 404, 409, 503, 504]);
+    let of_a_model =
+        |id, summary| Description::path(told(id, summary), "name", "A model of the worker's.", text);
+    Endpoints::new("Workers", of::<ErrorBody>)
+        .get(
+            "/v1/workers",
+            list,
+            described("listWorkers", "The workers whose heartbeats are fresh.").gives(
+                200,
+                "the workers",
+                of::<Workers>,
+            ),
+        )
+        .get("/v1/workers/{id}", self::one, one_of("getWorker", "One worker.").errs(&[400, 404]))
+        .post("/v1/workers/{id}/drain", drain, told("drainWorker", "Has a worker take no more jobs."))
+        .post(
+            "/v1/workers/{id}/resume",
+            resume,
+            told("resumeWorker", "Has a drained worker take jobs again."),
+        )
+        .post(
+            "/v1/workers/{id}/models/{name}/load",
+            load,
+            of_a_model("loadModel", "Has a worker load a model into memory."),
+        )
+        .post(
+            "/v1/workers/{id}/models/{name}/unload",
+            unload,
+            of_a_model("unloadModel", "Has a worker take a model out of memory."),
+        )
 }
 
 /// Who asks.

@@ -1,12 +1,13 @@
 //! The three kinds of store, opened by URL. How S3 is set up is in `s3`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory, path::Path};
 use url::Url;
 
 use super::{
     StorageError, StoreOptions,
+    failures::Failures,
     s3::{self, S3},
 };
 
@@ -25,6 +26,7 @@ pub(super) struct Opened {
     pub backend: Backend,
     pub prefix: Path,
     pub location: String,
+    pub failures: Arc<Failures>,
 }
 
 impl Backend {
@@ -82,6 +84,7 @@ pub(super) fn open(
             backend: Backend::Memory { store: InMemory::new() },
             prefix: prefix(&url)?,
             location: "memory://".into(),
+            failures: Arc::default(),
         }),
         "s3" => s3::open(&url, prefix(&url)?, options, environment),
         "http" | "https" => Err(refused(
@@ -128,5 +131,6 @@ fn folder(path: PathBuf) -> Result<Opened, StorageError> {
         location: root.display().to_string(),
         backend: Backend::File { store, root },
         prefix: Path::default(),
+        failures: Arc::default(),
     })
 }

@@ -6,6 +6,7 @@
 mod backend;
 mod check;
 mod error;
+mod failures;
 mod key;
 mod options;
 mod result;
@@ -72,6 +73,12 @@ impl Store {
     /// What the store is called in messages: its URL or folder.
     pub fn location(&self) -> &str {
         &self.inner.opened.location
+    }
+
+    /// Requests to the store that failed or were too slow since it was opened, those included that were tried again and went
+    /// well.
+    pub fn failures(&self) -> u64 {
+        self.inner.opened.failures.number()
     }
 
     /// Writes an object, over an earlier one if there is one. On S3 it carries the media type, and the job's id
@@ -206,8 +213,17 @@ impl Store {
         work: impl Future<Output = Result<T, object_store::Error>>,
     ) -> Result<T, StorageError> {
         match tokio::time::timeout(self.inner.timeout, work).await {
-            Ok(done) => done.map_err(|source| StorageError::of(action, key, self.backend().bucket(), source)),
+            Ok(done) => done.map_err(|source| {
+                let error = StorageError::of(action, key, self.backend().bucket(), source);
+                // Those of S3 are counted where they are sent.
+                let is_counted = matches!(self.backend(), Backend::S3(_));
+                if !is_counted && !matches!(error, StorageError::NotFound { .. }) {
+                    self.inner.opened.failures.count();
+                }
+                error
+            }),
             Err(_) => {
+                self.inner.opened.failures.count();
                 let seconds = self.inner.timeout.as_secs_f64();
                 Err(StorageError::TimedOut { action, key: key.path(), seconds })
             }

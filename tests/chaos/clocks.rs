@@ -83,7 +83,7 @@ async fn a_worker_whose_clock_is_hours_off_leaves_the_jobs_to_others() {
     let (evidence, violations) = settled(&world, &front, &ledger, JoinSet::new()).await;
     let took = begun.elapsed();
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     let complete =

@@ -46,7 +46,7 @@ async fn a_full_disk_costs_a_retry_and_three_of_them_the_job() {
     disk.empty();
     let (evidence, violations) = settled(&world, &front, &ledger, JoinSet::new()).await;
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     assert_eq!(evidence.end("waits").unwrap().name, "complete");
@@ -56,7 +56,7 @@ async fn a_full_disk_costs_a_retry_and_three_of_them_the_job() {
     let (evidence, violations) = settled(&world, &front, &ledger, JoinSet::new()).await;
     disk.empty();
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     assert_eq!(evidence.end("never").unwrap().code(), "storage");

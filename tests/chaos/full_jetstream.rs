@@ -93,7 +93,7 @@ async fn a_full_disk_under_nats_refuses_new_jobs_and_loses_none() {
     load::send_one(wish, Random::new(1), &front, &ledger).await.expect("there is room again");
     let (evidence, violations) = settled(&world, &front, &ledger, JoinSet::new()).await;
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     for job in ["before", "during", "after"] {

@@ -29,7 +29,7 @@ async fn poison_among_good_jobs(failure: &str) -> usize {
     }
     let (evidence, violations) = settled(&world, &front, &ledger, JoinSet::new()).await;
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     let begun = evidence.events["poison"].iter().filter(|event| event.name == "accepted").count() as u64;

@@ -53,7 +53,7 @@ async fn a_rolling_restart_under_load_loses_and_doubles_nothing() {
     }
     let (evidence, violations) = settled(&world, &front, &ledger, readers).await;
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
     let events: Vec<_> = evidence.events.values().flatten().collect();

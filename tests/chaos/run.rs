@@ -72,7 +72,7 @@ pub async fn storm(settings: &Settings) {
     if violations.is_empty() && grown.is_empty() {
         return;
     }
-    tell(&world, &evidence, &violations);
+    tell(&world, &evidence, &violations, &strikes.times);
     for life in &grown {
         println!("memory is not flat: {life}");
     }

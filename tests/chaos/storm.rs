@@ -114,7 +114,7 @@ async fn without_faults_everything_holds() {
         });
     }
     if !violations.is_empty() {
-        tell(&world, &evidence, &violations);
+        tell(&world, &evidence, &violations, &[]);
         panic!("{} violations", violations.len());
     }
 }

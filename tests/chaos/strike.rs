@@ -1,6 +1,10 @@
 //! Faults, applied to a pool and taken away again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::task::JoinSet;
 
@@ -19,11 +23,13 @@ pub struct Strikes {
     lasting: JoinSet<()>,
     /// Faults that were applied, by kind.
     pub counts: BTreeMap<String, u64>,
+    /// When each was applied, since 1970, and its kind.
+    pub times: Vec<(Duration, String)>,
 }
 
 impl Strikes {
     pub fn new(world: Arc<World>) -> Self {
-        Self { world, lasting: JoinSet::new(), counts: BTreeMap::new() }
+        Self { world, lasting: JoinSet::new(), counts: BTreeMap::new(), times: vec![] }
     }
 
     /// One after the other but for those `without`, until the future is dropped.
@@ -43,6 +49,8 @@ impl Strikes {
             return;
         }
         *self.counts.entry(fault.kind()).or_default() += 1;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.times.push((now, format!("{}, for {:?}", fault.kind(), fault.lasts)));
         let world = self.world.clone();
         // The process may be another by the time it ends.
         let stopped = match fault.action {

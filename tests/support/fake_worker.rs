@@ -191,6 +191,7 @@ pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
         loras: None,
         schedulers: vec![],
         native_sizes: Default::default(),
+        licenses: Default::default(),
         resident: vec![],
         jobs_done: 0,
         step_ms: None,

@@ -119,6 +119,11 @@ impl NatsServer {
         format!("{LAME_DUCK}jetstream {{ store_dir: {:?}{} }}\n", self.data(), sync.unwrap_or_default())
     }
 
+    /// Where it is asked how it is and what it has.
+    pub fn monitoring(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor)
+    }
+
     /// Where it writes what it keeps.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("js")
@@ -139,7 +144,7 @@ impl NatsServer {
 
     /// Waits until it has what the other servers of its cluster have.
     pub async fn is_in_step(&self) {
-        let url = format!("http://127.0.0.1:{}/healthz", self.monitor);
+        let url = format!("{}/healthz", self.monitoring());
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let answer = reqwest::get(&url).await;

@@ -59,8 +59,8 @@ impl QueenProcess {
         }
         let child = command
             .envs(environment)
-            .args(["--listen", "127.0.0.1:0", "--nats-url", nats_url, "--subject-prefix", prefix])
-            .args(["--store-url", store_url])
+            .args(["--nats-url", nats_url, "--subject-prefix", prefix, "--store-url", store_url])
+            .args(if arguments.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -72,7 +72,9 @@ impl QueenProcess {
         while Instant::now() < until {
             let log = queen.log();
             if let Some((_, rest)) = log.split_once("listening on ") {
-                queen.url = rest.split_whitespace().next().expect("an address").to_owned();
+                // In JSON the message ends at a quotation mark.
+                let ends = |c: char| c.is_whitespace() || c == '"';
+                queen.url = rest.split(ends).next().expect("an address").to_owned();
                 return queen;
             }
             std::thread::sleep(Duration::from_millis(20));

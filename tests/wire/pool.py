@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -41,6 +42,12 @@ def worker_binary() -> Path:
 def nats_server() -> str:
     """`NATS_SERVER`, or the one on PATH."""
     return os.environ.get("NATS_SERVER", "nats-server")
+
+
+def drain_margin() -> int:
+    """Seconds after its grace in which a worker has ended, whatever hangs."""
+    source = (ROOT / "src/worker/process/drain.rs").read_text()
+    return int(re.search(r"const DRAIN_MARGIN: Duration = Duration::from_secs\((\d+)\)", source).group(1))
 
 
 def free_port() -> int:
@@ -127,10 +134,17 @@ def queen(*models: str, arguments: Sequence[str] = ()) -> Iterator[str]:
         stack.enter_context(running(worker, temp / "worker.log"))
         address = f"http://127.0.0.1:{port}"
         end = time.monotonic() + PATIENCE
-        while json.load(urllib.request.urlopen(f"{address}/health"))["workers"] == 0:
+        while workers(address) == 0:
             assert time.monotonic() < end, (temp / "worker.log").read_text(errors="replace")
             time.sleep(0.05)
         yield address
+
+
+def workers(queen: str) -> int:
+    """Workers that a queen knows of. Before it listens it tries its address once, which may be taken for an answer."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{queen}/health") as health:
+        return int(json.load(health)["workers"])
+    return 0
 
 
 async def request(client: Client, subject: str, body: bytes) -> Msg:

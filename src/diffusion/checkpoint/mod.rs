@@ -7,6 +7,7 @@ pub(super) mod convert;
 mod files;
 mod foreign;
 mod identity;
+mod licence;
 pub mod limits;
 mod mapped;
 mod single_file;

@@ -12,7 +12,8 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url, header};
 
 use super::{KeeperError, args::Token, profile::Way};
 use crate::contract::{
-    Command, DeadLetters, Health, JobId, JobList, JobResponse, JobView, WorkerId, WorkerInfo, Workers,
+    Command, DeadLetters, Health, JobId, JobList, JobResponse, JobView, TraceContext, WorkerId, WorkerInfo,
+    Workers, headers,
 };
 
 pub use again::Again;
@@ -121,10 +122,13 @@ impl Queen {
     }
 
     async fn submit_once(&self, job: &JobId, body: Bytes) -> Result<(), KeeperError> {
-        let request = self
+        let mut request = self
             .request(Method::POST, &["v1", "jobs"])
             .header(header::CONTENT_TYPE, "application/json")
             .body(body);
+        if let Some(trace) = trace_of_the_environment() {
+            request = request.header(headers::TRACEPARENT, trace.to_string());
+        }
         let response = self.checked(request, Asked::ToDraw).await?;
         let answer: JobResponse = answer::json(&self.shown, response, MAX_ANSWER).await?;
         if answer.job_id != *job {
@@ -339,6 +343,11 @@ impl Queen {
             None => request,
         }
     }
+}
+
+/// The trace that whoever started this program says it is a part of, by the variable that such programs pass on.
+fn trace_of_the_environment() -> Option<TraceContext> {
+    TraceContext::parse(&std::env::var("TRACEPARENT").ok()?)
 }
 
 #[cfg(test)]

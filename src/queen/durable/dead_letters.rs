@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{
         Path, Query,
         rejection::{PathRejection, QueryRejection},
     },
-    routing::{delete, get, post},
 };
+use schemars::json_schema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,10 +17,15 @@ use super::{Durable, away, uninterrupted};
 use crate::{
     bus::Sending,
     contract::{
-        DeadLetters, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation, Ticket,
+        DeadLetters, ErrorBody, ErrorCode, Fingerprint, HttpCode, JobId, JobResponse, JobStatus, Operation,
+        Ticket, TraceContext,
     },
-    http::{ApiError, job_id},
-    queen::{Queen, busy, ended_how, owner::Asked, told},
+    http::{
+        ApiError,
+        endpoint::{Endpoints, described, of},
+        job_id, only_id,
+    },
+    queen::{Queen, busy, ended_how, owner::Asked, routes::Front, told},
 };
 
 /// Letters that are listed unless told.
@@ -37,12 +42,40 @@ struct ListQuery {
 }
 
 /// GET /v1/dead-letters, POST /v1/dead-letters/{id}/retry, DELETE /v1/dead-letters/{id}.
-pub(in crate::queen) fn routes(queen: Queen) -> Router {
-    Router::new()
-        .route("/v1/dead-letters", get(list))
-        .route("/v1/dead-letters/{id}", delete(drop_letter))
-        .route("/v1/dead-letters/{id}/retry", post(retry))
-        .with_state(queen)
+pub(in crate::queen) fn endpoints() -> Endpoints<Front> {
+    let job = "The job's id.";
+    Endpoints::new("Dead letters", of::<ErrorBody>)
+        .get(
+            "/v1/dead-letters",
+            list,
+            described(
+                "listDeadLetters",
+                "Jobs that failed on every worker that tried them, the newest first.",
+            )
+            .query(
+                "limit",
+                "Letters at most, 100 unless told.",
+                |_| json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+            )
+            .gives(200, "the letters", of::<DeadLetters>)
+            .errs(&[400, 404, 503]),
+        )
+        .delete(
+            "/v1/dead-letters/{id}",
+            drop_letter,
+            described("dropDeadLetter", "Drops the letter of a job.")
+                .path("id", job, of::<JobId>)
+                .gives(200, "it is gone", only_id)
+                .errs(&[400, 404, 503]),
+        )
+        .post(
+            "/v1/dead-letters/{id}/retry",
+            retry,
+            described("retryDeadLetter", "Sends the job of a letter again.")
+                .path("id", job, of::<JobId>)
+                .gives(200, "it waits in the queue", of::<JobResponse>)
+                .errs(&[400, 404, 409, 503]),
+        )
 }
 
 async fn list(
@@ -111,6 +144,8 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     operation.leave_out_defaults();
     let after = log.last.as_ref().map(|last| last.event.seq);
     let lost = log.ticket().filter(|_| log.ended().is_none()).map(|ticket| ticket.sequence);
+    // The job goes on in the trace that it was of.
+    let trace = letter.traceparent.as_deref().and_then(TraceContext::parse);
     let sending = Sending {
         job: id.clone(),
         subject: durable.streams.subject_of_job(capability, model, &id),
@@ -122,7 +157,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     };
     queen.unmark(&id).await?;
     durable.events.listen();
-    durable.awaited.wait_for(&id, model);
+    durable.awaited.wait_for(&id, model, trace);
     let sent = durable.send(&sending).await?;
     if sent.duplicate {
         // A retry a moment ago sent it; or its events were purged, and the stream knows the id of its first sending.
@@ -139,7 +174,7 @@ async fn send_again(queen: &Queen, durable: &Durable, id: JobId) -> Result<JobId
     let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
     durable.put_ticket(&log, &ticket).await?;
     durable.streams.drop_dead_letters(&id).await.map_err(|error| away(&error))?;
-    told::accepted(&id, capability, Some(model));
+    told::accepted(&durable.metrics, &id, capability, Some(model), trace);
     Ok(id)
 }
 

@@ -20,17 +20,17 @@ use std::{
         Arc, Mutex, Once, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{QueenOptions, busy, told::Awaited};
+use super::{QueenOptions, busy, metrics::Metrics, told::Awaited};
 use crate::{
-    bus::{BusError, EventLog, JobEvents, Logged, Register, StoredTicket, Streams, Sweeper},
+    bus::{BusError, EventLog, JobEvents, Line, Logged, Register, StoredTicket, Streams, Sweeper, Swept},
     contract::{ErrorCode, Event, EventKind, JobId, JobStatus, JobView, Ticket},
     http::ApiError,
 };
 
-pub(super) use dead_letters::routes;
+pub(super) use dead_letters::endpoints;
 use models::Models;
 pub(super) use submit::Submission;
 
@@ -55,6 +55,7 @@ const READY: u8 = 2;
 pub(super) struct Durable {
     pub streams: Streams,
     pub models: Models,
+    pub metrics: Arc<Metrics>,
     state: AtomicU8,
     /// Consumers that were there a moment ago.
     consumers: Mutex<HashSet<String>>,
@@ -68,6 +69,8 @@ pub(super) struct Durable {
     /// Tickets are read.
     reading: Once,
     lines: tokio::sync::Mutex<waiting::GivenOut>,
+    /// When the queue was last swept, and what was seen of each line.
+    swept: Mutex<Option<(Instant, Vec<Line>)>>,
 }
 
 /// What the streams say of a job.
@@ -81,20 +84,24 @@ pub(super) struct Log {
 }
 
 impl Durable {
-    pub fn new(streams: Streams, options: &QueenOptions) -> Self {
-        let awaited = Arc::<Awaited>::default();
+    pub fn new(streams: Streams, options: &QueenOptions, metrics: Arc<Metrics>) -> Self {
+        let awaited = Arc::new(Awaited::new(metrics.clone()));
         let register = Register::default();
-        let (ends, entered) = (awaited.clone(), register.clone());
-        let ended = move |event: &Event| {
-            ends.ended(event);
-            entered.ended(event);
+        let (told, entered) = (awaited.clone(), register.clone());
+        let heard = move |event: &Event| {
+            told.hear(event);
+            if event.kind.is_terminal() {
+                entered.ended(event);
+            }
         };
         Self {
-            events: JobEvents::telling(&streams, ended),
+            events: JobEvents::telling(&streams, heard),
             awaited,
             register,
             reading: Once::new(),
             lines: tokio::sync::Mutex::default(),
+            swept: Mutex::default(),
+            metrics,
             streams,
             models: Models::new(&options.models),
             state: AtomicU8::new(UNKNOWN),
@@ -153,7 +160,8 @@ impl Durable {
     /// there.
     async fn look_after_it(self: Arc<Self>, mut told: Option<String>) {
         let mut were_there = told.is_none();
-        let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after);
+        let mut sweeper = Sweeper::new(self.streams.clone(), self.still_after)
+            .making_consumers_of(self.models.catalogue().to_vec());
         loop {
             tokio::time::sleep(if told.is_some() { LOOK_AGAIN } else { SWEEP_EVERY }).await;
             if !self.streams.is_connected() {
@@ -178,10 +186,27 @@ impl Durable {
                 }
             }
             self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            if let Err(error) = sweeper.sweep().await {
-                tracing::warn!(%error, "the queue could not be swept");
+            let begun = Instant::now();
+            match sweeper.sweep().await {
+                Ok(swept) => self.note_sweep(begun, swept, sweeper.lines()),
+                Err(error) => tracing::warn!(%error, "the queue could not be swept"),
             }
         }
+    }
+
+    fn note_sweep(&self, begun: Instant, swept: Swept, lines: &[Line]) {
+        let Swept { ended, sent_again, mended } = swept;
+        for (what, number) in [("ended", ended), ("sent_again", sent_again), ("mended", mended)] {
+            self.metrics.swept.add([what], number);
+        }
+        self.metrics.sweep_seconds.observe([], begun.elapsed());
+        let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((Instant::now(), lines.to_vec()));
+    }
+
+    /// When the queue was last swept, and what was seen of each line; none: it was not yet.
+    pub fn swept_lines(&self) -> Option<(Instant, Vec<Line>)> {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the streams say of a job; `None`: nothing.

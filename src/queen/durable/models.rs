@@ -29,6 +29,11 @@ impl Models {
         Self { catalogue: names.map(str::to_owned).collect(), seen: Mutex::default() }
     }
 
+    /// `--models`: jobs for them are taken while no worker is up.
+    pub fn catalogue(&self) -> &[String] {
+        &self.catalogue
+    }
+
     /// Takes note of the workers' models.
     pub fn hear(&self, workers: &[&WorkerInfo]) {
         self.learn(workers.iter().flat_map(|worker| std::iter::once(&worker.model_id).chain(&worker.models)));

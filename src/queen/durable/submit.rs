@@ -9,7 +9,7 @@ use crate::{
     bus::{SendError, Sending, Sent, Streams},
     contract::{About, Capability, ErrorCode, Fingerprint, Job, JobId, Operation, Ticket, Webhook},
     http::ApiError,
-    queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told},
+    queen::{Queen, RETRY_AFTER, busy, inputs, other_request, told, trace::SendSpan},
     storage::Key,
 };
 
@@ -81,6 +81,7 @@ impl Queen {
             self.unmark(&id).await?;
         }
         let (owner, about) = self.whose(&log, &operation);
+        let span = SendSpan::begin(self.trace);
         let sending = Sending {
             job: id.clone(),
             subject: durable.streams.subject_of_job(
@@ -92,12 +93,16 @@ impl Queen {
             after,
             lost,
             owner: owner.clone(),
-            traceparent: None,
+            traceparent: span.as_ref().map(SendSpan::traceparent),
         };
         self.ensure_consumer(operation.capability(), model.clone());
         durable.events.listen();
-        durable.awaited.wait_for(&id, &model);
-        let sent = durable.send(&sending).await?;
+        durable.awaited.wait_for(&id, &model, self.trace);
+        let sent = durable.send(&sending).await;
+        if let Some(span) = span {
+            span.end("JOBS", operation.capability(), Some(&model), &id);
+        }
+        let sent = sent?;
         let ticket = Ticket::new(id.clone(), &asked, sent.sequence, after);
         let ticket = Ticket { owner, about: Some(about), webhook, ..ticket };
         if sent.duplicate {
@@ -110,7 +115,7 @@ impl Queen {
             tracing::warn!(job = %id, %error, "the dead letter of a job that was sent again could not be removed");
         }
         if !sent.duplicate {
-            told::accepted(&id, operation.capability(), Some(&model));
+            told::accepted(&durable.metrics, &id, operation.capability(), Some(&model), self.trace);
         }
         Ok(id)
     }

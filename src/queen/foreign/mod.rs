@@ -11,6 +11,7 @@
 //! | `form` | forms of several parts, read within limits |
 //! | `pictures` | uploads resized and turned into masks, on threads where they hold up nobody |
 //! | `written` | pictures in base64, written while they are read |
+//! | `schemas` | fields of jobs, as a door's document says them |
 //! | `refusal` | an error in the form of the door that it is said at |
 //! | `openai/` | OpenAI Images and the list of models |
 //! | `a1111/` | AUTOMATIC1111's API |
@@ -28,18 +29,19 @@ mod leaving;
 mod openai;
 mod pictures;
 mod refusal;
+mod schemas;
 mod written;
 
 use std::{sync::Arc, time::SystemTime};
 
-use axum::{Router, extract::DefaultBodyLimit};
 use tokio::sync::Semaphore;
 
 use self::pictures::Workbench;
 use super::Queen;
 use crate::http::{Pictures, RouteLimits};
 
-pub(super) use a1111::only_looks;
+pub(super) use a1111::{A1111, endpoints as a1111_endpoints, only_looks};
+pub(super) use openai::endpoints as openai_endpoints;
 pub(super) use refusal::speak;
 
 /// What every door has. Cheap to clone.
@@ -64,12 +66,6 @@ impl Foreign {
         let RouteLimits { max_body, pictures } = limits.clone();
         Self { queen, max_body, pictures, places, workbench: Workbench::new(), started: now() }
     }
-}
-
-/// The endpoints of all doors.
-pub(super) fn routes(foreign: Foreign) -> Router {
-    let max_body = foreign.max_body;
-    openai::routes(foreign.clone()).merge(a1111::routes(foreign)).layer(DefaultBodyLimit::max(max_body))
 }
 
 /// Seconds since 1970.

@@ -6,7 +6,6 @@
 use std::sync::LazyLock;
 
 use axum::{
-    Router,
     extract::Path,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -16,11 +15,17 @@ use axum::{
         },
     },
     response::{IntoResponse, Response},
-    routing::get,
 };
 use sha2::{Digest, Sha256};
 
-use crate::{contract::hex, http::ApiError};
+use super::routes::Front;
+use crate::{
+    contract::{ErrorBody, hex},
+    http::{
+        ApiError,
+        endpoint::{Endpoints, described, of, text},
+    },
+};
 
 /// Scripts, styles and requests from here alone; pictures also from memory. Nothing inline, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -122,10 +127,26 @@ pub(super) fn is_page(path: &str) -> bool {
 }
 
 /// GET / and GET /page/{file}.
-pub(super) fn routes() -> Router {
+pub(super) fn endpoints() -> Endpoints<Front> {
     let page = |asked: HeaderMap| async move { answer(PAGE, &asked) };
     let file = |Path(name): Path<String>, asked: HeaderMap| async move { answer(&name, &asked) };
-    Router::new().route("/", get(page)).route("/page/{file}", get(file))
+    Endpoints::new("Page", of::<ErrorBody>)
+        .get(
+            "/",
+            page,
+            described("page", "The page for people.")
+                .gives_as(200, "the page", &["text/html"], text)
+                .for_all(),
+        )
+        .get(
+            "/page/{file}",
+            file,
+            described("pageFile", "A file of the page.")
+                .path("file", "Its name.", text)
+                .gives_as(200, "the file", &["text/css", "text/javascript", "image/svg+xml"], text)
+                .errs(&[404])
+                .for_all(),
+        )
 }
 
 fn answer(name: &str, asked: &HeaderMap) -> Response {

@@ -1,9 +1,10 @@
 //! An S3 store from the `AWS_*` variables. What cannot be used is refused by the name of its variable, before anything is
 //! sent.
 
+mod counted;
 mod keys;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use object_store::{
     BackoffConfig, RetryConfig,
@@ -15,9 +16,11 @@ use url::{Host, Url};
 use super::{
     StorageError, StoreOptions,
     backend::{Backend, Opened, refused},
+    failures::Failures,
     options::MAX_PRESIGN_TTL,
 };
 
+use counted::Counted;
 pub(super) use keys::{Keys, no_keys};
 
 /// Retries of one request to S3 (5xx, 429, 408, lost connections).
@@ -86,6 +89,8 @@ pub(in crate::storage) fn open(
     }
     // One object at a time is deleted here, by the request that every server knows and that is tried again like others.
     let builder = builder.with_bucket_name(bucket).with_disable_bulk_delete(true);
+    let failures = Arc::<Failures>::default();
+    let builder = builder.with_http_connector(Counted(failures.clone()));
 
     // Retries end, with the last pause, short of the whole time: the last answer is reported, not that time is up.
     let max_backoff = MAX_BACKOFF.min(options.store_timeout.mul_f64(0.125));
@@ -111,7 +116,7 @@ pub(in crate::storage) fn open(
     };
     let proxy = proxy(&environment, endpoint.as_ref());
     let s3 = S3 { client, probe, reader, bucket: bucket.to_owned(), keys, proxy };
-    Ok(Opened { backend: Backend::S3(Box::new(s3)), prefix, location })
+    Ok(Opened { backend: Backend::S3(Box::new(s3)), prefix, location, failures })
 }
 
 /// The variables that object_store knows: name, key and value.

@@ -13,13 +13,13 @@ use super::{
     progress::{Progress, percent},
 };
 use crate::{
-    contract::{ErrorCode, EventKind, ImageResult, Job, OutputFormat},
+    contract::{ErrorCode, EventKind, ImageResult, Job, OutputFormat, TraceContext},
     diffusion::ImageSpec,
     engine::{EngineTimings, GenerationResponse},
     worker::{
         own::Title,
         resume::Snapshots,
-        shared::{Context, HeldJob},
+        shared::{Context, Happened, HeldJob},
     },
 };
 
@@ -30,6 +30,7 @@ pub struct Follow {
     job: Job,
     model: String,
     title: Title,
+    trace: Option<TraceContext>,
     spec: Arc<ImageSpec>,
     attempt: u32,
     progress: Progress,
@@ -64,6 +65,7 @@ impl Follow {
             job: run.job.clone(),
             model: run.model.name.clone(),
             title,
+            trace: run.trace.run(),
             spec,
             attempt,
             progress: Progress::new(run.steps_in_all()),
@@ -95,6 +97,7 @@ impl Follow {
             };
             match response {
                 GenerationResponse::Progress { step, total, took } => {
+                    self.context.metrics.passed(&self.model, step.saturating_sub(self.progress.at()), took);
                     self.progress
                         .step(step, total, took)
                         .into_iter()
@@ -105,7 +108,7 @@ impl Follow {
                 }
                 GenerationResponse::Resumed { step } => {
                     tracing::info!(step, "the job goes on from a snapshot");
-                    self.context.metrics.resumed();
+                    self.context.metrics.note(Happened::Resumed);
                     self.progress.goes_on_from(step);
                     self.stored = std::mem::take(&mut self.earlier);
                 }
@@ -120,6 +123,7 @@ impl Follow {
                         model: self.model.clone(),
                         attempt: self.attempt,
                         title: self.title.clone(),
+                        trace: self.trace,
                     };
                     self.uploads.spawn(upload.run(picture).in_current_span());
                 }

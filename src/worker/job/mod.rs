@@ -7,6 +7,7 @@ mod notes;
 mod outcome;
 pub mod pictures;
 mod progress;
+mod trace;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -23,6 +24,8 @@ use notes::notes;
 pub use outcome::RETRY_AFTER;
 use outcome::{Failure, Standing, fate};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+pub use trace::JobTrace;
+use trace::Run;
 use tracing::Instrument;
 
 use crate::{
@@ -35,7 +38,7 @@ use crate::{
     worker::{
         own::{Claimed, Claiming, Fate, Ours, Ownership, leave_to_others, others_after, tell_readers},
         resume::{Resumed, Snapshots},
-        shared::{Context, Hold, Permits},
+        shared::{Context, Happened, Hold, Permits},
     },
 };
 
@@ -51,13 +54,13 @@ pub struct JobRun {
     pub is_named: bool,
     /// The client of queen's that sent it, kept with the result.
     pub owner: Option<String>,
-    pub traceparent: Option<String>,
+    pub trace: JobTrace,
 }
 
 impl JobRun {
     /// Runs the job to its end on a task of its own. One of the queue has a delivery, which is settled.
     pub fn spawn(self, delivery: Option<Delivery>) {
-        let span = tracing::info_span!("job", job_id = %self.job.id);
+        let span = tracing::info_span!("job", job_id = %self.job.id, trace_id = self.trace.id());
         tokio::spawn(self.run(delivery).instrument(span));
     }
 
@@ -65,7 +68,8 @@ impl JobRun {
         self.note_delivery(delivery.as_ref());
         let Some(delivery) = self.leave_if_unable(delivery).await else { return };
         let mut snapshots = Snapshots::new(&self.context, &self.job, &self.model, delivery.is_some());
-        let Ours { ownership, attempt, waited, earlier } = match self.claiming().claim(delivery).await {
+        let Ours { ownership, attempt, waited, earlier, before } = match self.claiming().claim(delivery).await
+        {
             Claimed::Ours(ours) => *ours,
             Claimed::Over { has_ended } => {
                 self.give_slot_back();
@@ -80,7 +84,7 @@ impl JobRun {
         let done = match earlier {
             Some(event) => {
                 tracing::info!("the job has a result already");
-                self.context.metrics.duplicate();
+                self.context.metrics.note(Happened::Duplicate);
                 Ok(self.context.renewed(event).await.kind)
             }
             None => self.draw_guarded(&ownership, &mut snapshots, attempt, limit).await,
@@ -91,6 +95,8 @@ impl JobRun {
             Err(failure) => fate(failure, self.standing(&ownership, limit)),
         };
         self.note_end(&fate);
+        let (begun, is_queued) = (self.received, ownership.is_queued());
+        self.trace.over(&self.job, &self.model.name, Run { begun, is_queued, attempt, fate: &fate, before });
         ownership.conclude(fate, &mut snapshots).await;
     }
 
@@ -200,7 +206,8 @@ impl JobRun {
             return Err(Failure::Stopped { step: self.steps_in_all() });
         }
         let engine = drawn.timings;
-        self.context.metrics.stepped(engine.denoise / self.steps_in_all().max(1));
+        self.context.metrics.drawn(&self.model.name, &engine, self.steps_in_all());
+        self.trace.drawn(&engine, drawn.at);
         let event = self.hold.job.events.build(EventKind::Complete(CompleteEvent {
             model: self.model.name.clone(),
             images,
@@ -247,7 +254,7 @@ impl JobRun {
             held: &self.hold.job,
             job: &self.job,
             is_named: self.is_named,
-            traceparent: self.traceparent.clone(),
+            traceparent: self.trace.traceparent.clone(),
             accepted: EventKind::Accepted { model: self.model.name.clone(), seed: self.job.seed, position },
         }
     }
@@ -281,16 +288,25 @@ impl JobRun {
 
     fn note_delivery(&self, delivery: Option<&Delivery>) {
         if let Some(delivery) = delivery.filter(|delivery| delivery.times > 1) {
-            self.context.metrics.redelivered();
+            self.context.metrics.note(Happened::Redelivered);
             tracing::info!(times = delivery.times, "a job is delivered again");
         }
     }
 
     /// Counts and logs how it ended.
     fn note_end(&self, fate: &Fate) {
-        let Fate::End { kind, .. } = fate else { return };
+        let (metrics, model) = (&self.context.metrics, &self.model.name);
+        let kind = match fate {
+            Fate::End { kind, .. } => kind.clone(),
+            Fate::Bury(code, message) => EventKind::error(*code, message.clone()),
+            Fate::Retry(code, ..) => return metrics.failed(model, *code),
+            Fate::GiveBack(_) => return,
+        };
+        if let EventKind::Error { code, .. } = &kind {
+            metrics.failed(model, *code);
+        }
         let took = self.received.elapsed();
-        self.context.metrics.ended(self.job.capability(), kind, took);
+        metrics.ended(self.job.capability(), model, &kind, took);
         match kind {
             EventKind::Error { code, message, .. } => {
                 tracing::warn!(took_ms = ms(took), %code, %message, "a job failed");

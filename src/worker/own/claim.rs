@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     bus::{AppendError, BusError, Delivery, Entry, Logged, QueuedJob, Settle, request_mark},
-    contract::{ErrorCode, Event, EventKind, Job, Operation, WorkerId, model_token},
+    contract::{ErrorCode, Event, EventKind, Job, Operation, TraceContext, WorkerId, model_token},
     storage::{Key, StorageError, StoredResult},
-    worker::shared::{Context, HeldJob, Sight, conflict},
+    worker::shared::{Context, Happened, HeldJob, Sight, conflict},
 };
 
 /// How long a job waits whose log could not be read or written, or whose dead letter could not be stored.
@@ -60,6 +60,8 @@ pub struct Ours {
     pub waited: Duration,
     /// The complete event of an earlier run of the same request.
     pub earlier: Option<Event>,
+    /// The trace context of the run before this one.
+    pub before: Option<TraceContext>,
 }
 
 /// What is read of a job before it is claimed.
@@ -68,6 +70,8 @@ struct Read {
     earlier: Option<StoredResult>,
     is_cancelled: bool,
     in_queue: Option<QueuedJob>,
+    /// The trace context of the last event.
+    trace: Option<TraceContext>,
 }
 
 /// Where in the job's log an event is to stand.
@@ -154,7 +158,13 @@ impl Claiming<'_> {
                     };
                     let ownership = Ownership::leased(self.context, self.held, lease, delivery);
                     let earlier = read.earlier.map(|result| result.event);
-                    return Claimed::Ours(Box::new(Ours { ownership, attempt, waited, earlier }));
+                    return Claimed::Ours(Box::new(Ours {
+                        ownership,
+                        attempt,
+                        waited,
+                        earlier,
+                        before: read.trace,
+                    }));
                 }
             }
         }
@@ -180,7 +190,7 @@ impl Claiming<'_> {
                 }
             }
         }
-        Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier }))
+        Claimed::Ours(Box::new(Ours { ownership, attempt: 1, waited: Duration::ZERO, earlier, before: None }))
     }
 
     /// `is_new`: the job has no log yet, as far as it is known.
@@ -224,7 +234,9 @@ impl Claiming<'_> {
             }
             earlier => earlier.map_err(Unread::Store)?,
         };
-        Ok(Read { found: found(last, asking), earlier, is_cancelled, in_queue })
+        let traceparent = last.as_ref().and_then(|last| last.traceparent.as_deref());
+        let trace = traceparent.and_then(TraceContext::parse);
+        Ok(Read { found: found(last, asking), earlier, is_cancelled, in_queue, trace })
     }
 
     /// Whether what waits in the queue under this id is the same request.
@@ -311,7 +323,7 @@ impl Claiming<'_> {
         self.held.events.go_on(last.event.attempt, last.event.seq + 1);
         if let Some(delivery) = delivery {
             delivery.bury(&self.job.id, ErrorCode::Internal, &message).await?;
-            self.context.metrics.dead_letter();
+            self.context.metrics.note(Happened::DeadLetter);
         }
         let kind = EventKind::error(ErrorCode::Internal, message);
         match self.append(kind, After::Event(last.sequence), last.failures, delivery).await {
@@ -324,7 +336,7 @@ impl Claiming<'_> {
     /// It has ended: whoever asked here is told how.
     async fn repeat(self, delivery: Option<Delivery>, event: Event) -> Claimed {
         tracing::info!(end = event.kind.name(), "the job has ended already");
-        self.context.metrics.duplicate();
+        self.context.metrics.note(Happened::Duplicate);
         self.held.events.leave(event.kind);
         self.over(delivery, Settle::Done, true).await
     }
@@ -342,7 +354,7 @@ impl Claiming<'_> {
     async fn other_request(self, delivery: Option<Delivery>) -> Claimed {
         let message = conflict(&self.job.id);
         self.held.events.leave(EventKind::error(ErrorCode::InvalidRequest, message.clone()));
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         match delivery {
             None => self.over(None, Settle::Gone, false).await,
             Some(delivery) => {

@@ -107,6 +107,7 @@ mod tests {
             given_back: false,
             queued: Some(5),
             request: Some(REQUEST.into()),
+            traceparent: None,
             stored_at: SystemTime::UNIX_EPOCH,
         }
     }

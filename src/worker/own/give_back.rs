@@ -13,7 +13,7 @@ use crate::{
     units::random_unit,
     worker::{
         resume::Snapshots,
-        shared::{Context, HeldJob, Lost, Open, Sight, conflict},
+        shared::{Context, Happened, HeldJob, Lost, Open, Sight, conflict},
     },
 };
 
@@ -51,11 +51,11 @@ pub(super) async fn forsake(
     snapshots.stop().await;
     job.events.leave(EventKind::error(ErrorCode::Internal, "this worker has lost the job; ask for it again"));
     tell_readers(context, job).await;
-    let Some(delivery) = delivery else { return context.metrics.lost() };
+    let Some(delivery) = delivery else { return context.metrics.note(Happened::Lost) };
     if lost == Lost::Unheard {
         return delivery.settle(Settle::Again(AWAY_FOR)).await;
     }
-    context.metrics.lost();
+    context.metrics.note(Happened::Lost);
     match lease.log.last(&job.id).await {
         Ok(Some(last)) if last.event.kind.is_terminal() => {
             tracing::info!(end = last.event.kind.name(), "the job was ended elsewhere");
@@ -97,7 +97,7 @@ pub async fn leave_to_others(
         tracing::error!(%error, "a dead letter could not be stored");
         return delivery.settle(Settle::Again(AWAY_FOR)).await;
     }
-    context.metrics.dead_letter();
+    context.metrics.note(Happened::DeadLetter);
     end_unrun(
         context,
         id,

@@ -22,7 +22,7 @@ use crate::{
     contract::{ErrorCode, EventKind},
     worker::{
         resume::Snapshots,
-        shared::{Context, HeldJob, Lost, Open, Stop},
+        shared::{Context, Happened, HeldJob, Lost, Open, Stop},
     },
 };
 
@@ -195,7 +195,7 @@ impl Ownership {
             return Fate::Bury(code, message);
         }
         tracing::warn!(%code, %message, "the job is a dead letter");
-        self.context.metrics.dead_letter();
+        self.context.metrics.note(Happened::DeadLetter);
         Fate::End { kind: EventKind::error(code, message), is_done: false }
     }
 }

@@ -302,9 +302,9 @@ mod tests {
     #[test]
     fn what_hangs_at_the_end_of_a_drain_is_left_in_time() {
         assert!(CLOSE_LIMIT < ANSWERED_BY && ANSWERED_BY < TOLD_BY && TOLD_BY < ENGINE_BY);
-        // The HTTP server and the runtime come after the drain.
+        // The HTTP server, the last spans and the runtime come after the drain.
         let process = super::super::start::RUNTIME_SHUTDOWN + crate::logging::FLUSH_LIMIT;
-        let rest = super::super::http::STOP_LIMIT + process;
+        let rest = crate::http::STOP_LIMIT + crate::traces::FLUSH_LIMIT + process;
         assert!(rest < EXIT_LIMIT && FAREWELL_LIMIT + EXIT_LIMIT < LAST_WORDS);
         assert!(CLOSE_LIMIT + STORED_LIMIT + GIVEN_BACK_LIMIT + EXIT_LIMIT < DRAIN_MARGIN);
     }

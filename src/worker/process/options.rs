@@ -124,6 +124,10 @@ pub struct WorkerOptions {
     /// Logging.
     #[command(flatten)]
     pub log: LogOptions,
+    /// Traces.
+    #[cfg(feature = "otlp")]
+    #[command(flatten)]
+    pub traces: crate::traces::TraceOptions,
 }
 
 /// Flags that do not go together.

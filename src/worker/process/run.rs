@@ -8,15 +8,17 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use super::{
     control::Control,
     drain::{Ending, Engine, LOST},
-    http::{HttpServer, Listener, WorkerJobs},
+    http::{WorkerJobs, while_it_starts},
     options::{OptionsError, WorkerOptions},
 };
 use crate::{
     bus::{BusError, Cancels, Discovery, DoorOptions, Heartbeat, JobStreams, Streams, WorkerBus},
-    engine::{EngineError, GenerationEngine, InferencePipeline, RequestQueue, Stuck},
+    engine::{EngineError, GenerationEngine, InferencePipeline, Lookout, RequestQueue, Stuck},
+    http::{HttpServer, Listener},
     models::{ModelError, ModelOptions, ModelSource, Origin},
     signals::Signals,
     storage::{StorageError, Store},
+    systemd::Systemd,
     worker::{
         shared::{Context, Slots},
         take::{JobRouter, take_jobs},
@@ -66,6 +68,10 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Where traces go.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] crate::traces::TraceError),
     /// Loading ended without a result.
     #[error("loading the models did not end: {0}")]
     Lost(#[from] tokio::task::JoinError),
@@ -98,6 +104,7 @@ struct Running {
     context: Arc<Context>,
     bus: WorkerBus,
     engine: Engine,
+    lookout: Lookout,
     heartbeat: Option<Heartbeat>,
     tasks: Tasks,
     /// Ends when this is dropped.
@@ -128,6 +135,7 @@ impl Drop for Tasks {
 
 /// Runs a worker on `device` (called `device_name` in heartbeats) until it is told to stop.
 pub async fn run(options: WorkerOptions, device: candle_core::Device, device_name: &str) -> ExitCode {
+    crate::metrics::note_start();
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return failed(FAILED_AT_START, format!("signals cannot be listened to: {error}")),
@@ -143,10 +151,14 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
         Ok(running) => running,
         Err(error) => return failed(error.exit_code(), error.to_string()),
     };
+    let systemd = Systemd::from_environment();
+    systemd.ready();
+    tokio::spawn(live(systemd.clone(), running.lookout));
     let mut ending =
         Ending { context: &running.context, engine: &mut running.engine, heartbeat: &mut running.heartbeat };
     let code = tokio::select! {
         signal = signals.recv() => {
+            systemd.stopping();
             tracing::info!(signal, grace = ?options.grace, "draining: no new jobs; a second signal stops at once");
             signals.exit_at_the_next();
             ending.drain(&running.bus, options.grace).await
@@ -163,6 +175,7 @@ pub async fn run(options: WorkerOptions, device: candle_core::Device, device_nam
     if let Some(server) = running.http.take() {
         server.stop().await;
     }
+    crate::traces::flush().await;
     code
 }
 
@@ -178,9 +191,10 @@ async fn start(
 ) -> Result<Running, StartError> {
     let subjects = options.check()?;
     let http = match options.http {
-        Some(address) => {
-            Some(Listener::bind(address).map_err(|source| StartError::Http { address, source })?)
-        }
+        Some(address) => Some(
+            Listener::bind(address, while_it_starts(device_name))
+                .map_err(|source| StartError::Http { address, source })?,
+        ),
         None => None,
     };
     if let Some(address) = options.http.filter(|address| !address.ip().is_loopback()) {
@@ -191,6 +205,8 @@ async fn start(
     let loading = options.loading(device);
     let precision = loading.precision;
     let worker_id = options.worker_id(device_name);
+    #[cfg(feature = "otlp")]
+    options.traces.start("sd-worker", worker_id.as_str())?;
     let doors = DoorOptions {
         worker_id: worker_id.clone(),
         capabilities: options.distinct_capabilities(),
@@ -204,14 +220,14 @@ async fn start(
             Ok(reached) => (reached?, load.await?),
             Err(_) => tokio::try_join!(reached, load)?,
         };
-    let (resident, by_hand) = (pipeline.resident(), pipeline.by_hand());
+    let (view, by_hand, lookout) = (pipeline.view(), pipeline.by_hand(), pipeline.lookout());
     let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
 
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());
     let slots = Slots::new(options.slots, options.prefetch);
     let (sink, log) = (Arc::new(bus.sink()), Arc::new(streams));
-    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue).with_resident(resident));
+    let context = Arc::new(Context::new(identity, slots, store, sink, log, queue).with_engine(view));
     let router = JobRouter::new(context.clone());
 
     let (heartbeat, discovery, status) = announce(&context, &bus).await?;
@@ -220,7 +236,10 @@ async fn start(
     let control = Control::new(context.clone(), by_hand, bus.heartbeat_asked());
     let commands = tokio::spawn(control.hear(bus.controls().await?));
     let http = match http {
-        Some(listener) => Some(listener.started(WorkerJobs::new(router, bus.connectivity())).await),
+        Some(listener) => {
+            let jobs = WorkerJobs::new(router, bus.connectivity(), bus.connections());
+            Some(listener.started(jobs.routes()).await)
+        }
         None => None,
     };
     // Everything above is with the server when this comes back.
@@ -245,7 +264,19 @@ async fn start(
         ("what tells the status", status),
     ];
     let (heartbeat, tasks) = (Some(heartbeat), Tasks(tasks.into()));
-    Ok(Running { context, bus, engine, heartbeat, tasks, _discovery: discovery, http })
+    Ok(Running { context, bus, engine, lookout, heartbeat, tasks, _discovery: discovery, http })
+}
+
+/// Tells systemd that this worker lives for as long as its engine's work ends in time.
+async fn live(systemd: Systemd, mut lookout: Lookout) {
+    let mut stuck = pin!(lookout.stuck());
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => systemd.alive(),
+            _ = &mut stuck => return,
+        }
+    }
 }
 
 /// What a worker needs that is elsewhere.

@@ -15,12 +15,13 @@ use crate::{
     http::MAX_IMAGE_BYTES,
     models::{LoadedIdentity, LoraFolder, ModelInfo},
     storage::{Key, StorageError, Store},
-    worker::shared::Context,
+    worker::shared::{Context, Happened, Metrics},
 };
 
 /// The snapshots of one job.
 pub struct Snapshots {
     store: Store,
+    metrics: Arc<Metrics>,
     job: JobId,
     /// What they are of; the model as it was loaded when the job came.
     origin: Origin,
@@ -51,6 +52,7 @@ impl Snapshots {
     pub fn new(context: &Context, job: &Job, model: &ModelInfo, is_durable: bool) -> Self {
         Self {
             store: context.store.clone(),
+            metrics: context.metrics.clone(),
             job: job.id.clone(),
             origin: Origin::new(job.fingerprint.written(), &model.identity.loaded()),
             model: model.identity.clone(),
@@ -97,7 +99,7 @@ impl Snapshots {
     fn write(&self, snapshot: Kept) -> JoinHandle<()> {
         // The model is held by the job: what is loaded is what draws it.
         let origin = Origin { model: (*self.model.loaded()).clone(), ..self.origin.clone() };
-        let (store, job) = (self.store.clone(), self.job.clone());
+        let (store, job, metrics) = (self.store.clone(), self.job.clone(), self.metrics.clone());
         let (loras, loras_are_same) = (self.loras.clone(), self.loras_are_same.clone());
         tokio::spawn(async move {
             if let Some((folder, loras)) = loras {
@@ -109,8 +111,9 @@ impl Snapshots {
                     return;
                 }
             }
-            if let Err(error) = snapshot::write(&store, &job, &origin, snapshot).await {
-                tracing::warn!(%error, "a snapshot could not be written");
+            match snapshot::write(&store, &job, &origin, snapshot).await {
+                Ok(()) => metrics.note(Happened::Snapshot),
+                Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
             }
         })
     }

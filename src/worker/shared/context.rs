@@ -20,7 +20,7 @@ use crate::{
         WorkerStatus,
     },
     diffusion::{Precision, SchedulerKind},
-    engine::RequestQueue,
+    engine::{EngineView, RequestQueue},
     models::{LoraFolder, ModelInfo},
     storage::{Key, Store},
 };
@@ -69,11 +69,11 @@ pub struct Context {
     /// Where the events of durable jobs go.
     pub log: Arc<dyn EventLog>,
     /// What was counted.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// What was seen of jobs that others hold.
     pub seen: Seen,
-    /// Tells which models are in memory.
-    resident: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// Tells how the engine is.
+    engine: Option<EngineView>,
     /// The LoRAs as they were last listed.
     listed: Mutex<Option<(Instant, WorkerLoras)>>,
     queue: Mutex<Option<RequestQueue>>,
@@ -94,6 +94,8 @@ impl Context {
         log: Arc<dyn EventLog>,
         queue: RequestQueue,
     ) -> Self {
+        let models = identity.catalog.iter().map(|model| model.name.as_str());
+        let metrics = Arc::new(Metrics::new(models, &identity.capabilities));
         Self {
             identity,
             slots,
@@ -102,9 +104,9 @@ impl Context {
             encoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             sink,
             log,
-            metrics: Metrics::default(),
+            metrics,
             seen: Seen::default(),
-            resident: Box::new(Vec::new),
+            engine: None,
             listed: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             closed: AtomicBool::new(false),
@@ -114,10 +116,15 @@ impl Context {
         }
     }
 
-    /// With what tells which models are in memory.
+    /// With what tells how its engine is.
     #[must_use]
-    pub fn with_resident(self, resident: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
-        Self { resident: Box::new(resident), ..self }
+    pub fn with_engine(self, engine: EngineView) -> Self {
+        Self { engine: Some(engine), ..self }
+    }
+
+    /// How the engine is, where something tells it.
+    pub fn engine(&self) -> Option<&EngineView> {
+        self.engine.as_ref()
     }
 
     /// Takes no more jobs. It does not open again.
@@ -231,7 +238,13 @@ impl Context {
                 .iter()
                 .map(|model| (model.name.clone(), model.native_size))
                 .collect(),
-            resident: (self.resident)(),
+            licenses: self
+                .identity
+                .catalog
+                .iter()
+                .filter_map(|model| Some((model.name.clone(), model.license.clone()?)))
+                .collect(),
+            resident: self.engine().map(EngineView::resident).unwrap_or_default(),
             jobs_done: self.metrics.jobs_done(),
             step_ms: self.metrics.step_ms(),
         }

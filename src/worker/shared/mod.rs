@@ -9,6 +9,7 @@ mod told;
 
 pub use context::{Context, Identity};
 pub use held::{Begun, HeldJob, Hold, Stop, conflict};
+pub use metrics::{Happened, Metrics};
 pub use seen::Sight;
 pub use slots::{Permits, Slots};
 pub use told::{Lost, Open, Outlet, Reader};

@@ -14,9 +14,9 @@ use crate::{
     contract::{ErrorCode, Fingerprint, Job, JobId, Operation, WorkerId},
     models::ModelInfo,
     worker::{
-        job::{JobRun, inputs::InputError},
+        job::{JobRun, JobTrace, inputs::InputError},
         own::{leave_to_others, set_aside},
-        shared::{Begun, Context, Reader, Stop, conflict},
+        shared::{Begun, Context, Happened, Reader, Stop, conflict},
     },
 };
 
@@ -239,15 +239,15 @@ impl JobRouter {
             Some(Begun::Joined | Begun::New(_)) => return Taken::Joined(delivery),
             None => {}
         }
+        let trace = JobTrace::of(traceparent);
         let permits = if self.context.takes_jobs() { self.context.slots.try_take() } else { None };
         let Some(permits) = permits else { return Taken::Full(self.no_slot(), delivery) };
         let worker_id = &self.context.identity.worker_id;
         let plain = job.fingerprint.plain();
-        match self.context.held.begin(&job.id, plain, worker_id, reader, traceparent.clone()) {
+        match self.context.held.begin(&job.id, plain, worker_id, reader, trace.traceparent.clone()) {
             Begun::New(hold) => {
                 let context = self.context.clone();
-                let run =
-                    JobRun { context, hold, job, model, permits, received, is_named, owner, traceparent };
+                let run = JobRun { context, hold, job, model, permits, received, is_named, owner, trace };
                 run.spawn(delivery);
                 Taken::Begun
             }
@@ -268,13 +268,13 @@ impl JobRouter {
     }
 
     fn pass_on(&self, message: Incoming, job_id: JobId, worker: Option<WorkerId>) -> Routed {
-        self.context.metrics.passed_on();
+        self.context.metrics.note(Happened::PassedOn);
         Routed::PassOn { message: Box::new(message), job_id, worker }
     }
 
     /// A message of the queue that is not what its subject says, or whose id stands for another request.
     fn put_aside(&self, message: Incoming, why: String) -> Routed {
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         if let Via::Queue { delivery, .. } = message.via {
             tokio::spawn(async move { set_aside(message.job_id.as_ref(), delivery, &why).await });
         }
@@ -303,7 +303,7 @@ impl JobRouter {
     fn refuse(&self, message: Incoming, id: Option<JobId>, refusal: Refusal) -> Routed {
         let id = id.unwrap_or_else(JobId::generate);
         tracing::info!(job_id = %id, code = %refusal.code, message = %refusal.message, "a request is refused");
-        self.context.metrics.refused();
+        self.context.metrics.note(Happened::Refused);
         let context = self.context.clone();
         match message.via {
             Via::Queue { delivery, .. } => {

@@ -6,3 +6,4 @@ mod cluster;
 mod consumers;
 mod crowd;
 mod power_cut;
+mod scaling;

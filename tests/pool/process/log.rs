@@ -96,7 +96,7 @@ async fn a_queen_whose_log_cannot_be_written_serves_and_stops() {
         let mut queen = start(log, &queen_program(), &arguments, "listening on ");
         let url = format!("http://{address}");
         let until = Instant::now() + PATIENCE;
-        while reqwest::get(format!("{url}/health")).await.is_err() {
+        while !reqwest::get(format!("{url}/ready")).await.is_ok_and(|answer| answer.status() == 200) {
             assert!(Instant::now() < until, "{log:?}: queen does not listen");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -5,6 +5,8 @@ mod limits;
 mod log;
 mod signals;
 mod start;
+#[cfg(target_os = "linux")]
+mod systemd;
 
 use std::{
     fs::{self, File},

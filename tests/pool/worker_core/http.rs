@@ -61,7 +61,7 @@ async fn a_job_over_http_is_the_job_of_a_message() {
     assert_eq!(status, 404);
     let (_, metrics) = get(format!("{base}/metrics")).await;
     assert!(
-        metrics.contains("sd_worker_jobs_total{capability=\"generate\",end=\"complete\"} 1")
+        metrics.contains("sd_worker_jobs_total{operation=\"image_generation\",model=\"sim\",outcome=\"complete\",code=\"\"} 1")
             && metrics.contains("sd_worker_duplicates_total 1"),
         "{metrics}"
     );

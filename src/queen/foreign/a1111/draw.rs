@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Map, Value};
 
-use super::{Door, answer, clients::Running, info::Told, start::Start, wish::Wish};
+use super::{A1111, answer, clients::Running, info::Told, start::Start, wish::Wish};
 use crate::{
     contract::{Capability, CompleteEvent, Event, EventKind, JobId, Operation},
     http::Jobs,
@@ -30,7 +30,7 @@ const MAX_TASK: usize = 64;
 
 /// POST /sdapi/v1/txt2img.
 pub(super) async fn txt2img(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     request: Request,
@@ -45,7 +45,7 @@ pub(super) async fn txt2img(
 
 /// POST /sdapi/v1/img2img.
 pub(super) async fn img2img(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     request: Request,
@@ -60,7 +60,7 @@ pub(super) async fn img2img(
     door.draw(&client, &headers, capability, wish, fields.ignored()).await
 }
 
-impl Door {
+impl A1111 {
     fn wish(&self, client: &Client, fields: &mut Fields) -> Result<Wish, Failure> {
         Ok(Wish::read(fields, &self.foreign.pool(), self.clients.model(client))?)
     }

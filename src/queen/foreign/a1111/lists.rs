@@ -1,15 +1,21 @@
 //! Everything that clients list when they start. What there is none of is listed as empty: a list that is missing makes some
 //! of them give up the others, too.
 
-use axum::{
-    Json, Router,
-    extract::State,
-    routing::{MethodRouter, get, post},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
-use super::{Door, samplers};
-use crate::{contract::ErrorCode, http::ApiError};
+use super::{A1111, samplers};
+use crate::{
+    contract::ErrorCode,
+    http::{
+        ApiError,
+        endpoint::{Endpoints, SchemaOf, described},
+    },
+    queen::{
+        foreign::schemas::{anything, array, object},
+        routes::Front,
+    },
+};
 
 /// Lists that are always empty.
 const EMPTY: [&str; 9] = [
@@ -27,27 +33,33 @@ const EMPTY: [&str; 9] = [
 const REFRESHED: [&str; 5] =
     ["refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings", "reload-checkpoint"];
 
-/// The lists.
-pub(super) fn routes() -> Router<Door> {
-    let path = |name: &str| format!("/sdapi/v1/{name}");
-    let empty =
-        EMPTY.into_iter().fold(Router::new(), |router, name| router.route(&path(name), fixed(json!([]))));
-    let all = REFRESHED
+/// The lists, and what there is to be read again.
+pub(super) fn add_to(endpoints: Endpoints<Front>) -> Endpoints<Front> {
+    let fixed = |value: Value| move || async move { Json(value) };
+    let said = |name: &str, of: SchemaOf| {
+        described(format!("a1111-{name}"), "What there is.").gives(200, "a list", of)
+    };
+    let endpoints = EMPTY
         .into_iter()
-        .fold(empty, |router, name| router.route(&path(name), post(|| async { Json(Value::Null) })));
-    all.route(&path("samplers"), fixed(samplers::list()))
-        .route(&path("schedulers"), fixed(samplers::schedulers()))
-        .route(&path("sd-models"), get(models))
-        .route(&path("loras"), get(loras))
-        .route(&path("upscalers"), fixed(upscalers()))
-        .route(&path("scripts"), fixed(json!({"txt2img": [], "img2img": []})))
-        .route(&path("embeddings"), fixed(json!({"loaded": {}, "skipped": {}})))
-        .route(&path("cmd-flags"), fixed(json!({"api": true, "listen": false})))
-        .route(&path("memory"), fixed(memory()))
+        .fold(endpoints, |endpoints, name| endpoints.get(path(name), fixed(json!([])), said(name, array)));
+    let endpoints = REFRESHED.into_iter().fold(endpoints, |endpoints, name| {
+        let nothing = described(format!("a1111-{name}"), "Changes nothing: workers say what they have.");
+        endpoints.post(path(name), || async { Json(Value::Null) }, nothing.gives(200, "null", anything))
+    });
+    endpoints
+        .get(path("samplers"), fixed(samplers::list()), said("samplers", array))
+        .get(path("schedulers"), fixed(samplers::schedulers()), said("schedulers", array))
+        .get(path("sd-models"), models, said("sd-models", array))
+        .get(path("loras"), loras, said("loras", array))
+        .get(path("upscalers"), fixed(upscalers()), said("upscalers", array))
+        .get(path("scripts"), fixed(json!({"txt2img": [], "img2img": []})), said("scripts", object))
+        .get(path("embeddings"), fixed(json!({"loaded": {}, "skipped": {}})), said("embeddings", object))
+        .get(path("cmd-flags"), fixed(json!({"api": true, "listen": false})), said("cmd-flags", object))
+        .get(path("memory"), fixed(memory()), said("memory", object))
 }
 
-fn fixed(value: Value) -> MethodRouter<Door> {
-    get(move || async move { Json(value) })
+fn path(name: &str) -> String {
+    format!("/sdapi/v1/{name}")
 }
 
 /// `None` alone, which every list of upscalers begins with.
@@ -61,12 +73,12 @@ fn memory() -> Value {
     json!({"ram": elsewhere, "cuda": elsewhere})
 }
 
-async fn models(State(door): State<Door>) -> Json<Value> {
+async fn models(State(door): State<A1111>) -> Json<Value> {
     let entry = |name: &String| json!({"title": name, "model_name": name, "hash": null, "sha256": null, "filename": name, "config": null});
     Json(door.foreign.pool().models.iter().map(entry).collect())
 }
 
-async fn loras(State(door): State<Door>) -> Json<Value> {
+async fn loras(State(door): State<A1111>) -> Json<Value> {
     let entry = |name: &String| json!({"name": name, "alias": name, "path": name, "metadata": {}});
     Json(door.foreign.pool().loras.iter().map(entry).collect())
 }

@@ -3,6 +3,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `endpoints` | where they are, and what is said of them |
 //! | `wish` | the fields of a request, as a job |
 //! | `switched` | what was switched on and cannot be done |
 //! | `prompt` | `<lora:name:weight>`, cut out |
@@ -24,6 +25,7 @@
 mod answer;
 mod clients;
 mod draw;
+mod endpoints;
 mod info;
 mod lists;
 mod options;
@@ -37,39 +39,24 @@ mod start;
 mod switched;
 mod wish;
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
-
 use self::clients::Clients;
 use super::Foreign;
 
+pub(in crate::queen) use endpoints::endpoints;
 pub(super) use refusal::{refusal, speaks};
 
 /// What these endpoints have. Cheap to clone.
 #[derive(Clone)]
-struct Door {
+pub(in crate::queen) struct A1111 {
     foreign: Foreign,
     clients: Clients,
 }
 
-/// /sdapi/v1/* and /internal/ping.
-pub(super) fn routes(foreign: Foreign) -> Router {
-    let door = Door { foreign, clients: Clients::default() };
-    Router::new()
-        .route("/sdapi/v1/txt2img", post(draw::txt2img))
-        .route("/sdapi/v1/img2img", post(draw::img2img))
-        .route("/sdapi/v1/progress", get(progress::progress))
-        .route("/sdapi/v1/interrupt", post(progress::interrupt))
-        .route("/sdapi/v1/skip", post(progress::interrupt))
-        .route("/sdapi/v1/options", get(options::read).post(options::set))
-        .route("/sdapi/v1/png-info", post(png::info))
-        .route("/sdapi/v1/extra-single-image", post(lists::no_upscaler))
-        .route("/sdapi/v1/extra-batch-images", post(lists::no_upscaler))
-        .route("/internal/ping", get(lists::ping))
-        .merge(lists::routes())
-        .with_state(door)
+impl A1111 {
+    /// Nobody has called yet.
+    pub fn new(foreign: Foreign) -> Self {
+        Self { foreign, clients: Clients::default() }
+    }
 }
 
 /// Whether a path is one of A1111's, where errors have its form.

@@ -6,11 +6,11 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::Door;
+use super::A1111;
 use crate::{http::ApiError, queen::auth::Client};
 
 /// GET /sdapi/v1/options.
-pub(super) async fn read(State(door): State<Door>, Extension(client): Extension<Client>) -> Json<Value> {
+pub(super) async fn read(State(door): State<A1111>, Extension(client): Extension<Client>) -> Json<Value> {
     let chosen = door.clients.model(&client);
     let model = chosen.or_else(|| door.foreign.pool().models.into_iter().next());
     Json(json!({
@@ -36,7 +36,7 @@ pub(super) async fn read(State(door): State<Door>, Extension(client): Extension<
 /// # Errors
 /// There is no such model.
 pub(super) async fn set(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::Door;
+use super::A1111;
 use crate::{
     contract::{ContractError, inline},
     http::ApiError,
@@ -26,7 +26,7 @@ const NEGATIVE: &str = "Negative prompt: ";
 
 /// POST /sdapi/v1/png-info.
 pub(super) async fn info(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {

@@ -9,7 +9,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Door, clients::Running};
+use super::{A1111, clients::Running};
 use crate::{http::Jobs, queen::auth::Client};
 
 /// What stands behind a path. One that cannot be read says nothing.
@@ -21,7 +21,7 @@ fn word(words: &Words, name: &str) -> Option<String> {
 
 /// GET /sdapi/v1/progress: of the client's oldest call; with `?skip_current_image=true` without its preview.
 pub(super) async fn progress(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     words: Words,
 ) -> Json<Value> {
@@ -84,7 +84,7 @@ const MAX_BODY: usize = 4096;
 
 /// POST /sdapi/v1/interrupt and /skip: ends the client's own calls, or the one that `force_task_id` names.
 pub(super) async fn interrupt(
-    State(door): State<Door>,
+    State(door): State<A1111>,
     Extension(client): Extension<Client>,
     words: Words,
     request: Request,

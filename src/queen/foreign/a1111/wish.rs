@@ -244,6 +244,10 @@ pub(super) fn list(fields: &mut Fields, name: &str) -> Result<Vec<Value>, ApiErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queen::foreign::{
+        a1111::{endpoints, start::Start},
+        schemas,
+    };
 
     fn read(body: Value) -> Result<(Wish, Fields), ApiError> {
         let Value::Object(body) = body else { panic!("{body}") };
@@ -252,6 +256,17 @@ mod tests {
             Pool { models: vec!["tiny".into(), "org/big".into()], loras: ["styles/oil".to_owned()].into() };
         let wish = Wish::read(&mut fields, &pool, Some("chosen".into()))?;
         Ok((wish, fields))
+    }
+
+    #[test]
+    fn every_field_that_the_document_names_is_read() {
+        let mut said = schemas::properties("A1111Img2Img", endpoints::from_a_picture);
+        said.extend(schemas::properties("A1111Txt2Img", endpoints::from_words));
+        said.insert("init_images".into(), json!(["AA=="]));
+        let mut fields = Fields::of_json(said);
+        Start::take(&mut fields).unwrap();
+        Wish::read(&mut fields, &Pool::default(), None).unwrap();
+        assert_eq!(fields.ignored(), None);
     }
 
     #[test]

@@ -25,9 +25,9 @@ const WITHOUT_MEANING: [&str; 8] = [
 /// What would give other pictures than are drawn here.
 const NOT_DONE: [&str; 4] = ["markup", "frame_count", "frame_duration_ms", "svg"];
 /// Partial pictures of a stream at most.
-const MAX_PARTIAL: u64 = 3;
+pub(super) const MAX_PARTIAL: u64 = 3;
 /// Fields of peers beside OpenAI's, and ours.
-const EXTENSIONS: [(&[&str], &str); 8] = [
+pub(super) const EXTENSIONS: [(&[&str], &str); 8] = [
     (&["steps", "num_inference_steps", "step"], "steps"),
     (&["guidance_scale", "cfg_scale"], "guidance_scale"),
     (&["seed"], "seed"),
@@ -37,7 +37,8 @@ const EXTENSIONS: [(&[&str], &str); 8] = [
     (&["preview_every"], "preview_every"),
     (&["n"], "n"),
 ];
-const TEXTS: [&str; 4] = ["model", "negative_prompt", "scheduler", "prompt_syntax"];
+/// Texts, by the same names as ours.
+pub(super) const TEXTS: [&str; 4] = ["model", "negative_prompt", "scheduler", "prompt_syntax"];
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -176,6 +177,13 @@ fn partial_images(fields: &mut Fields, ours: &mut Map<String, Value>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        http::endpoint::SchemaOf,
+        queen::foreign::{
+            openai::{edit, endpoints},
+            schemas,
+        },
+    };
 
     fn ask(capability: Capability, body: Value) -> Result<Ask, ApiError> {
         let Value::Object(fields) = body else { panic!("{body}") };
@@ -195,6 +203,24 @@ mod tests {
             "height": 768, "output": {"format": "jpeg", "quality": 80}});
         assert_eq!(drawn(body.clone()), expected);
         assert_eq!(ask(Capability::Generate, body).unwrap().ignored, None);
+    }
+
+    #[test]
+    fn every_field_that_the_document_names_is_read() {
+        for (name, schema, capability) in [
+            ("OpenAiGeneration", endpoints::generation as SchemaOf, Capability::Generate),
+            ("OpenAiEdit", endpoints::edit_in_json, Capability::Inpaint),
+        ] {
+            let mut said = schemas::properties(name, schema);
+            said.extend([("prompt".into(), json!("a")), ("image".into(), json!("AA=="))]);
+            let mut fields = Fields::of_json(said);
+            if capability == Capability::Inpaint {
+                edit::inputs(&mut fields, vec![]).unwrap();
+            } else {
+                fields.pass_over(&["image"]);
+            }
+            assert_eq!(Ask::of(&mut fields, capability, false).unwrap().ignored, None, "{name}");
+        }
     }
 
     #[test]

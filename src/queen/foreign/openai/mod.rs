@@ -3,6 +3,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `endpoints` | where they are, and what is said of them |
 //! | `ask` | the fields of a request, as an operation and how it is answered |
 //! | `size` | `auto` and `1024x768` |
 //! | `edit` | pictures and masks of an edit, from files of a form or from data URLs |
@@ -16,17 +17,17 @@
 mod answer;
 mod ask;
 mod edit;
+mod endpoints;
 mod events;
 mod models;
 mod refusal;
 mod size;
 
 use axum::{
-    Extension, Router,
+    Extension,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header::ALLOW},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 
 use self::{answer::Asked, ask::Ask};
@@ -37,18 +38,8 @@ use crate::{
     queen::auth::Client,
 };
 
+pub(in crate::queen) use endpoints::endpoints;
 pub(super) use refusal::refusal;
-
-/// POST /v1/images/generations, POST /v1/images/edits, GET /v1/models, GET /v1/models/{id}.
-pub(super) fn routes(foreign: Foreign) -> Router {
-    Router::new()
-        .route("/v1/images/generations", post(generate).options(what_there_is))
-        .route("/v1/images/edits", post(edit).options(what_there_is))
-        .route("/v1/images/variations", post(variations))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .with_state(foreign)
-}
 
 /// Whether a path is one of OpenAI's, where errors have its form.
 pub(super) fn has(path: &str) -> bool {

@@ -1,17 +1,11 @@
 //! `--http`: the job endpoints on this worker alone, through the same router as messages, and /ready and /metrics.
 //! What the handlers share holds the queue, never the engine.
 
-mod server;
+mod metrics;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -22,13 +16,10 @@ use crate::{
     http::{ApiError, Jobs, MAX_IMAGE_BYTES, Opened, RouteLimits, fallback, job_routes},
     storage::Key,
     worker::{
-        shared::{Context, HeldJob},
+        shared::{Context, Happened, HeldJob},
         take::{JobRouter, Refusal},
     },
 };
-#[cfg(test)]
-pub use server::STOP_LIMIT;
-pub use server::{HttpServer, Listener};
 
 /// When a client that found no free slot may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -42,26 +33,43 @@ const REFUSED: (StatusCode, &str) =
 #[derive(Clone)]
 pub struct WorkerJobs {
     router: JobRouter,
+    nats: Nats,
+}
+
+/// How the connection to NATS is.
+#[derive(Clone)]
+struct Nats {
     connectivity: Arc<dyn Fn() -> Connectivity + Send + Sync>,
+    connections: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl WorkerJobs {
-    /// `connectivity` says how the connection to NATS stands.
-    pub fn new(router: JobRouter, connectivity: impl Fn() -> Connectivity + Send + Sync + 'static) -> Self {
-        Self { router, connectivity: Arc::new(connectivity) }
+    /// `connectivity` says how the connection to NATS stands, and `connections` how often there was one.
+    pub fn new(
+        router: JobRouter,
+        connectivity: impl Fn() -> Connectivity + Send + Sync + 'static,
+        connections: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        let nats = Nats { connectivity: Arc::new(connectivity), connections: Arc::new(connections) };
+        Self { router, nats }
     }
 
     /// All endpoints of a worker.
     pub fn routes(self) -> Router {
         let own = Router::new()
             .route("/ready", get(ready))
-            .route("/metrics", get(metrics))
+            .route("/metrics", get(metrics::metrics))
             .with_state(self.clone());
         fallback(job_routes(self, RouteLimits::default()).merge(own))
     }
 
     fn context(&self) -> &Context {
         self.router.context()
+    }
+
+    /// Whether it takes jobs.
+    fn is_ready(&self) -> bool {
+        (self.nats.connectivity)() == Connectivity::Connected && self.context().takes_jobs()
     }
 
     /// How a job ended that is not here any more.
@@ -93,7 +101,7 @@ impl Jobs for WorkerJobs {
 
     fn refused(&self, error: &ApiError) {
         tracing::info!(code = %error.code, message = %error.message, "a request over HTTP is refused");
-        self.context().metrics.refused();
+        self.context().metrics.note(Happened::Refused);
     }
 
     async fn events(&self, id: &JobId, after: Option<u64>) -> Result<Opened, ApiError> {
@@ -147,7 +155,7 @@ impl Jobs for WorkerJobs {
     }
 
     async fn health(&self) -> Health {
-        let connectivity = (self.connectivity)();
+        let connectivity = (self.nats.connectivity)();
         let status = match connectivity == Connectivity::Connected && !self.context().is_closed() {
             _ if self.context().is_engine_lost() => Health::FAILED,
             true => "ok",
@@ -157,8 +165,9 @@ impl Jobs for WorkerJobs {
     }
 }
 
-/// What a worker answers while it loads models, or waits for NATS.
-pub fn while_it_starts() -> Router {
+/// What a worker on this device answers while it loads models, or waits for NATS.
+pub fn while_it_starts(device: &str) -> Router {
+    let device = device.to_owned();
     let health = || async {
         Json(Health {
             status: "starting".into(),
@@ -171,7 +180,11 @@ pub fn while_it_starts() -> Router {
         ApiError::new(ErrorCode::Busy, "this worker starts: it takes jobs when /ready says so")
             .with_retry_after(RETRY_WHILE_IT_STARTS)
     };
-    Router::new().route("/health", get(health)).route("/ready", get(|| async { NOT_READY })).fallback(refuse)
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(|| async { NOT_READY }))
+        .route("/metrics", get(move || async move { metrics::while_it_starts(&device) }))
+        .fallback(refuse)
 }
 
 /// What comes after the history, to the terminal event; a reader that fell behind skips to where the job is.
@@ -191,15 +204,9 @@ fn follow(job: Arc<HeldJob>, live: Receiver<Arc<Event>>) -> impl futures::Stream
 }
 
 async fn ready(State(jobs): State<WorkerJobs>) -> (StatusCode, &'static str) {
-    match (jobs.connectivity)() {
-        Connectivity::Connected if jobs.context().takes_jobs() => (StatusCode::OK, "ready\n"),
+    match (jobs.nats.connectivity)() {
+        Connectivity::Connected if jobs.is_ready() => (StatusCode::OK, "ready\n"),
         Connectivity::Refused => REFUSED,
         Connectivity::Connected | Connectivity::Away => NOT_READY,
     }
-}
-
-async fn metrics(State(jobs): State<WorkerJobs>) -> impl IntoResponse {
-    let slots = &jobs.context().slots;
-    let text = jobs.context().metrics.to_text(slots.slots(), slots.free());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

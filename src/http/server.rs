@@ -1,16 +1,16 @@
-//! The address of `--http`: bound before anything is loaded, and answered from then on.
+//! An address of this process: bound before anything else is done, and answered from then on.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
-use super::{WorkerJobs, while_it_starts};
+use super::serve;
 
-/// How long open HTTP connections may go on after the last job.
+/// How long connections that are open may go on when a server is stopped.
 pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 
-/// An HTTP server of this worker, until it is stopped.
+/// An HTTP server, until it is stopped.
 pub struct HttpServer {
     server: JoinHandle<()>,
     stop: Arc<Notify>,
@@ -22,7 +22,7 @@ impl HttpServer {
         let told = stop.clone();
         let server = tokio::spawn(async move {
             let stopped = async move { told.notified().await };
-            if let Err(error) = crate::http::serve(listener, routes, stopped, STOP_LIMIT).await {
+            if let Err(error) = serve(listener, routes, stopped, STOP_LIMIT).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });
@@ -38,26 +38,35 @@ impl HttpServer {
     }
 }
 
-/// The address of a worker that starts: it answers that from the beginning.
+/// The address of a process that starts.
 pub struct Listener {
     listener: TcpListener,
     meanwhile: HttpServer,
 }
 
 impl Listener {
-    /// Answers that the worker starts.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// Serves `meanwhile` there, until the process has started.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn bind(address: SocketAddr, meanwhile: Router) -> io::Result<Self> {
         let first = std::net::TcpListener::bind(address)?;
         first.set_nonblocking(true)?;
         let listener = TcpListener::from_std(first.try_clone()?)?;
         let first = TcpListener::from_std(first)?;
-        Ok(Self { listener, meanwhile: HttpServer::start(first, while_it_starts()) })
+        Ok(Self { listener, meanwhile: HttpServer::start(first, meanwhile) })
     }
 
     /// From now on these are served.
-    pub async fn started(self, jobs: WorkerJobs) -> HttpServer {
-        let server = HttpServer::start(self.listener, jobs.routes());
+    pub async fn started(self, routes: Router) -> HttpServer {
+        let server = HttpServer::start(self.listener, routes);
         self.meanwhile.stop().await;
         server
+    }
+
+    /// The listener, at which connections wait for whoever serves them from now on.
+    pub async fn hand_over(self) -> TcpListener {
+        self.meanwhile.stop().await;
+        self.listener
     }
 }
