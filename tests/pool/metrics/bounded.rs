@@ -12,7 +12,8 @@ const NAMES: usize = 1_000;
 async fn requests_for_many_models_leave_no_trace_in_labels() {
     let pool = Pool::new().await;
     let (_worker, base) = worker(&pool, "a", "m=sim://?step_ms=1&size=64", &[]).await;
-    let queen = queen(&pool, &[]);
+    // Nobody sends so much so fast but a test.
+    let queen = queen(&pool, &["--rate-limit", "0", "--request-limit", "0"]);
     super::until(&queen.url, r#"sd_queen_model_workers{model="m"}"#, |n| n == 1.0).await;
     super::until(&queen.url, "sd_queen_sweep_age_seconds", |_| true).await;
     let client = reqwest::Client::new();
