@@ -120,7 +120,9 @@ class Pool:
         ]
         with pool.running(command, log) as process:
             pool.wait_until_answering(port, process, log)
-            yield f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: is_ready(url), "queen is not ready")
+            yield url
 
     def worker(self, models: dict[str, str]) -> None:
         flags = [flag for name, source in models.items() for flag in ("--model", f"{name}={source}")]
@@ -141,6 +143,13 @@ class Pool:
 @functools.cache
 def the_pool() -> Pool:
     return Pool()
+
+
+def is_ready(queen: str) -> bool:
+    """Before it is, queen answers that it starts."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{queen}/ready") as answer:
+        return answer.status == 200
+    return False
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str) -> None:

@@ -35,6 +35,10 @@ pub struct NatsServer {
 /// How long a server that shuts down lets its clients stay, in all, and before the first is sent away.
 const LAME_DUCK: &str = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n";
 
+/// Streams ask for room before they use any, those of hundreds of tests for more than a small disk has: the server is told
+/// that it has plenty. In bytes.
+const MAX_FILE_STORE: u64 = 100 << 40;
+
 /// The line of the servers that the tests run with, as in (2, 9).
 pub fn line() -> (u32, u32) {
     let output = std::process::Command::new(program("nats-server", "NATS_SERVER")).arg("--version").output();
@@ -116,7 +120,11 @@ impl NatsServer {
             return LAME_DUCK.into();
         }
         let sync = std::env::var("NATS_SYNC_INTERVAL").map(|time| format!(", sync_interval: {time}"));
-        format!("{LAME_DUCK}jetstream {{ store_dir: {:?}{} }}\n", self.data(), sync.unwrap_or_default())
+        format!(
+            "{LAME_DUCK}jetstream {{ store_dir: {:?}, max_file_store: {MAX_FILE_STORE}{} }}\n",
+            self.data(),
+            sync.unwrap_or_default()
+        )
     }
 
     /// Where it is asked how it is and what it has.
