@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::{BusError, Streams, streams::MAX_CONSUMERS};
+use super::{BusError, Streams, server_line::line_of, streams::MAX_CONSUMERS};
 
 /// The first line of servers that have a limit where a stream has none.
 const LIMITED_FROM: (u32, u32) = (2, 15);
@@ -66,8 +66,7 @@ impl Streams {
 }
 
 fn is_limited(version: &str) -> bool {
-    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
-    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default()) >= LIMITED_FROM
+    line_of(version).is_some_and(|line| line >= LIMITED_FROM)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use async_nats::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
         message::{PublishMessage, StreamMessage},
-        stream::{DeleteMessageErrorKind, LastRawMessageErrorKind},
+        stream::{DeleteMessageErrorKind, LastRawMessageErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
@@ -207,6 +207,20 @@ impl Streams {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(BusError::jetstream(doing(), error)),
+        }
+    }
+
+    /// The first message on a subject from number `from` on.
+    pub(super) async fn next_of<I>(
+        &self,
+        stream: &Stream<I>,
+        from: u64,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, BusError> {
+        match stream.raw_message_builder().sequence(from).next_by_subject(subject).send().await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(BusError::jetstream(format!("reading {subject}"), error)),
         }
     }
 

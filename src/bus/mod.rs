@@ -35,6 +35,7 @@ mod queue;
 mod register;
 mod reply;
 mod requester;
+mod server_line;
 mod sign_in;
 mod sink;
 mod stream_options;

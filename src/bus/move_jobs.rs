@@ -11,7 +11,7 @@ use async_nats::{
     jetstream::{
         consumer,
         message::{OutboundMessage, StreamMessage},
-        stream::{Config, RawMessageErrorKind, Stream},
+        stream::{Config, Stream},
     },
 };
 use futures::TryStreamExt;
@@ -166,19 +166,6 @@ impl Streams {
             moved.letters += 1;
         }
         self.close(wanted).await
-    }
-
-    async fn next_of(
-        &self,
-        stream: &Stream,
-        from: u64,
-        subject: &str,
-    ) -> Result<Option<StreamMessage>, BusError> {
-        match stream.raw_message_builder().sequence(from).next_by_subject(subject).send().await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(BusError::jetstream(format!("reading {subject}"), error)),
-        }
     }
 
     async fn put(&self, subject: String, map: HeaderMap, message: &StreamMessage) -> Result<u64, BusError> {

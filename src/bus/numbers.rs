@@ -5,21 +5,32 @@
 //! or the server itself holds it for removed, and nobody ever sees the job. That is so with nats-server 2.9.10, whose index
 //! of a block outlives what was in the block (`rebuildStateLocked` in its filestore.go keeps what the index says of
 //! removed numbers). So before a job is sent on a new connection, numbers that were given out once are passed over.
+//!
+//! nats-server 2.9 also believes that a file has every number between its first and its last (`indexCacheBuf`). A file that
+//! lost its end, and with it all messages that were left, may go on with a later number: what is written behind the missing
+//! ones cannot be read once the file is loaded anew, and no worker is given it. An empty stream is therefore purged before
+//! a job is sent on a new connection to such a server: that begins a new file.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use async_nats::jetstream::{consumer, message::OutboundMessage};
+use async_nats::jetstream::{
+    consumer,
+    message::OutboundMessage,
+    stream::{Info, Stream},
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::{BusError, Streams};
+use super::{BusError, Streams, server_line::line_of};
 use crate::contract::{Capability, JobId};
 
 /// The model on the subject of a message that only takes a number. No consumer asks for it.
 const NOBODYS: &str = "passed-over";
+/// The first line of servers that read what is behind a missing number (2.10.25 was tried).
+const READS_BEHIND_GAPS: (u32, u32) = (2, 10);
 /// The most numbers that are passed over at one time: more than a server gives out between two writes to its disk.
 const MAX_PASSED: u64 = 100_000;
 /// How long that may take.
@@ -87,6 +98,7 @@ impl Streams {
         let doing = || format!("reading the numbers of {}", self.jobs);
         let stream = self.context.get_stream_no_info(&self.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream(doing(), error))?;
+        self.remove_passed_over(&stream).await?;
         let consumers: Vec<consumer::Info> =
             stream.consumers().try_collect().await.map_err(|error| BusError::jetstream(doing(), error))?;
         // After the consumers: what is delivered meanwhile is no news.
@@ -95,11 +107,49 @@ impl Streams {
         let removed = info.state.first_sequence.saturating_sub(1);
         let spoken_for = delivered.unwrap_or(0).max(removed).max(info.state.last_sequence);
         let until = self.numbers.spoken_for(&info.created.to_string(), spoken_for);
+        self.begin_file(&stream, &info).await;
         if until > info.state.last_sequence {
             self.pass_over(info.state.last_sequence, until).await?;
         }
         self.numbers.lock().connection = Some(connection);
         Ok(())
+    }
+
+    /// Removes what is left of numbers whose passing over ended in its middle: it would be counted as jobs that wait.
+    async fn remove_passed_over<I>(&self, stream: &Stream<I>) -> Result<(), BusError> {
+        let (subject, mut from) = (self.subjects.jobs_of(Capability::Generate, NOBODYS), 1);
+        while let Some(message) = self.next_of(stream, from, &subject).await? {
+            self.remove_job(message.sequence).await?;
+            from = message.sequence + 1;
+        }
+        Ok(())
+    }
+
+    /// Lets an empty stream go on in a new file, where the server needs that. What is stored meanwhile has a number that is
+    /// not purged. A queen that may not purge goes on without: then a power cut can hide jobs, and its log says so.
+    async fn begin_file<I>(&self, stream: &Stream<I>, info: &Info) {
+        let (line, state) = (line_of(&self.context.client().server_info().version), &info.state);
+        if line.is_none_or(|line| line >= READS_BEHIND_GAPS) || state.messages > 0 || state.last_sequence == 0
+        {
+            return;
+        }
+        match stream.purge().sequence(state.last_sequence + 1).await {
+            Ok(purged) if purged.purged == 0 => {
+                tracing::debug!(stream = %self.jobs, "the empty stream goes on in a new file");
+            }
+            Ok(purged) => tracing::error!(
+                stream = %self.jobs,
+                jobs = purged.purged,
+                "jobs that came in the same moment were purged: whoever sent them may send them again"
+            ),
+            Err(error) => tracing::warn!(
+                stream = %self.jobs,
+                %error,
+                "nats-server 2.9 may hide jobs after a power cut: an empty stream of jobs must be purged, which needs \
+                 the right to publish on $JS.API.STREAM.PURGE.{}",
+                self.jobs
+            ),
+        }
     }
 
     /// Stores messages for nobody until the stream has given out `until`, and removes them.

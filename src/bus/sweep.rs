@@ -16,7 +16,7 @@ use std::{
 use async_nats::jetstream::{
     consumer::{self, PullConsumer},
     message::{OutboundMessage, StreamMessage},
-    stream::{RawMessageErrorKind, Stream},
+    stream::Stream,
 };
 use futures::TryStreamExt;
 
@@ -110,6 +110,9 @@ impl Sweeper {
             self.streams.lift_consumer_limits().await;
             self.limits_of = Some(connection);
         }
+        if let Err(error) = self.streams.number_anew().await {
+            tracing::warn!(%error, "the numbers of the queue cannot be looked at");
+        }
         let failed = |error| BusError::jetstream("sweeping the queue", error);
         let stream = self.streams.context.get_stream_no_info(&self.streams.jobs).await;
         let stream = stream.map_err(|error| BusError::jetstream("sweeping the queue", error))?;
@@ -133,15 +136,8 @@ impl Sweeper {
             let wanted = consumer.num_waiting > 0;
             let (mut from, mut oldest) = (1, None);
             while from <= consumer.delivered.stream_sequence || consumer.num_pending > 0 {
-                let next = stream
-                    .raw_message_builder()
-                    .sequence(from)
-                    .next_by_subject(&consumer.config.filter_subject);
-                let message = match next.send().await {
-                    Ok(message) => message,
-                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-                    Err(error) => return Err(BusError::jetstream("sweeping the queue", error)),
-                };
+                let next = self.streams.next_of(&stream, from, &consumer.config.filter_subject).await?;
+                let Some(message) = next else { break };
                 from = message.sequence + 1;
                 if message.sequence > consumer.delivered.stream_sequence {
                     oldest = Some(SystemTime::from(message.time));

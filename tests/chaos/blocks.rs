@@ -68,6 +68,14 @@ pub fn cut(folder: &Path, bytes: u64) -> Vec<Record> {
     all
 }
 
+/// Takes the last `number` records from the newest block in a folder, and no byte more. The server must not run.
+pub fn cut_records(folder: &Path, number: usize) -> Vec<Record> {
+    let content = fs::read(newest(folder).expect("a block")).expect("a block");
+    let all = records(&content);
+    let left = all.len().checked_sub(number + 1).map_or(0, |last| all[last].end);
+    cut(folder, (content.len() - left) as u64)
+}
+
 /// The block of the highest number.
 fn newest(folder: &Path) -> Option<PathBuf> {
     let blocks = fs::read_dir(folder).ok()?.filter_map(|entry| {

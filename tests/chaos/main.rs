@@ -22,6 +22,7 @@ mod killed_worker;
 mod load;
 mod log_lines;
 mod memory;
+mod missing_numbers;
 mod nets;
 mod objects;
 mod poison;

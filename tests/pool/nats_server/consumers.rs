@@ -1,8 +1,12 @@
-//! How many consumers a stream may have: from 2.15 on a server takes 1,000 where the stream names no number.
+//! How many consumers a stream may have: from 2.15 on a server takes 1,000 where the stream names no number. And what a sweep
+//! puts right.
 
 use async_nats::jetstream::{self, consumer::pull, stream::Config};
 use futures::{StreamExt, TryStreamExt, stream};
-use sd_worker_rbee::bus::{StreamOptions, Streams, Sweeper};
+use sd_worker_rbee::{
+    bus::{StreamOptions, Streams, Sweeper},
+    contract::{Capability, JobId},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -98,4 +102,19 @@ async fn a_queen_who_may_not_edit_streams_sweeps_and_leaves_them() {
     assert!(config(&operator, "JOBS").await.max_consumers < 1);
     let body: Value = operator.request("STREAM.INFO.JOBS", &json!({})).await.unwrap();
     assert_eq!(body["config"]["retention"], "workqueue", "{body}");
+}
+
+#[tokio::test]
+async fn what_is_left_of_passing_over_numbers_is_taken_out_of_the_queue() {
+    let pool = Pool::new().await;
+    let (context, streams) = (jetstream::new(pool.client.clone()), streams(&pool));
+    streams.ensure().await.expect("the streams");
+    // A queen that is killed before it takes them out leaves these.
+    for left in ["a", "b"] {
+        let subject = pool.subjects.jobs(Capability::Generate, "passed-over", &JobId::new(left).unwrap());
+        context.publish(subject, "".into()).await.unwrap().await.expect("it is stored");
+    }
+    Sweeper::new(streams, PATIENCE).sweep().await.expect("the queue is swept");
+    let jobs = context.get_stream(pool.subjects.stream("JOBS")).await.unwrap();
+    assert_eq!(jobs.cached_info().state.messages, 0);
 }

@@ -264,7 +264,7 @@ async fn nobody_does_what_is_anothers() {
     streams(&server, "queen").await.ensure().await.expect("queen makes the streams");
     let streams_are_changed_by_none = [
         "$JS.API.STREAM.DELETE.JOBS",
-        "$JS.API.STREAM.PURGE.JOBS",
+        "$JS.API.STREAM.PURGE.EVENTS",
         "$JS.API.STREAM.UPDATE.EVENTS",
         "$JS.API.STREAM.PURGE.DLQ",
         "$JS.API.STREAM.CREATE.MINE",
@@ -284,7 +284,8 @@ async fn nobody_does_what_is_anothers() {
     let answers = ["_INBOX.queen.guessed", "_INBOX.worker.guessed", "$JS.ACK.JOBS.m.1.1.1.1.0"];
     let of_queen =
         ["jobs.image.generate.m.j", "queued.j", "control.job.j.cancel", "worker.w.control", "$SRV.PING"];
-    let streams_are_made_by_queen = ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS"];
+    let streams_are_made_by_queen =
+        ["$JS.API.STREAM.CREATE.JOBS", "$JS.API.STREAM.MSG.DELETE.JOBS", "$JS.API.STREAM.PURGE.JOBS"];
     let of_workers = [
         "previews.j",
         "worker.w.heartbeat",
