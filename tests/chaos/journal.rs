@@ -108,13 +108,15 @@ impl Journal {
             let mut found = vec![];
             while let Some(message) = messages.next().await {
                 let message = message.map_err(|e| e.to_string())?;
-                let sequence = message.info().map_err(|e| e.to_string())?.stream_sequence;
+                let info = message.info().map_err(|e| e.to_string())?;
+                let (sequence, is_last) = (info.stream_sequence, info.pending == 0);
                 found.push(Message {
                     subject: message.subject.to_string(),
                     headers: message.headers.clone().unwrap_or_default(),
                     value: serde_json::from_slice(&message.payload).unwrap_or(Value::Null),
                 });
-                if sequence >= state.last_sequence {
+                // The message of the last number may have been removed.
+                if is_last || sequence >= state.last_sequence {
                     return Ok(found);
                 }
             }
