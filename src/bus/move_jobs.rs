@@ -93,6 +93,8 @@ impl Streams {
     async fn move_queue(&self, wanted: &Config, moved: &mut Moved) -> Result<(), BusError> {
         let Some(stream) = self.opened(wanted).await? else { return Ok(()) };
         let failed = |error| BusError::jetstream("moving the queue", error);
+        // By what consumers know, which go now.
+        self.number_anew().await?;
         // Consumers of the earlier kind would keep messages from those of today.
         let consumers: Vec<consumer::Info> = stream.consumers().try_collect().await.map_err(failed)?;
         for consumer in consumers {
