@@ -11,6 +11,7 @@ use super::{
     foreign,
     guard::{self, Guard},
     metrics::{self, Metrics},
+    page,
     rate::{self, RateLimit, RateLimits},
     routes, trace,
     webhooks::{Secrets, SecretsError, Webhooks},
@@ -163,7 +164,8 @@ async fn start(
 ) -> Result<Started, QueenError> {
     let failed = |source| QueenError::Listen { address: options.listen, source };
     // An address that cannot be had is told before the rest is waited for; who asks meanwhile is told that queen starts.
-    let listener = Listener::bind(options.listen, metrics::while_it_starts()).map_err(failed)?;
+    let meanwhile = page::while_it_starts().merge(metrics::while_it_starts());
+    let listener = Listener::bind(options.listen, meanwhile).map_err(failed)?;
     let metrics = Arc::new(Metrics::new());
     #[cfg(feature = "otlp")]
     options.traces.start("queen-rbee", &options.listen.to_string())?;

@@ -75,39 +75,36 @@ def browser() -> Browser:
 
 
 class Pool:
-    """The processes, stopped at the end of this one."""
+    """The processes, stopped at the end of this one. `begun` false: none of them runs yet."""
 
-    def __init__(self, models: dict[str, str] = MODELS) -> None:
+    def __init__(self, models: dict[str, str] = MODELS, *, begun: bool = True) -> None:
         self.stack = contextlib.ExitStack()
         atexit.register(self.stack.close)
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.loras = self.folder / "loras"
         self.loras.mkdir()
         (self.loras / f"{HOSTILE}.safetensors").write_bytes(b"no LoRA")
-        port = pool.free_port()
-        self.nats = f"nats://127.0.0.1:{port}"
+        self.port = pool.free_port()
+        self.nats = f"nats://127.0.0.1:{self.port}"
         self.log = self.folder / "nats.log"
-        server = [
-            pool.nats_server(),
-            "-a",
-            "127.0.0.1",
-            "-p",
-            str(port),
-            "-js",
-            "-sd",
-            str(self.folder / "nats"),
-        ]
+        if begun:
+            self.server()
+            self.url = self.queen()
+            self.worker(models)
+
+    def server(self) -> None:
+        address = ["-a", "127.0.0.1", "-p", str(self.port)]
+        server = [pool.nats_server(), *address, "-js", "-sd", str(self.folder / "nats")]
         process = self.stack.enter_context(pool.running(server, self.log))
-        pool.wait_until_answering(port, process, self.log)
-        self.url = self.queen()
-        self.worker(models)
+        pool.wait_until_answering(self.port, process, self.log)
 
     def queen(self, *flags: str) -> str:
         """Starts one, and gives its address."""
         return self.stack.enter_context(self.queen_on(pool.free_port(), *flags))
 
     @contextlib.contextmanager
-    def queen_on(self, port: int, *flags: str) -> Iterator[str]:
+    def queen_on(self, port: int, *flags: str, is_late: bool = False) -> Iterator[str]:
+        """A queen that is ready, or (`is_late`) starts and waits for what it needs."""
         log = self.folder / f"queen-{port}.log"
         command = [
             str(queen_binary()),
@@ -121,7 +118,8 @@ class Pool:
         with pool.running(command, log) as process:
             pool.wait_until_answering(port, process, log)
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_ready(url), "queen is not ready")
+            if not is_late:
+                wait_until(lambda: is_ready(url), "queen is not ready")
             yield url
 
     def worker(self, models: dict[str, str]) -> None:
@@ -129,7 +127,7 @@ class Pool:
         command = [str(pool.worker_binary()), *flags, *self.common(), "--lora-dir", str(self.loras)]
         command += ["--worker-id", "bench-1", "--grace", "1s", "--checkpoint-every", "1s"]
         self.stack.enter_context(pool.running(command, self.folder / "worker.log"))
-        wait_until(lambda: len(self.workers()) == 1, "no worker is up")
+        wait_until(lambda: is_ready(self.url) and len(self.workers()) == 1, "no worker is up")
 
     def common(self) -> list[str]:
         return ["--nats-url", self.nats, "--store-url", f"file://{self.folder / 'store'}"]

@@ -9,7 +9,7 @@ import unittest
 from playwright.sync_api import Route, expect
 
 import pool
-from rig import PageTest, wait_until
+from rig import MODELS, PageTest, Pool, wait_until
 
 # Collects the pictures that were shown.
 WATCH = """() => {
@@ -106,7 +106,7 @@ class Drawing(PageTest):
         port = pool.free_port()
         with self.pool.queen_on(port) as url:
             page = self.open(url)
-            self.draw("while she is away", "slow", page=page, steps=60)
+            self.draw("while queen is away", "slow", page=page, steps=60)
             expect(page.locator(".state")).to_have_text(re.compile("Step [1-9]"))
         expect(page.locator("#summary")).to_contain_text("Connecting again")
         with self.pool.queen_on(port):
@@ -115,6 +115,19 @@ class Drawing(PageTest):
             page.close()
         # Away, or starting.
         self.errors = [text for text in self.errors if "ERR_" not in text and "503" not in text]
+
+    def test_a_page_that_is_opened_while_queen_starts_draws_when_queen_is_ready(self) -> None:
+        late = Pool(begun=False)
+        self.addCleanup(late.stack.close)
+        late.url = late.stack.enter_context(late.queen_on(pool.free_port(), is_late=True))
+        page = self.open(late.url)
+        expect(page.locator("#summary")).to_contain_text("queen starts")
+        late.server()
+        late.worker(MODELS)
+        self.draw("from the start", page=page, steps=2)
+        self.done(page)
+        page.close()
+        self.errors = [text for text in self.errors if "503" not in text]
 
     def test_two_tabs_follow_eight_jobs_and_leave_connections_for_the_rest(self) -> None:
         other = self.open()

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use axum::{
+    Router,
     extract::Path,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -15,6 +16,7 @@ use axum::{
         },
     },
     response::{IntoResponse, Response},
+    routing::get,
 };
 use sha2::{Digest, Sha256};
 
@@ -128,8 +130,6 @@ pub(super) fn is_page(path: &str) -> bool {
 
 /// GET / and GET /page/{file}.
 pub(super) fn endpoints() -> Endpoints<Front> {
-    let page = |asked: HeaderMap| async move { answer(PAGE, &asked) };
-    let file = |Path(name): Path<String>, asked: HeaderMap| async move { answer(&name, &asked) };
     Endpoints::new("Page", of::<ErrorBody>)
         .get(
             "/",
@@ -147,6 +147,19 @@ pub(super) fn endpoints() -> Endpoints<Front> {
                 .errs(&[404])
                 .for_all(),
         )
+}
+
+/// The same for a queen that has nothing else yet: whoever opens the page while queen starts has it when queen is ready.
+pub(super) fn while_it_starts() -> Router {
+    Router::new().route("/", get(page)).route("/page/{file}", get(file))
+}
+
+async fn page(asked: HeaderMap) -> Response {
+    answer(PAGE, &asked)
+}
+
+async fn file(Path(name): Path<String>, asked: HeaderMap) -> Response {
+    answer(&name, &asked)
 }
 
 fn answer(name: &str, asked: &HeaderMap) -> Response {

@@ -1,7 +1,13 @@
 //! A durable job's snapshots on this worker: the newest is written, one at a time, off the engine's path; and what of a
 //! job is there already when another worker's snapshot is gone on from.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -17,6 +23,11 @@ use crate::{
     storage::{Key, StorageError, Store},
     worker::shared::{Context, Happened, Metrics},
 };
+
+/// A write that takes longer was probably tried again: the store may still make what was tried first.
+const IN_ONE_GO: Duration = Duration::from_secs(1);
+/// How long a write may be on its way to the store after it was given up.
+const LATE: Duration = Duration::from_secs(30);
 
 /// The snapshots of one job.
 pub struct Snapshots {
@@ -38,6 +49,8 @@ pub struct Snapshots {
     drawn_by: Vec<u32>,
     /// Whether one was written here.
     written: bool,
+    /// Whether a write failed or was slow, so that the store may make one that nobody waits for.
+    may_come_late: Arc<AtomicBool>,
 }
 
 /// What a job goes on from.
@@ -63,6 +76,7 @@ impl Snapshots {
             waiting: None,
             drawn_by: vec![],
             written: false,
+            may_come_late: Arc::default(),
         }
     }
 
@@ -101,6 +115,7 @@ impl Snapshots {
         let origin = Origin { model: (*self.model.loaded()).clone(), ..self.origin.clone() };
         let (store, job, metrics) = (self.store.clone(), self.job.clone(), self.metrics.clone());
         let (loras, loras_are_same) = (self.loras.clone(), self.loras_are_same.clone());
+        let may_come_late = self.may_come_late.clone();
         tokio::spawn(async move {
             if let Some((folder, loras)) = loras {
                 // The engine reads the files after they were hashed. That they still are what they were when it gives
@@ -111,7 +126,12 @@ impl Snapshots {
                     return;
                 }
             }
-            match snapshot::write(&store, &job, &origin, snapshot).await {
+            let begun = Instant::now();
+            let written = snapshot::write(&store, &job, &origin, snapshot).await;
+            if written.is_err() || begun.elapsed() > IN_ONE_GO {
+                may_come_late.store(true, Ordering::Relaxed);
+            }
+            match written {
                 Ok(()) => metrics.note(Happened::Snapshot),
                 Err(error) => tracing::warn!(%error, "a snapshot could not be written"),
             }
@@ -135,11 +155,19 @@ impl Snapshots {
         self.finish().await;
     }
 
-    /// Removes what is there, if one was written here, or may have been elsewhere.
+    /// Removes what is there, if one was written here, or may have been elsewhere; and once more where the store may make a
+    /// write of before after that. Should the job be sent again in that time, its next worker begins it anew at worst.
     pub async fn remove(&mut self, elsewhere: bool) {
         self.stop().await;
         if self.written || elsewhere {
             snapshot::remove(&self.store, &self.job).await;
+        }
+        if elsewhere || self.may_come_late.load(Ordering::Relaxed) {
+            let (store, job) = (self.store.clone(), self.job.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(LATE).await;
+                snapshot::remove(&store, &job).await;
+            });
         }
     }
 
@@ -234,4 +262,59 @@ async fn sha256(bytes: Bytes) -> String {
     let there = bytes.clone();
     // Not done there, the runtime is ending.
     tokio::task::spawn_blocking(move || digest(&there)).await.unwrap_or_else(|_| digest(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        diffusion::DType,
+        models::{ModelSource, Progress},
+        storage::StoreOptions,
+    };
+
+    fn snapshots(store: &Store) -> Snapshots {
+        let source: ModelSource = "sim://".parse().unwrap();
+        let model = LoadedIdentity::new(&source, &candle_core::Device::Cpu, DType::F16.into()).unwrap();
+        Snapshots {
+            store: store.clone(),
+            metrics: Arc::new(Metrics::new(std::iter::empty(), &[])),
+            job: JobId::new("j").unwrap(),
+            origin: Origin::new("f00d", &model.loaded()),
+            model,
+            loras: None,
+            loras_are_same: Arc::default(),
+            every: Some(LATE),
+            writing: None,
+            waiting: None,
+            drawn_by: vec![],
+            written: false,
+            may_come_late: Arc::default(),
+        }
+    }
+
+    async fn there(store: &Store) -> bool {
+        let key = Key::Checkpoint { job: JobId::new("j").unwrap() };
+        store.find(&key, 1 << 20).await.unwrap().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_comes_after_the_end_of_its_job_does_not_stay() {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(&StoreOptions::new(folder.path().to_str().unwrap())).unwrap();
+        let mut snapshots = snapshots(&store);
+        // A folder in the place of the file: it cannot be written.
+        let place = folder.path().join("jobs/j/checkpoint");
+        std::fs::create_dir_all(place.join("in/the/way")).unwrap();
+        snapshots.put(Snapshot { index: 0, pictures: vec![Progress::Sim { step: 4 }] }, 1);
+        snapshots.stop().await;
+        std::fs::remove_dir_all(&place).unwrap();
+        snapshots.remove(false).await;
+        std::fs::write(&place, "late").unwrap();
+        assert!(there(&store).await);
+        tokio::time::sleep(LATE * 2).await;
+        assert!(!there(&store).await);
+    }
 }
