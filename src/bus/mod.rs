@@ -3,7 +3,7 @@
 //! The connection: `connect` (with `options`, `sign_in`, and `connectivity`, which says how it stands).
 //! A worker's side: jobs in (`doors`, `offers`), events out (`sink`), `cancels`, `controls`, `heartbeat`, `discovery`.
 //! The side of whoever asks: `requester`, `fleet`.
-//! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` and `delivery`; for queen `job_store`,
+//! Durable jobs: `streams` (and their flags), `event_log`; for workers `queue` (with `opening` and `placement`) and `delivery`; for queen `job_store`,
 //! `job_events` (with `fan_out`), `dead_letters`, which read streams by `ordered`, `outbox`, `sweep`, and
 //! `move_jobs` for the streams of earlier versions.
 
@@ -28,9 +28,11 @@ pub mod memory;
 mod move_jobs;
 mod numbers;
 mod offers;
+mod opening;
 mod options;
 mod ordered;
 mod outbox;
+mod placement;
 mod queue;
 mod register;
 mod reply;

@@ -2,7 +2,7 @@
 //!
 //! Each has one inbox for as long as the worker runs, and at most one request under way on it. What the server sends
 //! late, after a request ran out or while the worker closes, still arrives there; nothing has to wait until the server
-//! takes the worker for dead.
+//! takes the worker for dead. Which queue is asked first, `placement` says.
 
 use std::{
     collections::VecDeque,
@@ -28,18 +28,16 @@ use super::{
     connect::Link,
     delivery::{delivery, header},
     doors::UNSUBSCRIBE_AT_THE_SERVER_ONLY,
+    opening::{self, Found, OPEN_AGAIN, Wanted, consumers},
+    placement::{Choice, Placement},
     subscribe,
 };
 use crate::contract::{Capability, headers};
 
-/// How long a request for a job stands.
-const ASK_FOR: Duration = Duration::from_secs(30);
 /// A request that nothing was heard of for this long after its end is lost, as after a lost connection.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer to a look may take.
 const LOOK_FOR: Duration = Duration::from_millis(500);
-/// The pause before streams and consumers are looked for again.
-const OPEN_AGAIN: Duration = Duration::from_secs(2);
 /// How soon it is seen that they were found.
 const OPENED_WITHIN: Duration = Duration::from_millis(50);
 
@@ -54,6 +52,9 @@ pub struct JobStreams {
     ready: VecDeque<Incoming>,
     /// The queue that a look begins with.
     first: usize,
+    placement: Placement,
+    /// When the worker last looked for a job.
+    looked: Instant,
     /// Told to end the subscriptions.
     closed: watch::Sender<bool>,
     state: State,
@@ -69,15 +70,18 @@ struct Queue {
     consumer: Option<PullConsumer>,
     /// Until when a request stands.
     asked: Option<Instant>,
+    /// When a request was last made, or answered: since then it is passed over.
+    passed_over: Instant,
     /// The connection on which it was made: with another one it is lost.
     connection: u64,
 }
 
-/// The consumers of all queues, and the connection on which they were looked for.
-type Found = (Vec<PullConsumer>, u64);
-
-/// Capabilities and models, each with a queue.
-type Wanted = Vec<(Capability, String)>;
+impl Queue {
+    /// Whether a request is under way, as far as is known, on this connection.
+    fn stands(&self, connection: u64) -> bool {
+        self.connection == connection && self.asked.is_some_and(|until| Instant::now() < until + LOST_AFTER)
+    }
+}
 
 enum State {
     Ready,
@@ -104,7 +108,8 @@ impl JobStreams {
             .collect();
         let queue = |(capability, model): &(Capability, String)| {
             let (capability, model, inbox) = (*capability, model.clone(), String::new());
-            Queue { capability, model, inbox, consumer: None, asked: None, connection: 0 }
+            let passed_over = Instant::now();
+            Queue { capability, model, inbox, consumer: None, asked: None, passed_over, connection: 0 }
         };
         let queues = wanted.iter().map(queue).collect();
         let mut jobs = Self { queues, ..Self::none(link, barrier, streams.clone()) };
@@ -125,8 +130,41 @@ impl JobStreams {
     pub(super) fn none(link: Link, barrier: Barrier, streams: Streams) -> Self {
         let (queues, messages) = (vec![], SelectAll::new());
         let (ready, closed) = (VecDeque::new(), watch::Sender::new(true));
-        let state = State::Closed;
-        Self { link, barrier, streams, queues, messages, ready, first: 0, closed, state, opened_on: 0 }
+        let (placement, looked) = (Placement::none(), Instant::now());
+        Self {
+            link,
+            barrier,
+            streams,
+            queues,
+            messages,
+            ready,
+            first: 0,
+            placement,
+            looked,
+            closed,
+            state: State::Closed,
+            opened_on: 0,
+        }
+    }
+
+    /// Jobs of the models that are `in_memory` at the time come first; those of others when they have been passed over for
+    /// `switch_after`, or a moment later when there is nothing else to do. With zero all are alike, as without this.
+    #[must_use]
+    pub fn with_placement(
+        self,
+        in_memory: impl Fn() -> Vec<String> + Send + Sync + 'static,
+        switch_after: Duration,
+    ) -> Self {
+        Self { placement: Placement::new(Box::new(in_memory), switch_after), ..self }
+    }
+
+    /// The queues, as placement sees them.
+    fn choices(&self) -> Vec<Choice<'_>> {
+        let passed_over = |queue: &Queue| queue.passed_over.elapsed();
+        self.queues
+            .iter()
+            .map(|queue| Choice { model: &queue.model, passed_over: passed_over(queue) })
+            .collect()
     }
 
     /// Gives every queue an inbox. Those of before are known to the server as ended; with their streams the client forgets
@@ -163,50 +201,19 @@ impl JobStreams {
     }
 
     /// Looks for streams and consumers after this pause, and then again and again. `told`: the reason that was logged.
-    fn opening(&self, mut pause: Duration, mut told: String) -> State {
-        let (found, opened) = oneshot::channel();
-        let (link, streams, quiet) = (self.link.clone(), self.streams.clone(), pause.is_zero());
-        let wanted: Wanted =
-            self.queues.iter().map(|queue| (queue.capability, queue.model.clone())).collect();
-        tokio::spawn(async move {
-            while !found.is_closed() {
-                tokio::time::sleep(pause).await;
-                pause = OPEN_AGAIN;
-                let connection = link.connections();
-                match consumers(&streams, &wanted).await {
-                    Ok(consumers) => {
-                        if !quiet || !told.is_empty() {
-                            tracing::info!("durable jobs are taken");
-                        }
-                        // The worker may have ended.
-                        let _ = found.send((consumers, connection));
-                        return;
-                    }
-                    Err(error) => {
-                        let text = error.to_string();
-                        if text != told {
-                            tracing::warn!(%error, "no durable jobs at present");
-                        }
-                        told = text;
-                    }
-                }
-            }
-        });
-        State::Opening(opened)
+    fn opening(&self, pause: Duration, told: String) -> State {
+        let wanted = self.queues.iter().map(|queue| (queue.capability, queue.model.clone())).collect();
+        State::Opening(opening::begin(self.link.clone(), self.streams.clone(), wanted, pause, told))
     }
 
-    /// Requests a job of a queue, unless that was done. `wait`: until there is one.
-    async fn ask(&mut self, index: usize, wait: bool) {
+    /// Requests a job of a queue, unless that was done. `expires`: how long it is waited for; none: it must be there.
+    async fn ask(&mut self, index: usize, expires: Option<Duration>) {
         let connection = self.link.connections();
         let queue = &mut self.queues[index];
-        let Some(consumer) = &queue.consumer else { return };
-        let stands = queue.asked.is_some_and(|until| Instant::now() < until + LOST_AFTER);
-        if stands && queue.connection == connection {
-            return;
-        }
-        let expires = wait.then_some(ASK_FOR);
-        let request = BatchConfig { batch: 1, no_wait: !wait, expires, ..BatchConfig::default() };
-        queue.asked = Some(Instant::now() + expires.unwrap_or_default());
+        let Some(consumer) = queue.consumer.as_ref().filter(|_| !queue.stands(connection)) else { return };
+        let request = BatchConfig { batch: 1, no_wait: expires.is_none(), expires, ..BatchConfig::default() };
+        let now = Instant::now();
+        (queue.asked, queue.passed_over) = (Some(now + expires.unwrap_or_default()), now);
         queue.connection = connection;
         if let Err(error) = consumer.request_batch(request, queue.inbox.clone().into()).await {
             tracing::warn!(model = %queue.model, %error, "a job could not be asked for");
@@ -220,7 +227,7 @@ impl JobStreams {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return None,
             Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
-                queue.asked = None;
+                (queue.asked, queue.passed_over) = (None, Instant::now());
                 return None;
             }
             Some(status) => {
@@ -240,7 +247,7 @@ impl JobStreams {
                 return None;
             }
         }
-        queue.asked = None;
+        (queue.asked, queue.passed_over) = (None, Instant::now());
         let model = queue.model.clone();
         match self.incoming(message, model) {
             Ok(incoming) => Some(incoming),
@@ -304,18 +311,6 @@ fn heard(
     .boxed()
 }
 
-async fn consumers(
-    streams: &Streams,
-    wanted: &[(Capability, String)],
-) -> Result<Vec<PullConsumer>, BusError> {
-    streams.ensure().await?;
-    let mut consumers = vec![];
-    for (capability, model) in wanted {
-        consumers.push(streams.consumer(*capability, model).await?);
-    }
-    Ok(consumers)
-}
-
 impl JobQueue for JobStreams {
     async fn look(&mut self) -> Option<Incoming> {
         if let Some(job) = self.ready.pop_front() {
@@ -324,13 +319,14 @@ impl JobQueue for JobStreams {
         if !self.is_ready() {
             return None;
         }
-        for turn in 0..self.queues.len() {
-            let index = (self.first + turn) % self.queues.len();
+        self.looked = Instant::now();
+        let order = self.placement.order(&self.choices(), self.first);
+        for index in order {
             // Its request stands: what comes to it comes by itself.
-            if self.queues[index].asked.is_some() {
+            if self.queues[index].stands(self.link.connections()) {
                 continue;
             }
-            self.ask(index, false).await;
+            self.ask(index, None).await;
             let until = tokio::time::Instant::now() + LOOK_FOR;
             while self.queues[index].asked.is_some() {
                 let Ok(Some((from, message))) = tokio::time::timeout_at(until, self.messages.next()).await
@@ -363,12 +359,18 @@ impl JobQueue for JobStreams {
                     }
                 }
             }
+            let mut again = if matches!(self.state, State::Opening(_)) { OPENED_WITHIN } else { LOST_AFTER };
             if ask && self.is_ready() {
-                for index in 0..self.queues.len() {
-                    self.ask(index, true).await;
+                let idle = self.looked.elapsed();
+                let requests = self.placement.ask_for(&self.choices(), idle);
+                for (index, expires) in requests.into_iter().enumerate() {
+                    if expires.is_some() {
+                        self.ask(index, expires).await;
+                    }
                 }
+                let others = self.placement.head_start_left(idle);
+                again = if others.is_zero() { again } else { again.min(others) };
             }
-            let again = if matches!(self.state, State::Opening(_)) { OPENED_WITHIN } else { LOST_AFTER };
             tokio::select! {
                 message = self.messages.next(), if !self.messages.is_empty() => {
                     if let Some((index, message)) = message
@@ -377,7 +379,7 @@ impl JobQueue for JobStreams {
                         return job;
                     }
                 }
-                // Requests that were lost are made again, and what was opened is used.
+                // Requests that were lost are made again, others are made for the first time, and what was opened is used.
                 () = tokio::time::sleep(again) => {}
             }
         }

@@ -61,6 +61,11 @@ impl EngineView {
         self.models.in_memory()
     }
 
+    /// The models whose next job costs no loading, those on their way into memory too.
+    pub fn at_hand(&self) -> Vec<String> {
+        self.models.at_hand()
+    }
+
     /// Every model, with the bytes of its weights in memory.
     pub fn resident_bytes(&self) -> Vec<(String, u64)> {
         self.models.bytes_in_memory()

@@ -78,6 +78,23 @@ pub enum ModelError {
         /// Models that stay because jobs run with them.
         busy: Vec<String>,
     },
+    /// A model that was to be in memory from the start.
+    #[error(
+        "`{model}`: its weights take {} and {} are left for it{}: name fewer models in --preload, or give them more memory",
+        human(*needed),
+        human(*available),
+        beside_models(beside)
+    )]
+    NotPreloaded {
+        /// The model.
+        model: String,
+        /// Bytes of its weights as they would be kept.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+        /// Models that were loaded before it.
+        beside: Vec<String>,
+    },
     /// The code that reads a model panicked over its files.
     #[error("`{model}`: reading it panicked: {reason}")]
     Panicked {
@@ -119,6 +136,10 @@ fn busy_models(busy: &[String]) -> String {
     if busy.is_empty() { String::new() } else { format!(" (jobs run with {})", busy.join(", ")) }
 }
 
+fn beside_models(beside: &[String]) -> String {
+    if beside.is_empty() { String::new() } else { format!(" beside {}", beside.join(", ")) }
+}
+
 fn smaller_pictures(possible: Option<u64>) -> String {
     possible.map(|pixels| format!("--max-pixels {pixels}, ")).unwrap_or_default()
 }
@@ -140,7 +161,8 @@ impl ModelError {
             Self::Sim(SimError::OutOfMemory)
             | Self::TooLarge { .. }
             | Self::OverLimit { .. }
-            | Self::NoRoom { .. } => ErrorCode::OutOfMemory,
+            | Self::NoRoom { .. }
+            | Self::NotPreloaded { .. } => ErrorCode::OutOfMemory,
             Self::Sim(SimError::NonFinite) => ErrorCode::NonFinite,
             Self::Unknown(_) => ErrorCode::UnsupportedModel,
             Self::Sim(SimError::Option { .. } | SimError::Device)
@@ -161,6 +183,7 @@ impl ModelError {
             | Self::TooLarge { .. }
             | Self::OverLimit { .. }
             | Self::NoRoom { .. }
+            | Self::NotPreloaded { .. }
             | Self::Foreign => false,
         }
     }

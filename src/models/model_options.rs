@@ -16,12 +16,15 @@ pub struct ModelOptions {
     pub memory: Option<u64>,
     /// What weights and pictures take together at most; none: pictures take what they need.
     pub limit: Option<MemoryLimit>,
+    /// The models that are loaded at the start, all of them; none: those that there is room for.
+    pub preload: Vec<String>,
 }
 
 impl ModelOptions {
     /// In f32, in all the memory that is free.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), precision: Precision::all(DType::F32), memory: None, limit: None }
+        let precision = Precision::all(DType::F32);
+        Self { device: device.clone(), precision, memory: None, limit: None, preload: vec![] }
     }
 
     /// Bytes that weights may take, and what bounds them. `reserve` is what the memory limit keeps for pictures.

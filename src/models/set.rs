@@ -43,6 +43,12 @@ struct Memory {
     leaving: Vec<usize>,
 }
 
+impl Memory {
+    fn has(&self, index: usize) -> bool {
+        self.loaded.iter().any(|loaded| loaded.entry == index)
+    }
+}
+
 /// A model in memory.
 struct Loaded {
     entry: usize,
@@ -70,8 +76,8 @@ struct Room {
 }
 
 impl ModelSet {
-    /// Checks every source, and loads them in their order while they fit. Those that do not are loaded when they are
-    /// first used.
+    /// Checks every source, and loads those that the options name, or else all in their order while they fit. The rest is
+    /// loaded when it is first used.
     ///
     /// # Errors
     /// The first source that cannot be used: what is wrong with it, or how much memory it lacks.
@@ -101,10 +107,32 @@ impl ModelSet {
         let (memory, settled) = (Mutex::default(), Condvar::new());
         let loads = Histograms::new(["model"], JOB_SECONDS);
         let set = Self { models, options, budget, memory, settled, loads };
-        for index in 0..set.models.len() {
-            set.load_at_start(index)?;
+        if set.options.preload.is_empty() {
+            for index in 0..set.models.len() {
+                set.load_at_start(index)?;
+            }
+        }
+        for name in &set.options.preload {
+            set.preload(name)?;
         }
         Ok(set)
+    }
+
+    /// Loads a model that must be there from the start, beside those that are.
+    fn preload(&self, name: &str) -> Result<(), ModelError> {
+        let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
+        let mut memory = self.lock();
+        if memory.has(index) {
+            return Ok(());
+        }
+        let (needed, available) = (self.models[index].weight_bytes, self.room(&memory).free);
+        if needed > available {
+            let beside = self.names(&memory.loaded);
+            return Err(ModelError::NotPreloaded { model: name.to_owned(), needed, available, beside });
+        }
+        let model = self.read(index)?;
+        memory.loaded.push(Loaded { entry: index, model });
+        Ok(())
     }
 
     fn load_at_start(&self, index: usize) -> Result<(), ModelError> {
@@ -140,15 +168,26 @@ impl ModelSet {
 
     /// The models in memory, the least recently used first.
     pub fn in_memory(&self) -> Vec<String> {
-        self.lock().loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
+        self.names(&self.lock().loaded)
+    }
+
+    /// The models whose next job costs no loading: those that are in memory and stay, and those on their way there.
+    pub fn at_hand(&self) -> Vec<String> {
+        let memory = self.lock();
+        let all = memory.loaded.iter().map(|loaded| loaded.entry).chain(memory.loading.iter().copied());
+        let stays = all.filter(|entry| !memory.leaving.contains(entry));
+        stays.map(|entry| self.models[entry].info.name.clone()).collect()
+    }
+
+    fn names(&self, loaded: &[Loaded]) -> Vec<String> {
+        loaded.iter().map(|loaded| self.models[loaded.entry].info.name.clone()).collect()
     }
 
     /// Every model, in the order of the sources, with the bytes of its weights in memory.
     pub fn bytes_in_memory(&self) -> Vec<(String, u64)> {
         let memory = self.lock();
-        let is_there = |index: usize| memory.loaded.iter().any(|loaded| loaded.entry == index);
         let bytes = |(index, entry): (usize, &Entry)| {
-            let bytes = if is_there(index) { entry.weight_bytes } else { 0 };
+            let bytes = if memory.has(index) { entry.weight_bytes } else { 0 };
             (entry.info.name.clone(), bytes)
         };
         self.models.iter().enumerate().map(bytes).collect()
@@ -173,8 +212,7 @@ impl ModelSet {
     pub fn has_room_for(&self, name: &str) -> bool {
         let memory = self.lock();
         self.find(name).is_none_or(|index| {
-            memory.loaded.iter().any(|other| other.entry == index)
-                || self.models[index].weight_bytes <= self.room(&memory).possible
+            memory.has(index) || self.models[index].weight_bytes <= self.room(&memory).possible
         })
     }
 
@@ -218,7 +256,7 @@ impl ModelSet {
     pub fn reserve(&self, name: &str) -> Result<Option<Reserved>, ModelError> {
         let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
         let mut memory = self.lock();
-        if memory.loading.contains(&index) || memory.loaded.iter().any(|loaded| loaded.entry == index) {
+        if memory.loading.contains(&index) || memory.has(index) {
             return Ok(None);
         }
         self.make_room(index, &mut memory)?;
@@ -268,8 +306,7 @@ impl ModelSet {
     pub fn unload(&self, name: &str) -> Result<(), ModelError> {
         let index = self.find(name).ok_or_else(|| ModelError::Unknown(name.to_owned()))?;
         let mut memory = self.lock();
-        let is_here =
-            memory.loading.contains(&index) || memory.loaded.iter().any(|other| other.entry == index);
+        let is_here = memory.loading.contains(&index) || memory.has(index);
         if is_here && !memory.leaving.contains(&index) {
             memory.leaving.push(index);
         }
@@ -405,7 +442,7 @@ impl Drop for Settles<'_> {
     fn drop(&mut self) {
         let mut memory = self.set.lock();
         memory.loading.retain(|index| *index != self.index);
-        if !memory.loaded.iter().any(|loaded| loaded.entry == self.index) {
+        if !memory.has(self.index) {
             memory.leaving.retain(|index| *index != self.index);
         }
         drop(memory);

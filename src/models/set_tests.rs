@@ -32,6 +32,36 @@ fn models_are_loaded_at_start_in_their_order_while_they_fit() {
 }
 
 #[test]
+fn those_that_are_named_are_loaded_at_start_and_no_others() {
+    let open = |memory: u64, preload: &[&str]| {
+        let sources = ["a=sim://?memory=4MiB", "b=sim://?memory=6MiB", "c=sim://?memory=1MiB"];
+        let preload = preload.iter().map(|&name| name.to_owned()).collect();
+        let options = ModelOptions { memory: Some(memory), preload, ..ModelOptions::new(&Device::Cpu) };
+        ModelSet::open(&sources.map(|source| source.parse().unwrap()), options)
+    };
+    assert_eq!(open(20 * MIB, &["b", "c", "b"]).unwrap().in_memory(), ["b", "c"]);
+    let text = open(9 * MIB, &["c", "b", "a"]).err().unwrap().to_string();
+    for part in ["`a`", "4.0 MiB (4194304 bytes)", "2.0 MiB (2097152 bytes)", "beside c, b", "--preload"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(open(20 * MIB, &["d"]).err().unwrap().code(), ErrorCode::UnsupportedModel);
+}
+
+#[test]
+fn a_model_is_at_hand_while_it_is_in_memory_or_on_its_way_and_is_not_to_go() {
+    let set = three(8 * MIB);
+    assert_eq!(set.at_hand(), ["a", "b"]);
+    let held = set.hold("b").unwrap();
+    let reserved = set.reserve("c").unwrap().unwrap();
+    assert_eq!(set.at_hand(), ["b", "c"]);
+    assert_eq!(set.in_memory(), ["b"]);
+    set.unload("b").unwrap();
+    assert_eq!(set.at_hand(), ["c"]);
+    assert_eq!(set.in_memory(), ["b"]);
+    drop((held, set.load(reserved).unwrap()));
+}
+
+#[test]
 fn the_least_recently_used_model_goes_first() {
     let set = three(8 * MIB);
     assert!(set.hold("a").unwrap().load.is_none());

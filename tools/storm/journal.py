@@ -15,8 +15,8 @@ WAITING = dict(pending_msgs_limit=1 << 22, pending_bytes_limit=1 << 30)
 
 
 class Journal:
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, urls: list[str]) -> None:
+        self._urls = urls
         self.logs: dict[str, Log] = {}
         self.ended = 0
         self.events = 0
@@ -24,7 +24,7 @@ class Journal:
         self.complaints: list[str] = []
 
     async def __aenter__(self) -> Journal:
-        self._client = await nats.connect(self._url, error_cb=self._complain)
+        self._client = await nats.connect(self._urls, error_cb=self._complain)
         self._context = self._client.jetstream(timeout=30)
         # One consumer, in the order of the stream; a gap makes it begin again behind the last event that it has.
         await self._context.subscribe("events.*", stream="EVENTS", cb=self._hear, ordered_consumer=True, **WAITING)
@@ -53,6 +53,10 @@ class Journal:
             return (await self._context.stream_info(stream)).state.messages
         except NotFoundError:
             return 0
+
+    async def requests_for_jobs(self) -> int:
+        """That stand, of workers that wait for a job of the pool's one model."""
+        return (await self._context.consumer_info("JOBS", "generate-sim")).num_waiting or 0
 
     async def consumers_of_events(self) -> int:
         """Without our own."""

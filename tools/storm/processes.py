@@ -1,4 +1,4 @@
-"""The pool under test: one nats-server with JetStream, two queens, and workers with a simulated model."""
+"""The pool under test: nats-servers with JetStream, queens, and workers with a simulated model."""
 
 from __future__ import annotations
 
@@ -94,16 +94,22 @@ def nats_server() -> str | None:
 class Pool:
     """`with Pool(...) as pool`: whatever it has started is ended at the end."""
 
-    def __init__(self, programs: Path, folder: Path, workers: int, model: str, streams: int) -> None:
+    def __init__(
+        self, programs: Path, folder: Path, workers: int, model: str, streams: int, *, queens: int = 2, servers: int = 1,
+    ) -> None:
+        """`servers`: of nats-server, each of which has a copy of the streams."""
         self._programs = programs
         self._folder = folder
         self._worker_count = workers
         self._model = model
         self._streams = streams
+        self._queen_count = queens
+        self._server_count = servers
         self.store = folder / "store"
-        self.nats_port, self.monitor_port = free_port(), free_port()
-        self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
-        self.nats: Program | None = None
+        self.nats_ports = [free_port() for _ in range(servers)]
+        self.monitor_ports = [free_port() for _ in range(servers)]
+        self.nats_urls = [f"nats://127.0.0.1:{port}" for port in self.nats_ports]
+        self.servers: list[Program] = []
         self.queens: list[Program] = []
         self.queen_ports: list[int] = []
         self.workers: list[Program] = []
@@ -113,11 +119,11 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         # Jobs may still run when something has failed: workers first, while the bus is there.
-        for programs in (self.workers, self.queens, [self.nats] if self.nats else []):
+        for programs in (self.workers, self.queens, self.servers):
             stop(programs)
 
     def __iter__(self) -> Iterator[Program]:
-        yield from [self.nats] if self.nats else []
+        yield from self.servers
         yield from self.queens
         yield from self.workers
 
@@ -126,16 +132,21 @@ class Pool:
             program.check()
 
     async def start(self, told: Callable[[str], None]) -> None:
-        """Returns when both queens know every worker."""
+        """Returns when every queen knows every worker."""
         self.store.mkdir(parents=True)
         server = nats_server()
         if server is None:
             raise Died("nats-server is not on PATH, and NATS_SERVER does not name it")
-        self.nats = self._run("nats-server", [
-            server, "-a", "127.0.0.1", "-p", str(self.nats_port), "-m", str(self.monitor_port), "-js", "-sd",
-            str(self._folder / "jetstream")])
-        await self._until(lambda: answers(self.nats_port, None), PATIENCE, "nats-server does not listen")
-        for number in range(2):
+        routes = [f"nats://127.0.0.1:{free_port()}" for _ in self.nats_ports]
+        for number, (port, monitor) in enumerate(zip(self.nats_ports, self.monitor_ports, strict=True)):
+            cluster = ["-n", f"n{number}", "--cluster_name", "pool", "--cluster", routes[number], "--routes", ",".join(routes)]
+            name = f"nats-server{number or ''}"
+            self.servers.append(self._run(name, [
+                server, "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor), "-js", "-sd", str(self._folder / f"jetstream{number}"),
+                *(cluster if len(routes) > 1 else [])]))
+        for port in self.nats_ports:
+            await self._until(lambda port=port: answers(port, None), PATIENCE, "nats-server does not listen")
+        for number in range(self._queen_count):
             port = free_port()
             self.queens.append(self._run(f"queen{number}", [
                 str(self._programs / "queen-rbee"), "--listen", f"127.0.0.1:{port}", "--models", "sim",
@@ -171,7 +182,9 @@ class Pool:
             await asyncio.sleep(0.2)
 
     def _shared(self) -> list[str]:
-        return ["--nats-url", self.nats_url, "--store-url", f"file://{self.store}"]
+        return [
+            "--nats-url", ",".join(self.nats_urls), "--store-url", f"file://{self.store}", "--stream-replicas",
+            str(self._server_count)]
 
     def _run(self, name: str, command: list[str]) -> Program:
         return Program(name, command, self._folder / f"{name}.log")

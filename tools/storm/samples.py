@@ -30,7 +30,7 @@ class Samples:
     async def run(self) -> None:
         begun = time.monotonic()
         for count in range(1 << 30):
-            rss = {program.name: program.memory().rss for program in (self.pool.nats, *self.pool.queens)}
+            rss = {program.name: program.memory().rss for program in (*self.pool.servers, *self.pool.queens)}
             self.series.append({
                 "s": round(time.monotonic() - begun, 1), "offered": self.readers.offered, "ended": self.journal.ended,
                 "streams": self.readers.open, **rss})
@@ -52,20 +52,24 @@ class Samples:
 
 @dataclass(frozen=True)
 class Work:
-    """What the pool has done since its start: seconds of CPU time, and messages that nats-server got and sent."""
+    """What the pool has done by `at`: seconds of CPU time, and what nats-server, all of them together, got and sent:
+    messages and bytes."""
 
+    at: float
     nats: float
     queens: float
     workers: float
     messages_in: int
     messages_out: int
+    bytes_in: int
+    bytes_out: int
 
     @classmethod
     async def of(cls, pool: Pool) -> Work:
-        said = await answers(pool.monitor_port, "/varz") or {}
-        return cls(
-            pool.nats.cpu_seconds(), sum(queen.cpu_seconds() for queen in pool.queens),
-            sum(worker.cpu_seconds() for worker in pool.workers), said.get("in_msgs", 0), said.get("out_msgs", 0))
+        varz = [await answers(port, "/varz") or {} for port in pool.monitor_ports]
+        cpu = [sum(program.cpu_seconds() for program in programs) for programs in (pool.servers, pool.queens, pool.workers)]
+        traffic = [sum(said.get(name, 0) for said in varz) for name in ("in_msgs", "out_msgs", "in_bytes", "out_bytes")]
+        return cls(time.monotonic(), *cpu, *traffic)
 
     def since(self, before: Work) -> Work:
         return Work(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))

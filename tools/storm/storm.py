@@ -10,8 +10,10 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+from api_requests import Requests
 from clock import Delays
 from journal import Journal
 from processes import Died, Pool
@@ -25,6 +27,8 @@ from verify import Evidence, verify
 HERE = Path(__file__).resolve().parent
 # Seconds after the last terminal event, in which a second one would be heard, and streams end.
 AFTER = 3.0
+# Seconds until every worker that is known asks for jobs.
+ASK_WITHIN = 60.0
 # Seconds until streams have ended and the stream of jobs is empty.
 SETTLES_WITHIN = 60.0
 # Violations that are kept in the results.
@@ -52,14 +56,16 @@ class Storm:
         await pool.start(tell)
         tell(f"{args.workers} workers are known")
         delays = Delays()
-        self._journal = Journal(pool.nats_url)
+        self._journal = Journal(pool.nats_urls)
         async with self._journal as journal:
+            await self._all_ask(journal)
             self._readers = Readers(pool.queen_ports[0], args.streams, self._has_ended)
             samples = Samples(pool, journal, self._readers)
-            memory = {program.name: program.memory().rss for program in (pool.nats, *pool.queens)}
+            memory = {program.name: program.memory().rss for program in (*pool.servers, *pool.queens)}
             work = await Work.of(pool)
             self._readers.start()
-            beside = [asyncio.create_task(task) for task in (samples.run(), delays.run(), self._tell())]
+            requests = Requests(pool.nats_urls, args.jobs / args.rate if args.rate else 0.0)
+            beside = [asyncio.create_task(task) for task in (samples.run(), delays.run(), requests.run(), self._tell())]
             try:
                 await self._load(beside)
                 work = (await Work.of(pool)).since(work)
@@ -72,7 +78,16 @@ class Storm:
             evidence = Evidence(
                 self._accepted_ids, journal.logs, kept(pool.store), await journal.messages("JOBS"),
                 await journal.messages("DLQ"), self._complaints + self._readers.complaints + journal.complaints)
-        return self._results(samples, delays, memory, work, evidence)
+        return self._results(samples, delays, memory, work, requests, evidence)
+
+    async def _all_ask(self, journal: Journal) -> None:
+        """Returns when every worker waits for a job: after its first heartbeat it may still look for its queue."""
+        end = time.monotonic() + ASK_WITHIN
+        while (waiting := await journal.requests_for_jobs()) < self._args.workers:
+            self._pool.check()
+            if time.monotonic() > end:
+                raise Died(f"{waiting} of {self._args.workers} workers ask for jobs after {ASK_WITHIN:.0f} s")
+            await asyncio.sleep(0.2)
 
     def _has_ended(self, job: str) -> bool:
         log = self._journal.logs.get(job)
@@ -155,7 +170,9 @@ class Storm:
             readers = self._readers
             tell(f"{len(self._accepted)} jobs taken, {self._journal.ended} ended, {readers.open} streams open")
 
-    def _results(self, samples: Samples, delays: Delays, before: dict, work: Work, evidence: Evidence) -> dict:
+    def _results(
+        self, samples: Samples, delays: Delays, before: dict, work: Work, requests: Requests, evidence: Evidence,
+    ) -> dict:
         args, logs = self._args, self._journal.logs
         posts = [one for one in self._answers if one[0] == "post" and one[2] == 200]
         storm = {job for job, (phase, _) in self._accepted.items() if phase == STORM}
@@ -166,7 +183,7 @@ class Storm:
                 logs[job].accepted_at - answered for job, (phase, answered) in self._accepted.items()
                 if phase == wanted and job in logs and logs[job].accepted_at is not None]
             for wanted in (CALM, STORM)}
-        programs = (self._pool.nats, *self._pool.queens)
+        programs = (*self._pool.servers, *self._pool.queens)
         memory = {}
         for program in programs:
             now = program.memory()
@@ -200,7 +217,14 @@ class Storm:
             "work_of_a_job": {
                 "queens_ms": round(work.queens / jobs * 1000, 2), "nats_ms": round(work.nats / jobs * 1000, 2),
                 "workers_ms": round(work.workers / jobs * 1000, 2), "messages_in": round(work.messages_in / jobs, 1),
-                "messages_out": round(work.messages_out / jobs, 1)},
+                "messages_out": round(work.messages_out / jobs, 1), "kib_in": round(work.bytes_in / jobs / 1024, 1),
+                "kib_out": round(work.bytes_out / jobs / 1024, 1)},
+            # Cores that were busy.
+            "cores": {
+                "queens": round(work.queens / work.at, 3), "nats": round(work.nats / work.at, 3),
+                "workers": round(work.workers / work.at, 3)},
+            "requests_a_second": requests.per_second(),
+            "jobs_of_a_worker": shares([log.worker for log in logs.values() if log.worker], args.workers),
             "own_delay": {"senders": spread(self._sender_delays or []), "readers": spread(delays.all)},
             "log": {"warnings": len(complaints), "first": complaints[:10]},
             "violations": len(violations),
@@ -209,6 +233,12 @@ class Storm:
 
     def _latency(self, kind: str, phase: str) -> dict:
         return spread([one[5] - one[4] for one in self._answers if one[:3] == [kind, phase, 200]])
+
+
+def shares(workers: list[str], count: int) -> dict:
+    """How many of `count` workers had each so many jobs: the least, the median and the most."""
+    jobs = sorted([*Counter(workers).values()] + [0] * (count - len(set(workers))))
+    return {"least": jobs[0], "median": statistics.median(jobs), "most": jobs[-1]}
 
 
 def mib(kib: int) -> float:

@@ -15,6 +15,8 @@ class Log:
     accepted_at: float | None = None
     ended_at: float | None = None
     attempts: int = 0
+    # Who told its end.
+    worker: str = ""
     last_seq: int = -1
     ends: list[dict] = field(default_factory=list)
     # What is wrong with their order.
@@ -32,7 +34,7 @@ class Log:
         if event["type"] in TERMINAL:
             self.ends.append(event)
             if self.ended_at is None:
-                self.ended_at = now
+                self.ended_at, self.worker = now, event.get("worker_id", "")
 
 
 @dataclass

@@ -39,6 +39,14 @@ pub struct WorkerOptions {
     /// Bytes of weights that are kept; the least recently used model goes first [default: all that is free]
     #[arg(long, env = "SD_MODEL_MEMORY", value_name = "SIZE", value_parser = parse_size)]
     pub model_memory: Option<u64>,
+    /// Models that are loaded before the worker is ready, and no others; one that has no room is refused [default: all in
+    /// their order, as far as there is room]
+    #[arg(long, env = "SD_PRELOAD", value_name = "NAME", value_delimiter = ',')]
+    pub preload: Vec<String>,
+    /// While durable jobs of the models in memory wait, those of others are passed over for this long at most; 0s: models
+    /// take turns
+    #[arg(long, env = "SD_SWITCH_AFTER", default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
+    pub switch_after: Duration,
     /// Bytes that the whole worker may take, with what the largest picture of --max-pixels takes beside the weights; a
     /// model that does not fit is refused [default: no limit]
     #[arg(long, env = "SD_MEMORY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
@@ -155,6 +163,12 @@ impl WorkerOptions {
                 );
             }
         }
+        if let Some(name) =
+            self.preload.iter().find(|&name| !self.models.iter().any(|model| model.name() == name))
+        {
+            let names: Vec<&str> = self.models.iter().map(ModelSource::name).collect();
+            return error("--preload", format!("there is no model `{name}` among {}", names.join(", ")));
+        }
         if self.model_memory == Some(0) {
             return error("--model-memory", "must be above 0".into());
         }
@@ -187,7 +201,7 @@ impl WorkerOptions {
         let limit =
             self.memory_limit.map(|bytes| MemoryLimit { bytes, max_pixels: self.max_pixels, pictures });
         let precision = self.dtype.unwrap_or_default().on(&device);
-        ModelOptions { precision, memory: self.model_memory, limit, device }
+        ModelOptions { precision, memory: self.model_memory, limit, preload: self.preload.clone(), device }
     }
 
     /// The worker's name: as given, or a new one.
@@ -309,6 +323,7 @@ mod tests {
         }
         for bad in [
             &["--model", "sim://"][..],
+            &["--preload", "other"],
             &["--model-memory", "0"],
             &["--memory-limit", "0"],
             &["--max-pixels", "512"],
@@ -320,6 +335,7 @@ mod tests {
         }
         for good in [
             &["--model", "other=sim://"][..],
+            &["--model", "other=sim://", "--preload", "other,sim", "--switch-after", "0s"],
             &["--dtype", "f16,vae=f32"],
             &["--model-memory", "6GiB"],
             &["--memory-limit", "6GiB"],

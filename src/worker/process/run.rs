@@ -222,6 +222,10 @@ async fn start(
         };
     let (view, by_hand, lookout) = (pipeline.view(), pipeline.by_hand(), pipeline.lookout());
     let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
+    let durable = {
+        let view = view.clone();
+        durable.with_placement(move || view.at_hand(), options.switch_after)
+    };
 
     let (queue, receiver) = RequestQueue::new();
     let engine = Engine::new(GenerationEngine::new(pipeline, receiver).with_slots(options.slots).start());

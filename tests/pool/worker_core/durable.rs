@@ -30,13 +30,13 @@ const SLOW: &str = "sim=sim://?step_ms=40&size=64";
 const SOON: [&str; 2] = ["--ack-wait", "1s"];
 
 /// The streams of a pool, as somebody sees them who looks on.
-struct Streams {
+pub(super) struct Streams {
     context: jetstream::Context,
     subjects: Subjects,
 }
 
 impl Streams {
-    fn of(pool: &Pool) -> Self {
+    pub(super) fn of(pool: &Pool) -> Self {
         Self { context: jetstream::new(pool.client.clone()), subjects: pool.subjects.clone() }
     }
 
@@ -49,7 +49,7 @@ impl Streams {
         self.subjects.jobs(capability, "sim", &JobId::new(id).unwrap())
     }
 
-    async fn put_with(&self, subject: &str, id: &str, message_id: &str, body: impl AsRef<[u8]>) {
+    pub(super) async fn put_with(&self, subject: &str, id: &str, message_id: &str, body: impl AsRef<[u8]>) {
         let mut map = HeaderMap::new();
         map.insert(headers::MESSAGE_ID, message_id);
         map.insert(headers::JOB_ID, id);

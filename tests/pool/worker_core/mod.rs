@@ -9,5 +9,6 @@ mod loras;
 mod models;
 mod other_weights;
 mod outage;
+mod placement;
 mod pool;
 mod shutdown;

@@ -35,6 +35,27 @@ async fn models_are_switched_between_jobs_and_the_time_of_it_is_told() {
 }
 
 #[tokio::test]
+async fn the_models_that_are_named_are_in_memory_before_the_worker_is_ready() {
+    let pool = Pool::new().await;
+    let more = |preload| {
+        let other = "other=sim://?memory=1MiB&load_ms=150";
+        ["--model", other, "--model-memory", "2MiB", "--preload", preload]
+    };
+    let worker = pool.worker("a", TINY, &more("other")).await;
+    let log = worker.log();
+    let loaded: Vec<_> = log.lines().filter(|line| line.contains("a model was loaded")).collect();
+    assert!(loaded.len() == 1 && loaded[0].contains("other"), "{log}");
+    assert_eq!(draw(&pool, "other").await.timings_ms.load, 0);
+    let mut worker = pool.spawn("b", TINY, &more("other,tiny"));
+    assert_eq!(worker.exit().await.code(), Some(1));
+    let log = worker.log();
+    assert!(log.contains("`tiny`: its weights take ") && log.contains("beside other"), "{log}");
+    let mut worker = pool.spawn("c", TINY, &more("another"));
+    assert_eq!(worker.exit().await.code(), Some(1));
+    assert!(worker.log().contains("--preload: there is no model `another` among tiny, other"));
+}
+
+#[tokio::test]
 async fn weights_that_are_kept_in_half_precision_fit_into_half_the_memory() {
     let pool = Pool::new().await;
     let worker = pool.worker("a", TINY, &["--dtype", "f16", "--model-memory", "900KiB"]).await;
