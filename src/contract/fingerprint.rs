@@ -104,6 +104,7 @@ impl Operation {
             body.negative_prompt.take_if(|text| text.is_empty());
             body.n.take_if(|n| *n == IMAGES);
             body.clip_skip.take_if(|skip| *skip == 0);
+            body.guidance_rescale.take_if(|rescale| *rescale == 0.0);
             body.prompt_syntax.take_if(|syntax| *syntax == PromptSyntax::default());
             for lora in &mut body.loras {
                 lora.strength.take_if(|strength| *strength == LORA_STRENGTH);
@@ -155,6 +156,7 @@ mod tests {
             json!({"negative_prompt": ""}),
             json!({"negative_prompt": null}),
             json!({"clip_skip": 0}),
+            json!({"guidance_rescale": 0}),
             json!({"prompt_syntax": "plain"}),
             json!({"prompt_syntax": ""}),
             json!({"output": {}}),

@@ -123,6 +123,8 @@ pub struct Job {
     pub guidance_scale: Option<f64>,
     /// The part of the schedule that is guided; none: all of it.
     pub guidance_interval: Option<GuidanceInterval>,
+    /// How far what guidance makes of the contrast is taken back.
+    pub guidance_rescale: f64,
     /// Seed of the first picture.
     pub seed: u64,
     /// LoRAs.
@@ -185,6 +187,7 @@ impl Job {
                 steps: body.steps.map(|steps| within("steps", steps, 1, limits.max_steps)).transpose()?,
                 guidance_scale: body.guidance_scale.map(guidance_scale).transpose()?,
                 guidance_interval: body.guidance_interval.map(GuidanceInterval::new).transpose()?,
+                guidance_rescale: within("guidance_rescale", body.guidance_rescale.unwrap_or(0.0), 0.0, 1.0)?,
                 seed: body.seed.expect("settle gives a seed"),
                 loras: loras(body.loras)?,
                 n: within("n", body.n.unwrap_or(fingerprint::IMAGES), 1, limits.max_images.min(MAX_IMAGES))?,

@@ -47,6 +47,11 @@ macro_rules! body {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(inner(range(min = 0.0, max = 1.0)))]
             pub guidance_interval: Option<[f64; 2]>,
+            /// How far what guidance makes of a picture's contrast is taken back, 0 (not at all, as without the field) to 1;
+            /// 0.7 is usual for models that predict velocity and were trained from noise alone on.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[schemars(range(min = 0.0, max = 1.0))]
+            pub guidance_rescale: Option<f64>,
             /// Seed of the noise; absent, or -1: drawn from the job's identifier, below 2^53.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schemars(extend("minimum" = -1))]

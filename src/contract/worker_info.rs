@@ -72,6 +72,12 @@ pub struct WorkerInfo {
     /// The licence of each model whose checkpoint names one, in its words.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub licenses: BTreeMap<String, String>,
+    /// The title of each model whose checkpoint gives itself one, in its words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub titles: BTreeMap<String, String>,
+    /// The resolution of each model whose checkpoint says what it was trained for, such as 1024x1024.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resolutions: BTreeMap<String, String>,
     /// The models that are in memory now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resident: Vec<String>,
@@ -213,6 +219,8 @@ impl WorkerInfo {
             schedulers: vec![],
             native_sizes: BTreeMap::new(),
             licenses: BTreeMap::new(),
+            titles: BTreeMap::new(),
+            resolutions: BTreeMap::new(),
             resident: vec![],
             jobs_done: 0,
             step_ms: None,

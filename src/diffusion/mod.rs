@@ -22,12 +22,12 @@ mod text;
 
 pub use autoencoders::{Autoencoder, Moments};
 pub use candle_core::{DType, Device};
-pub use checkpoint::{Checkpoint, Component, Part, Role, sha256};
+pub use checkpoint::{Checkpoint, Component, Part, Role, Weights, sha256};
 pub use error::{BEGINNING, DiffusionError, FileKind, LoraFileError, says_device_failed, what_is};
 pub use families::{
-    FAMILIES, Family, Inspection, Opened, by_pipeline,
+    FAMILIES, Family, Inspection, Named, Opened, by_pipeline,
     flux::Flux,
-    inspect, open,
+    inspect, open, open_with,
     unet::{Networks, StableDiffusion, UNetDenoiser},
     z_image::ZImage,
 };

@@ -135,6 +135,7 @@ macro_rules! body {
             scheduler: common.scheduler.clone(),
             guidance_scale: common.guidance_scale,
             guidance_interval: common.guidance_interval,
+            guidance_rescale: common.guidance_rescale,
             seed: common.seed.and_then(|seed| seed.0),
             n: common.n,
             output: encoding(common, $format),

@@ -21,18 +21,18 @@ pub struct ModelIdentity {
 }
 
 impl ModelIdentity {
-    /// Of a model of this origin. Nothing is loaded; of weights a few bytes of each tensor are read.
+    /// Of a model from this source. Nothing is loaded; of weights a few bytes of each tensor are read.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn of(
-        origin: &Origin,
+        source: &ModelSource,
         device: &candle_core::Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let (parts, uses_products_of_candle) = match origin {
+        let (parts, uses_products_of_candle) = match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let opened = diffusion::open(path)?;
+                let opened = diffusion::open_with(path, source.named())?;
                 (opened.identity(precision)?, opened.family().uses_products_of_candle())
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
@@ -92,7 +92,7 @@ impl LoadedIdentity {
         device: &candle_core::Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let identity = Arc::new(ModelIdentity::of(source.origin(), device, precision)?);
+        let identity = Arc::new(ModelIdentity::of(source, device, precision)?);
         let (source, device, identity) = (source.clone(), device.clone(), RwLock::new(identity));
         Ok(Self(Arc::new(Loaded { source, device, precision, identity })))
     }
@@ -107,7 +107,7 @@ impl LoadedIdentity {
     /// # Errors
     /// A file that cannot be read.
     pub fn of_files(&self) -> Result<ModelIdentity, ModelError> {
-        ModelIdentity::of(self.0.source.origin(), &self.0.device, self.0.precision)
+        ModelIdentity::of(&self.0.source, &self.0.device, self.0.precision)
     }
 
     /// Notes that it was loaded just now.

@@ -16,7 +16,7 @@ const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 
 fn of(source: &str) -> ModelIdentity {
     let source: ModelSource = format!("m={source}").parse().unwrap();
-    ModelIdentity::of(source.origin(), &Device::Cpu, DType::F32.into()).unwrap()
+    ModelIdentity::of(&source, &Device::Cpu, DType::F32.into()).unwrap()
 }
 
 fn of_folder(folder: &Path) -> ModelIdentity {

@@ -32,4 +32,4 @@ pub use progress::{Progress, ProgressError};
 pub(crate) use set::panic_message;
 pub use set::{Held, ModelSet, Reserved};
 pub use sim::{Sim, SimError};
-pub use source::{ModelSource, Origin, SourceError};
+pub use source::{ModelSource, ModelSources, Origin, SourceError};

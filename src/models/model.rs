@@ -29,6 +29,10 @@ pub struct ModelInfo {
     pub guidance_scale: f64,
     /// The licence that the checkpoint names.
     pub license: Option<String>,
+    /// The title that it gives itself.
+    pub title: Option<String>,
+    /// The resolution that it says it was trained for, in its words.
+    pub resolution: Option<String>,
     /// What its pictures are bound to.
     pub identity: LoadedIdentity,
 }
@@ -73,7 +77,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                Self::Checkpoint(diffusion::open(path)?.load(device, precision)?)
+                Self::Checkpoint(diffusion::open_with(path, source.named())?.load(device, precision)?)
             }
             Origin::Hub(repo) => return Err(ModelError::NotFetched(repo.clone())),
             Origin::Sim(sim) => {
@@ -96,11 +100,13 @@ impl Model {
         let identify = || LoadedIdentity::new(source, device, precision);
         Ok(match source.origin() {
             Origin::Folder(path) | Origin::File(path) => {
-                let opened = diffusion::open(path)?;
+                let opened = diffusion::open_with(path, source.named())?;
                 let found = opened.inspect(device, precision)?;
                 let info = ModelInfo {
                     name,
                     license: opened.checkpoint().licence(),
+                    title: opened.checkpoint().title(),
+                    resolution: opened.checkpoint().resolution(),
                     identity: identify()?,
                     native_size: found.native_size,
                     steps: found.defaults.steps,
@@ -112,7 +118,17 @@ impl Model {
             Origin::Sim(sim) => {
                 let Defaults { steps, guidance_scale } = Defaults::default();
                 let (native_size, identity) = (sim.native_size(), identify()?);
-                let info = ModelInfo { name, native_size, steps, guidance_scale, license: None, identity };
+                let (license, title, resolution) = (None, None, None);
+                let info = ModelInfo {
+                    name,
+                    native_size,
+                    steps,
+                    guidance_scale,
+                    license,
+                    title,
+                    resolution,
+                    identity,
+                };
                 (info, Needs { weights: sim.weight_bytes(), activations: Activations::default() })
             }
         })

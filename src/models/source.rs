@@ -1,4 +1,5 @@
-//! `--model [NAME=]SOURCE`: where a model comes from, and the name that jobs use for it.
+//! `--model [NAME=]SOURCE[,COMPONENT=PATH]...`: where a model comes from, the name that jobs use for it, and its components
+//! that are elsewhere.
 
 use std::{
     fs::File,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use super::{HubRepo, Sim, SimError};
-use crate::diffusion::{BEGINNING, what_is};
+use crate::diffusion::{BEGINNING, FAMILIES, Named, what_is};
 
 /// What a source may be, for messages.
 const EXPECTED: &str = "a folder in the diffusers layout (with model_index.json), a .safetensors file, a repository \
@@ -19,7 +20,13 @@ const EXPECTED: &str = "a folder in the diffusers layout (with model_index.json)
 pub struct ModelSource {
     name: String,
     origin: Origin,
+    named: Vec<Named>,
 }
+
+/// Several models, as one text names them: what stands behind a comma is a component of the model before it if it is called
+/// as one, and else another model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSources(pub Vec<ModelSource>);
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +60,23 @@ pub enum SourceError {
         /// What its first bytes tell.
         what: Option<String>,
     },
+    /// A component without a model before it.
+    #[error("`{0}` is a component, and no model stands before it: NAME=SOURCE,{0}=PATH is expected")]
+    NoModel(String),
+    /// A component of what has none that could be exchanged.
+    #[error("`{0}`: a simulation has no components")]
+    OfSim(String),
+    /// A component whose file or folder is not there.
+    #[error("`{component}={path}`: no such file or folder")]
+    NoComponent {
+        /// Its name.
+        component: String,
+        /// Where it should be.
+        path: String,
+    },
+    /// A component that was named before.
+    #[error("`{0}` is named twice for one model")]
+    Twice(String),
     /// A simulation with options that it does not have.
     #[error(transparent)]
     Sim(#[from] SimError),
@@ -69,11 +93,37 @@ impl ModelSource {
         &self.origin
     }
 
+    /// Its components that are in other files and folders.
+    pub fn named(&self) -> &[Named] {
+        &self.named
+    }
+
     /// The same model, found in this folder.
     #[must_use]
     pub fn in_folder(&self, folder: PathBuf) -> Self {
-        Self { name: self.name.clone(), origin: Origin::Folder(folder) }
+        Self { origin: Origin::Folder(folder), ..self.clone() }
     }
+
+    /// Has a component in another file or folder.
+    fn put(&mut self, component: &str, path: &str) -> Result<(), SourceError> {
+        let owned = component.to_owned();
+        if matches!(self.origin, Origin::Sim(_)) {
+            return Err(SourceError::OfSim(owned));
+        }
+        if self.named.iter().any(|(earlier, _)| earlier == component) {
+            return Err(SourceError::Twice(owned));
+        }
+        if path.is_empty() || !Path::new(path).exists() {
+            return Err(SourceError::NoComponent { component: owned, path: path.to_owned() });
+        }
+        self.named.push((owned, path.into()));
+        Ok(())
+    }
+}
+
+/// Whether a component of some family is called so.
+fn is_component(name: &str) -> bool {
+    FAMILIES.iter().flat_map(|family| family.components()).any(|component| component.name == name)
 }
 
 impl Origin {
@@ -147,7 +197,25 @@ impl FromStr for ModelSource {
         if !is_name(&name) {
             return Err(SourceError::Name(name));
         }
-        Ok(Self { name, origin })
+        Ok(Self { name, origin, named: Vec::new() })
+    }
+}
+
+impl FromStr for ModelSources {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let mut sources: Vec<ModelSource> = Vec::new();
+        for piece in text.split(',') {
+            match piece.split_once('=').filter(|(name, _)| is_component(name)) {
+                Some((component, path)) => match sources.last_mut() {
+                    Some(source) => source.put(component, path)?,
+                    None => return Err(SourceError::NoModel(component.to_owned())),
+                },
+                None => sources.push(piece.parse()?),
+            }
+        }
+        Ok(Self(sources))
     }
 }
 
@@ -177,6 +245,37 @@ mod tests {
         assert_eq!(name("some-org/some.model@refs/pr/7"), "some.model");
         assert_eq!(name("turbo=some-org/some.model"), "turbo");
         assert_eq!(read(file.to_str().unwrap()).origin, Origin::File(file));
+    }
+
+    #[test]
+    fn components_follow_their_model_behind_commas_and_other_models_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let file = |name: &str| {
+            std::fs::write(folder.path().join(name), "").unwrap();
+            format!("{path}/{name}")
+        };
+        let (unet, vae, text) = (file("u.safetensors"), file("v.safetensors"), file("t.safetensors"));
+        let read = |text: &str| text.parse::<ModelSources>().map(|sources| sources.0);
+        let sources =
+            read(&format!("mine={unet},vae={vae},text_encoder={text},sim://,org/name,vae={vae}")).unwrap();
+        let names: Vec<&str> = sources.iter().map(ModelSource::name).collect();
+        assert_eq!(names, ["mine", "sim", "name"]);
+        let named: Vec<Named> =
+            vec![("vae".into(), vae.clone().into()), ("text_encoder".into(), text.into())];
+        assert_eq!(sources[0].named(), named);
+        assert_eq!(sources[2].in_folder("/x".into()).named(), &named[..1]);
+        let error = |text: String| read(&text).unwrap_err().to_string();
+        for (text, expected) in [
+            (format!("vae={vae}"), "no model stands before it"),
+            (format!("{unet},vae={vae},vae={vae}"), "`vae` is named twice"),
+            (format!("{unet},vae={path}/none"), "no such file or folder"),
+            (format!("{unet},vae="), "no such file or folder"),
+            (format!("sim://,vae={vae}"), "a simulation has no components"),
+            (format!("{unet},vea={path}/none"), "is not there"),
+        ] {
+            assert!(error(text.clone()).contains(expected), "{text}: {}", error(text.clone()));
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ async fn every_flag_of_a_job_is_sent() {
         "6",
         "--guidance-interval",
         "0.1,0.8",
+        "--guidance-rescale",
+        "0.7",
         "--seed",
         "9",
         "--n",
@@ -90,7 +92,7 @@ async fn every_flag_of_a_job_is_sent() {
     let expected = json!({"operation": "image_generation", "prompt": "a red circle", "negative_prompt": "fog",
         "prompt_syntax": "a1111", "clip_skip": 2, "model": "tiny",
         "loras": [{"path": "ink"}, {"path": "oil", "strength": 0.5}], "steps": 4, "scheduler": "ddim",
-        "guidance_scale": 6.0, "guidance_interval": [0.1, 0.8], "seed": 9, "n": 1,
+        "guidance_scale": 6.0, "guidance_interval": [0.1, 0.8], "guidance_rescale": 0.7, "seed": 9, "n": 1,
         "output": {"format": "jpeg", "quality": 80}, "preview_every": 2, "job_id": "my-job", "worker_id": "w1",
         "hive_id": "h", "deadline_ms": 600_000, "webhook_url": "https://me.example/",
         "webhook_events": ["complete", "error"], "width": 64, "height": 128});

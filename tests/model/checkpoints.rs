@@ -104,7 +104,12 @@ fn a_tensor_of_another_shape_is_refused_with_both_shapes() {
 fn a_tensor_of_integers_is_refused_with_its_type() {
     let copy = Copy::new();
     copy.edit_header(UNET_WEIGHTS, |header| header["conv_in.weight"]["dtype"] = json!("I16"));
-    copy.is_refused_naming(&[UNET_WEIGHTS, "conv_in.weight", "F16, BF16, F32 or F64", "I16"]);
+    copy.is_refused_naming(&[
+        UNET_WEIGHTS,
+        "conv_in.weight",
+        "F16, BF16, F32, F64, F8_E4M3 or F8_E5M2",
+        "I16",
+    ]);
 }
 
 #[test]

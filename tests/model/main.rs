@@ -5,13 +5,18 @@
 mod clip;
 #[path = "../support/parity.rs"]
 mod support;
+#[path = "../support/tensor_file.rs"]
+mod tensor_file;
 
+mod bad_files;
 mod bad_loras;
 mod batching;
 mod checkpoint_copy;
 mod checkpoints;
 mod configurations;
+mod files;
 mod flux;
+mod fp8;
 mod generation;
 mod half_precision;
 mod loras;

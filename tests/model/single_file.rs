@@ -204,20 +204,25 @@ fn a_tensor_of_another_shape_or_type_is_named_as_it_is_in_the_file() {
     let turned = Edited::new("sd1", |header| header[name]["shape"] = json!([16, 3, 16, 3]));
     turned.is_refused_naming(&["model.safetensors", name, "[16, 16, 3, 3]", "[16, 3, 16, 3]"]);
     let integers = Edited::new("sd1", |header| header[name]["dtype"] = json!("I16"));
-    integers.is_refused_naming(&["model.safetensors", name, "F16, BF16, F32 or F64", "I16"]);
+    integers.is_refused_naming(&[
+        "model.safetensors",
+        name,
+        "F16, BF16, F32, F64, F8_E4M3 or F8_E5M2",
+        "I16",
+    ]);
 }
 
 #[test]
 fn a_file_of_another_kind_is_refused_with_what_it_holds() {
     let text = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight";
-    Edited::without("sd1", text).is_refused_naming(&["model.safetensors", "cond_stage_model", text, "none"]);
-    let flux = "double_blocks.0.img_attn.norm.key_norm.scale";
+    Edited::without("sd1", text).is_refused_naming(&["model.safetensors", "`text_encoder`", "none"]);
+    let other_family = "joint_blocks.0.x_block.attn.qkv.weight";
     let other = Edited::new("sd1", |header| {
         let tensors = header.as_object_mut().unwrap();
         let tensor = tensors.remove("model.diffusion_model.input_blocks.0.0.weight").unwrap();
-        tensors.insert(flux.into(), tensor);
+        tensors.insert(other_family.into(), tensor);
     });
-    other.is_refused_naming(&["model.diffusion_model.input_blocks.0.0.weight", "Flux"]);
+    other.is_refused_naming(&["model.diffusion_model.input_blocks.0.0.weight", "Stable Diffusion 3"]);
     is_refused(
         &data("text/unet/diffusion_pytorch_model.safetensors"),
         &["input_blocks.0.0.weight", "diffusers layout"],
@@ -235,15 +240,16 @@ fn a_file_without_one_of_its_components_is_refused_with_what_to_do() {
         })
     };
     without("first_stage_model.").is_refused_naming(&[
-        "`first_stage_model`",
+        "`vae`",
         "the model's VAE",
-        "saved without its VAE",
-        "a folder in the diffusers layout",
+        "`vae=PATH`",
+        "it was saved without",
     ]);
     without("cond_stage_model.").is_refused_naming(&[
-        "`cond_stage_model`",
+        "`text_encoder`",
         "the model's text encoder",
-        "the file of the whole checkpoint",
+        "`text_encoder=PATH`",
+        "it was saved without",
     ]);
 }
 

@@ -43,6 +43,7 @@ fn nothing(value: &Value) -> Value {
         "width",
         "height",
         "guidance_interval",
+        "guidance_rescale",
     ];
     Value::Object(fields.iter().map(|field| ((*field).to_owned(), value.clone())).collect())
 }

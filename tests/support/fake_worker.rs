@@ -192,6 +192,8 @@ pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
         schedulers: vec![],
         native_sizes: Default::default(),
         licenses: Default::default(),
+        titles: Default::default(),
+        resolutions: Default::default(),
         resident: vec![],
         jobs_done: 0,
         step_ms: None,

@@ -9,11 +9,14 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 import checkpoints
 import families
 import flux
+import fp8
 import lora
 import masking
 import matrix
 import modules
+import originals
 import prompts
+import rescale
 import runs
 import samplers
 import single_file
@@ -47,6 +50,9 @@ def main():
     flux.make(folder)
     z_image.make(folder)
     single_file.make(folder)
+    originals.make(folder)
+    fp8.make(folder)
+    rescale.make(folder)
     prompts.make(folder)
     lora.make(folder)
 

@@ -78,6 +78,8 @@ def one(case, checkpoint, cls, out, quiet=False):
         prompt=case["prompt"], negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
         guidance_scale=case["guidance_scale"], clip_skip=case["clip_skip"] or None, output_type="np",
         generator=torch.Generator().manual_seed(case["seed"]), callback_on_step_end=keep)
+    if "guidance_rescale" in case:
+        inputs["guidance_rescale"] = case["guidance_rescale"]
     image, painted = Image.fromarray(picture(*size)), mask(*size)
     match case["source"]:
         case "text":

@@ -1,16 +1,18 @@
-//! What the targets for files share: a copy of a small checkpoint in memory, safetensors files that can be changed, and
-//! an input as a row of choices.
+//! What the targets for files share: a copy of a small checkpoint in memory, and an input as a row of choices.
 #![allow(dead_code)]
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+
+#[path = "../../../tests/support/tensor_file.rs"]
+mod tensor_file;
+
+pub use tensor_file::{Tensor, TensorFile, data_of};
 
 /// A file under the tests' data.
 pub fn data(name: &str) -> PathBuf {
@@ -88,74 +90,5 @@ impl Choices<'_> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(usize::from(*first))
-    }
-}
-
-/// Where the data of a safetensors file begins.
-pub fn data_of(file: &[u8]) -> &[u8] {
-    let length: [u8; 8] = file[..8].try_into().expect("a length of eight bytes");
-    &file[8 + u64::from_le_bytes(length) as usize..]
-}
-
-/// A tensor: type, shape, bytes.
-pub struct Tensor {
-    pub dtype: String,
-    pub shape: Vec<usize>,
-    pub bytes: Vec<u8>,
-}
-
-/// A safetensors file that can be changed.
-pub struct TensorFile {
-    pub tensors: BTreeMap<String, Tensor>,
-    pub notes: Option<Value>,
-}
-
-impl TensorFile {
-    /// Of a sound file.
-    pub fn parse(file: &[u8]) -> Option<Self> {
-        let data = data_of(file);
-        let header: Map<String, Value> = serde_json::from_slice(&file[8..file.len() - data.len()]).ok()?;
-        let mut tensors = BTreeMap::new();
-        let mut notes = None;
-        for (name, info) in header {
-            if name == "__metadata__" {
-                notes = Some(info);
-                continue;
-            }
-            let number = |value: &Value| value.as_u64().map(|number| number as usize);
-            let offsets = [number(&info["data_offsets"][0])?, number(&info["data_offsets"][1])?];
-            let shape = info["shape"].as_array()?.iter().filter_map(number).collect();
-            let dtype = info["dtype"].as_str()?.to_owned();
-            tensors.insert(name, Tensor { dtype, shape, bytes: data[offsets[0]..offsets[1]].to_vec() });
-        }
-        Some(Self { tensors, notes })
-    }
-
-    /// A tensor of small numbers in the place of one that was there.
-    pub fn put(&mut self, name: &str, shape: &[usize]) {
-        let count: usize = shape.iter().product();
-        let value = |i: usize| (((i * 37) % 101) as f32 / 500.0 - 0.1).to_le_bytes();
-        let bytes = (0..count).flat_map(value).collect();
-        let tensor = Tensor { dtype: "F32".into(), shape: shape.to_vec(), bytes };
-        self.tensors.insert(name.to_owned(), tensor);
-    }
-
-    /// The file.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut header = Map::new();
-        if let Some(notes) = &self.notes {
-            header.insert("__metadata__".into(), notes.clone());
-        }
-        let mut data = Vec::new();
-        for (name, tensor) in &self.tensors {
-            let start = data.len();
-            data.extend_from_slice(&tensor.bytes);
-            header.insert(
-                name.clone(),
-                json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, data.len()] }),
-            );
-        }
-        let header = Value::from(header).to_string();
-        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
     }
 }

@@ -95,6 +95,34 @@ impl Checkpoint {
         }
     }
 
+    /// Refuses one in files that lacks a component of `components`.
+    ///
+    /// # Errors
+    /// The file that it begins with, the component, and how it is named.
+    pub fn must_be_whole(&self, components: &[Component]) -> Result<(), DiffusionError> {
+        let Some(file) = self.file() else { return Ok(()) };
+        let missing = components
+            .iter()
+            .find(|component| self.is_there(component) && self.place(component.name).is_none());
+        let Some(Component { name, role, .. }) = missing else { return Ok(()) };
+        let (what, found) = match role {
+            Role::Tokenizer => ("tokenizer", "files of weights have none"),
+            Role::TextEncoder => ("text encoder", "none: it was saved without"),
+            Role::Autoencoder => ("VAE", "none: it was saved without"),
+            Role::Scheduler | Role::Denoiser | Role::PreviewDecoder => ("component", "none"),
+        };
+        let how = match role {
+            Role::Tokenizer => "the folder of its tokenizer.json",
+            _ => "a .safetensors file of it, or its folder in the diffusers layout",
+        };
+        Err(DiffusionError::Config {
+            file: file.path().to_owned(),
+            key: (*name).to_owned(),
+            expected: format!("the model's {what}, in this file or named beside it: `{name}=PATH`, {how}"),
+            found: found.to_owned(),
+        })
+    }
+
     /// Refuses one that lacks a component of `components`, or has one of a class that is not computed here.
     ///
     /// # Errors

@@ -75,6 +75,16 @@ impl ConfigFile {
         self.values.get(key).filter(|value| !value.is_null())
     }
 
+    /// Sets a key.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.values.insert(key.to_owned(), value);
+    }
+
+    /// All of it, as one value.
+    pub fn json(&self) -> Value {
+        self.values.clone().into()
+    }
+
     /// Every key with its value.
     pub fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.values.iter()

@@ -3,20 +3,23 @@
 use super::MappedFile;
 
 /// Parts of tensors' names that tell a kind of file. The first that is found counts.
-const SIGNS: [(&str, &str); 20] = [
+const SIGNS: [(&str, &str); 23] = [
     ("lora_down", LORA),
     ("lora_A.", LORA),
     ("lora.down", LORA),
     ("lora_linear_layer", LORA),
     (
-        "double_blocks.0.",
-        "a Flux transformer; name a folder in the diffusers layout, which has its text encoders",
+        "single_transformer_blocks.0.",
+        "a Flux transformer in the diffusers layout; name its pipeline's folder",
     ),
-    ("single_transformer_blocks.0.", "a Flux transformer; name a folder in the diffusers layout"),
+    ("double_blocks.0.", "a transformer of Flux or of a relative"),
+    ("cap_pad_token", "a transformer of Z-Image"),
+    ("layers.0.self_attn.q_norm.", "a text encoder alone"),
     ("joint_blocks.0.", "Stable Diffusion 3"),
     ("control_model.", "a ControlNet"),
     ("controlnet_cond_embedding.", "a ControlNet"),
     ("input_hint_block.", "a ControlNet"),
+    ("input_blocks.0.0.weight", "a UNet of Stable Diffusion"),
     ("ip_adapter.", "an IP-Adapter"),
     ("emb_params", "a textual inversion"),
     ("encoder.conv_in.weight", "an autoencoder alone"),

@@ -10,13 +10,15 @@ use std::{
     io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Component, Layout, MappedFile, Role};
+use super::{Base, Checkpoint, Component, MappedFile, Place, Role, TokenizerFiles};
 use crate::diffusion::{DiffusionError, precision::Precision};
 
 /// Bytes of each of the three places of a tensor that are hashed.
@@ -88,35 +90,61 @@ impl Checkpoint {
         components: &[Component],
         precision: Precision,
     ) -> Result<Vec<Part>, DiffusionError> {
-        let folder = match &self.layout {
-            Layout::Folder(folder) => folder,
-            // Its configurations follow from its header, its tokenizer is the program's.
-            Layout::SingleFile(file) => {
-                return Ok(vec![Part::of_weights("the checkpoint".into(), &[&file.file])]);
+        let mut parts = Vec::new();
+        match &self.base {
+            Base::Folder(folder) => {
+                let index = folder.join("model_index.json");
+                parts.push(Part::of_files("the pipeline's index".into(), &[index])?);
             }
-        };
-        let mut parts = vec![
-            Part::of_files("the pipeline's index".into(), &[folder.join("model_index.json")])?,
-            Part::of_files(
-                "the configuration of `scheduler`".into(),
-                &[folder.join("scheduler").join("scheduler_config.json")],
-            )?,
-        ];
-        let tokenizers = components.iter().filter(|component| component.role == Role::Tokenizer);
-        for Component { name, .. } in tokenizers.filter(|tokenizer| self.is_there(tokenizer)) {
-            let files = TOKENIZER.map(|file| folder.join(name).join(file));
-            parts.push(Part::of_files(format!("the tokenizer `{name}`"), &files)?);
+            // What its header says of components that are in it, and the program's tokenizers, follow from it.
+            Base::File(file) => parts.push(Part::of_weights("the checkpoint".into(), &[file.as_ref()])),
         }
-        for (component, dtype) in self.networks_of_pictures(components, precision) {
-            parts.extend(parts_of_network(folder, component.name, dtype)?);
+        let is_of_pictures = |component: &&Component| component.role != Role::PreviewDecoder;
+        for component in components.iter().filter(is_of_pictures).filter(|other| self.is_there(other)) {
+            let kept = component.role.kept_as(precision).unwrap_or(DType::F32);
+            parts.extend(self.parts_of(component, kept)?);
         }
         Ok(parts)
+    }
+
+    /// Of one component, unless it is in the file that the checkpoint begins with, or in the program.
+    fn parts_of(&self, component: &Component, kept: DType) -> Result<Vec<Part>, DiffusionError> {
+        let name = component.name;
+        let configuration =
+            |config: &Value| Part::new(format!("the configuration of `{name}`"), config.to_string());
+        let folder = match (self.places.get(name), &self.base) {
+            (Some(Place::File(own)), Base::File(file)) if Arc::ptr_eq(file, &own.file) => return Ok(vec![]),
+            (Some(Place::File(own)), _) => {
+                let weights = Part::of_weights(format!("the weights of `{name}`"), &[own.file.as_ref()]);
+                return Ok(vec![configuration(&own.config), weights]);
+            }
+            (Some(Place::Config(config)), _) => return Ok(vec![configuration(&config.json())]),
+            (Some(Place::Tokenizer(TokenizerFiles::ClipBuiltIn { .. })), _) | (None, Base::File(_)) => {
+                return Ok(vec![]);
+            }
+            (Some(Place::Folder(folder) | Place::Tokenizer(TokenizerFiles::Folder(folder))), _) => {
+                folder.clone()
+            }
+            (None, Base::Folder(folder)) => folder.join(name),
+        };
+        match component.role {
+            Role::Tokenizer => {
+                let files = TOKENIZER.map(|file| folder.join(file));
+                Ok(vec![Part::of_files(format!("the tokenizer `{name}`"), &files)?])
+            }
+            Role::Scheduler => {
+                let file = folder.join("scheduler_config.json");
+                Ok(vec![Part::of_files(format!("the configuration of `{name}`"), &[file])?])
+            }
+            Role::TextEncoder | Role::Denoiser | Role::Autoencoder | Role::PreviewDecoder => {
+                Ok(parts_of_network(&folder, name, kept)?.into())
+            }
+        }
     }
 }
 
 fn parts_of_network(folder: &Path, component: &str, dtype: DType) -> Result<[Part; 2], DiffusionError> {
-    let folder = folder.join(component);
-    let files = super::files_of(&folder, component, dtype)?;
+    let files = super::files_of(folder, component, dtype)?;
     let files: Vec<&MappedFile> = files.all().collect();
     Ok([
         Part::of_files(format!("the configuration of `{component}`"), &[folder.join("config.json")])?,

@@ -1,6 +1,6 @@
-//! Under which licence a checkpoint says that it is: ModelSpec's `modelspec.license` in the header of a single file
-//! (<https://github.com/Stability-AI/ModelSpec>), or `license` in the front matter of a folder's model card, `README.md`
-//! (<https://huggingface.co/docs/hub/model-cards>).
+//! What a checkpoint says of itself: its licence, title and resolution by ModelSpec, in the header of a single file
+//! (<https://github.com/Stability-AI/ModelSpec>), or its licence by `license` in the front matter of a folder's model card,
+//! `README.md` (<https://huggingface.co/docs/hub/model-cards>).
 
 use std::{
     fs::File,
@@ -8,10 +8,10 @@ use std::{
     path::Path,
 };
 
-use super::{Checkpoint, Layout};
+use super::{Base, Checkpoint};
 
-/// The longest licence that is told, in characters. It is a name, not a text.
-const MAX_LICENCE: usize = 100;
+/// The longest licence, title or resolution that is told, in characters. They are names, not texts.
+const MAX_SAID: usize = 100;
 /// How far into a model card its front matter is looked for, in bytes.
 const MAX_FRONT_MATTER: u64 = 64 << 10;
 const FENCE: &str = "---";
@@ -19,13 +19,26 @@ const FENCE: &str = "---";
 impl Checkpoint {
     /// The licence, in the words of whoever made the checkpoint; none where it says nothing.
     pub fn licence(&self) -> Option<String> {
-        let said = match &self.layout {
-            Layout::Folder(folder) => of_card(&folder.join("README.md")),
-            Layout::SingleFile(file) => file.file.note("modelspec.license").map(str::to_owned),
-        };
-        let said: String = said?.chars().filter(|c| !c.is_control()).take(MAX_LICENCE).collect();
-        Some(said.trim().to_owned()).filter(|said| !said.is_empty())
+        shortened(&match &self.base {
+            Base::Folder(folder) => of_card(&folder.join("README.md"))?,
+            Base::File(file) => file.note("modelspec.license")?.to_owned(),
+        })
     }
+
+    /// The title that a single file gives itself.
+    pub fn title(&self) -> Option<String> {
+        shortened(self.file()?.note("modelspec.title")?)
+    }
+
+    /// The resolution that a single file says it was trained for, such as `1024x1024`.
+    pub fn resolution(&self) -> Option<String> {
+        shortened(self.file()?.note("modelspec.resolution")?)
+    }
+}
+
+fn shortened(said: &str) -> Option<String> {
+    let said: String = said.chars().filter(|c| !c.is_control()).take(MAX_SAID).collect();
+    Some(said.trim().to_owned()).filter(|said| !said.is_empty())
 }
 
 /// `license_name` says more than `license`, which is `other` then.
@@ -86,6 +99,6 @@ mod tests {
             assert_eq!(licence(card).as_deref(), expected, "{card:?}");
         }
         let long = licence(&format!("---\nlicense: {}\n---\n", "x".repeat(10_000))).unwrap();
-        assert_eq!(long.len(), MAX_LICENCE);
+        assert_eq!(long.len(), MAX_SAID);
     }
 }

@@ -16,7 +16,7 @@ use safetensors::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{convert, identity};
+use super::{convert, fp8::Fp8, identity, scales::Scales};
 use crate::{
     allocator::{self, Plain},
     diffusion::error::{DiffusionError, FileKind, why_no_safetensors},
@@ -34,6 +34,14 @@ pub struct MappedFile {
     map: Arc<MmapMut>,
     data_start: usize,
     metadata: Metadata,
+    pub(super) scales: Scales,
+}
+
+/// A type of numbers that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    Float(DType),
+    Fp8(Fp8),
 }
 
 impl MappedFile {
@@ -61,7 +69,8 @@ impl MappedFile {
                 None => DiffusionError::Safetensors { file, source },
             }
         })?;
-        Ok(Self { path: path.to_owned(), map, data_start: HEADER_LENGTH + header, metadata })
+        let scales = Scales::read(&metadata);
+        Ok(Self { path: path.to_owned(), map, data_start: HEADER_LENGTH + header, metadata, scales })
     }
 
     /// Where it is.
@@ -111,32 +120,53 @@ impl MappedFile {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// A tensor in the type `kept`, on the device: on the CPU the mapped memory itself where the file has that type.
+    /// A tensor, or these `rows` of it, in the type `kept`, on the device: on the CPU the mapped memory itself where the file
+    /// has that type. One in fp8 is multiplied by its scale.
     ///
     /// # Errors
-    /// When it is missing (`expected` is the shape to name then), or of a type that is no floating point number; when the
-    /// file cannot be read.
+    /// When it is missing or has fewer rows (`expected` is the shape to name then), or of a type that is no floating point
+    /// number; when it has a scale that is not understood, or lacks one; when the file cannot be read.
     pub fn weight(
         &self,
         key: &str,
         expected: &[usize],
+        rows: Option<Range<usize>>,
         kept: DType,
         device: &Device,
     ) -> Result<Tensor, DiffusionError> {
-        let (info, dtype, place) = self.find(key, expected)?;
+        let (info, stored, mut place) = self.find(key, expected)?;
+        let mut shape = info.shape.clone();
+        let mut scale = self.scale(key, &shape, matches!(stored, Stored::Fp8(_)))?;
+        if let (Some(rows), Some(all)) = (rows, shape.first_mut()) {
+            if rows.end > *all {
+                return Err(self.wrong_shape(key, expected));
+            }
+            let row = place.len() / (*all).max(1);
+            place = place.start + rows.start * row..place.start + rows.end * row;
+            *all = rows.len();
+            scale = scale.of_rows(rows);
+        }
         self.bring_in(&place)?;
+        let dtype = match stored {
+            Stored::Float(dtype) => dtype,
+            Stored::Fp8(fp8) => {
+                let tensor = fp8.tensor(&self.map[place.clone()], &scale, kept, &shape, device)?;
+                self.let_go(&place);
+                return Ok(tensor);
+            }
+        };
         if device.is_cpu() && dtype == kept {
             let lent = match dtype {
-                DType::F16 => self.lent::<f16>(&place, &info.shape),
-                DType::BF16 => self.lent::<bf16>(&place, &info.shape),
-                DType::F32 => self.lent::<f32>(&place, &info.shape),
+                DType::F16 => self.lent::<f16>(&place, &shape),
+                DType::BF16 => self.lent::<bf16>(&place, &shape),
+                DType::F32 => self.lent::<f32>(&place, &shape),
                 _ => None,
             };
             if let Some(tensor) = lent {
                 return Ok(tensor?);
             }
         }
-        let tensor = convert::tensor(&self.map[place.clone()], dtype, kept, &info.shape, device)?;
+        let tensor = convert::tensor(&self.map[place.clone()], dtype, kept, &shape, device)?;
         self.let_go(&place);
         Ok(tensor)
     }
@@ -189,19 +219,30 @@ impl MappedFile {
     #[cfg(not(target_os = "linux"))]
     fn let_go(&self, _: &Range<usize>) {}
 
-    /// A tensor's description, type, and bytes of the map.
-    fn find(
+    /// The bytes at a place of the map.
+    pub(super) fn bytes(&self, place: Range<usize>) -> &[u8] {
+        &self.map[place]
+    }
+
+    /// A tensor's bytes, whatever its type is; none when there is no such tensor.
+    pub(super) fn bytes_of(&self, key: &str) -> Option<&[u8]> {
+        let (start, end) = self.metadata.info(key)?.data_offsets;
+        Some(self.bytes(self.data_start + start..self.data_start + end))
+    }
+
+    /// A tensor's description, type, and place in the map.
+    pub(super) fn find(
         &self,
         key: &str,
         expected: &[usize],
-    ) -> Result<(&TensorInfo, DType, Range<usize>), DiffusionError> {
+    ) -> Result<(&TensorInfo, Stored, Range<usize>), DiffusionError> {
         let info = self.metadata.info(key).ok_or_else(|| DiffusionError::MissingTensor {
             file: self.path.clone(),
             key: key.to_owned(),
             expected: expected.to_vec(),
         })?;
         let (start, end) = info.data_offsets;
-        Ok((info, self.dtype_of(key, info)?, self.data_start + start..self.data_start + end))
+        Ok((info, self.stored(key, info)?, self.data_start + start..self.data_start + end))
     }
 
     /// The error that a tensor has another shape.
@@ -214,17 +255,28 @@ impl MappedFile {
         }
     }
 
-    fn dtype_of(&self, key: &str, info: &TensorInfo) -> Result<DType, DiffusionError> {
+    fn stored(&self, key: &str, info: &TensorInfo) -> Result<Stored, DiffusionError> {
+        if let Some(layer) = key.strip_suffix(".weight") {
+            self.check_format(layer, info.dtype)?;
+        }
         match info.dtype {
-            Dtype::F16 => Ok(DType::F16),
-            Dtype::BF16 => Ok(DType::BF16),
-            Dtype::F32 => Ok(DType::F32),
-            Dtype::F64 => Ok(DType::F64),
-            other => Err(DiffusionError::TensorType {
+            Dtype::F16 => Ok(Stored::Float(DType::F16)),
+            Dtype::BF16 => Ok(Stored::Float(DType::BF16)),
+            Dtype::F32 => Ok(Stored::Float(DType::F32)),
+            Dtype::F64 => Ok(Stored::Float(DType::F64)),
+            other => fp8_of(other).map(Stored::Fp8).ok_or_else(|| DiffusionError::TensorType {
                 file: self.path.clone(),
                 key: key.to_owned(),
-                found: format!("{other:?}"),
+                found: other.to_string(),
             }),
         }
+    }
+}
+
+pub(super) fn fp8_of(dtype: Dtype) -> Option<Fp8> {
+    match dtype {
+        Dtype::F8_E4M3 => Some(Fp8::E4M3),
+        Dtype::F8_E5M2 => Some(Fp8::E5M2),
+        _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::{Checkpoint, Component, Role};
+use super::{Checkpoint, Component};
 use crate::diffusion::{DiffusionError, precision::Precision};
 
 impl Checkpoint {
@@ -31,14 +31,5 @@ impl Checkpoint {
     ) -> impl Iterator<Item = (&'a Component, DType)> {
         let there = components.iter().filter(|component| self.is_there(component));
         there.filter_map(move |component| Some((component, component.role.kept_as(precision)?)))
-    }
-
-    /// As [`Self::networks`], but those that no picture is made with.
-    pub(super) fn networks_of_pictures<'a>(
-        &'a self,
-        components: &'a [Component],
-        precision: Precision,
-    ) -> impl Iterator<Item = (&'a Component, DType)> {
-        self.networks(components, precision).filter(|(component, _)| component.role != Role::PreviewDecoder)
     }
 }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{
     files::ComponentFiles,
     mapped::MappedFile,
-    single_file::{Cut, Names},
+    names::{Cut, Names},
 };
 use crate::diffusion::{DiffusionError, precision::computed_in};
 
@@ -26,19 +26,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Of files with diffusers' names.
-    pub(super) fn new(files: ComponentFiles, device: &Device, dtype: DType) -> Self {
-        Self { files, names: None, device: device.clone(), dtype, bytes: AtomicU64::new(0) }
-    }
-
-    /// Of a file in the original layout.
-    pub(super) fn renamed(
-        file: Arc<MappedFile>,
-        names: Arc<dyn Names>,
+    /// Of files with diffusers' names, or with others.
+    pub(super) fn new(
+        files: ComponentFiles,
+        names: Option<Arc<dyn Names>>,
         device: &Device,
         dtype: DType,
     ) -> Self {
-        Self { names: Some(names), ..Self::new(ComponentFiles::one(file), device, dtype) }
+        Self { files, names, device: device.clone(), dtype, bytes: AtomicU64::new(0) }
     }
 
     /// The whole component, to ask for tensors by their full names.
@@ -53,8 +48,7 @@ impl Weights {
 
     /// Numbers in all tensors of the component, taken or not.
     pub fn elements(&self) -> u64 {
-        let of_component =
-            |key: &str| self.names.as_ref().is_none_or(|names| key.starts_with(names.prefix()));
+        let of_component = |key: &str| self.names.as_ref().is_none_or(|names| names.has(key));
         self.files.elements(&of_component)
     }
 
@@ -76,7 +70,8 @@ impl Weights {
         if file.shape(&key).is_some_and(|found| found != expected) {
             return Err(file.wrong_shape(&key, &expected));
         }
-        let tensor = cut.of(&file.weight(&key, &expected, self.kept(shape), &self.device)?, shape)?;
+        let tensor = file.weight(&key, &expected, cut.rows(shape), self.kept(shape), &self.device)?;
+        let tensor = cut.of(&tensor, shape)?;
         self.bytes
             .fetch_add((tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64, Ordering::Relaxed);
         Ok(tensor)

@@ -103,7 +103,7 @@ pub enum DiffusionError {
         found: Vec<usize>,
     },
     /// A tensor is of a type that is no floating point number we read.
-    #[error("{}: `{key}`: expected F16, BF16, F32 or F64, found {found}", file.display())]
+    #[error("{}: `{key}`: expected F16, BF16, F32, F64, F8_E4M3 or F8_E5M2, found {found}", file.display())]
     TensorType {
         /// The file.
         file: PathBuf,

@@ -7,7 +7,7 @@ use candle_core::Device;
 use super::FAMILIES;
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{Checkpoint, Component, MappedFile, SingleFile},
+    checkpoint::{Checkpoint, Component, ComponentFile, MappedFile, SingleFile},
     footprint::{Activations, Arithmetic},
     picture::{Defaults, Model},
     precision::Precision,
@@ -22,16 +22,32 @@ pub trait Family: Sync {
     fn components(&self) -> &'static [Component];
 
     /// A tensor that files of this family in its original layout have; none where none of its files is read.
-    fn sign_of_single_file(&self) -> Option<&'static str> {
-        None
-    }
+    fn sign_of_single_file(&self) -> Option<&'static str>;
 
-    /// A file in the family's original layout as a checkpoint; none where it is not of this family.
+    /// A file in the family's original layout as a checkpoint, of which it may lack components; none where it is not of this
+    /// family.
     ///
     /// # Errors
-    /// A file of this family that lacks a component, or whose tensors have no shapes of one.
-    fn single_file(&self, _file: &Arc<MappedFile>) -> Result<Option<SingleFile>, DiffusionError> {
-        Ok(None)
+    /// A file of this family whose tensors have no shapes of its networks.
+    fn single_file(&self, file: &Arc<MappedFile>) -> Result<Option<SingleFile>, DiffusionError>;
+
+    /// A component with weights in a file that was named for it, of a checkpoint that may have another.
+    ///
+    /// # Errors
+    /// A file that does not have it.
+    fn component_file(
+        &self,
+        component: &str,
+        file: &Arc<MappedFile>,
+        checkpoint: &Checkpoint,
+    ) -> Result<ComponentFile, DiffusionError>;
+
+    /// What several files say together, once all are known.
+    ///
+    /// # Errors
+    /// Components that do not fit each other.
+    fn settle(&self, _checkpoint: &mut Checkpoint) -> Result<(), DiffusionError> {
+        Ok(())
     }
 
     /// Whether its networks multiply by candle's own products on a CPU, whose bits depend on more than the kernels here.

@@ -1,13 +1,15 @@
 //! A checkpoint that was found, with the family that it is of.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
 use super::{Described, FAMILIES, Family, by_pipeline};
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{Checkpoint, Part, SingleFile, what_it_holds},
+    checkpoint::{
+        Checkpoint, Component, ConfigFile, Part, Place, Role, SingleFile, TokenizerFiles, what_it_holds,
+    },
     footprint::{Activations, Arithmetic},
     picture::{Defaults, Model},
     precision::Precision,
@@ -32,18 +34,57 @@ pub struct Inspection {
     pub activations: Activations,
 }
 
+/// A component that is named apart from its checkpoint: its name in the diffusers layout, and a file or a folder of it.
+pub type Named = (String, PathBuf);
+
 /// A folder in the diffusers layout, or a `.safetensors` file in its family's original layout.
 ///
 /// # Errors
 /// When there is no usable `model_index.json`, or the file is a whole checkpoint of no family.
 pub fn open(path: &Path) -> Result<Opened, DiffusionError> {
-    if path.is_file() {
-        return open_file(path);
+    open_with(path, &[])
+}
+
+/// As [`open`], with components of other files: those that a file lacks, or others in place of what is there.
+///
+/// # Errors
+/// As [`open`], and when a component is named twice, is none of the family, is not in the file that was named for it, or is
+/// missing.
+pub fn open_with(path: &Path, named: &[Named]) -> Result<Opened, DiffusionError> {
+    let (mut checkpoint, family) = if path.is_file() { open_file(path)? } else { open_folder(path)? };
+    for (i, (name, at)) in named.iter().enumerate() {
+        let unusable = |expected: String, found: &str| DiffusionError::Config {
+            file: at.clone(),
+            key: name.clone(),
+            expected,
+            found: found.into(),
+        };
+        let component = family.components().iter().find(|component| component.name == *name);
+        let Some(component) = component else {
+            let all: Vec<&str> = family.components().iter().map(|component| component.name).collect();
+            return Err(unusable(
+                format!("one of {}, which this family has", all.join(", ")),
+                "another component",
+            ));
+        };
+        let is_first = component.role == Role::Denoiser && checkpoint.file().is_some();
+        if is_first || named[..i].iter().any(|(earlier, _)| earlier == name) {
+            let found = if is_first { "another beside that of the first file" } else { "a second one" };
+            return Err(unusable("one file or folder for each component".into(), found));
+        }
+        let place = place(family, component, at, &checkpoint)?;
+        checkpoint.put(component.name, place);
     }
+    family.settle(&mut checkpoint)?;
+    checkpoint.must_be_whole(family.components())?;
+    Ok(Opened { checkpoint, family })
+}
+
+fn open_folder(path: &Path) -> Result<(Checkpoint, &'static dyn Family), DiffusionError> {
     let checkpoint = Checkpoint::in_folder(path)?;
     let class = checkpoint.index().text("_class_name")?;
     match by_pipeline(class) {
-        Some(family) => Ok(Opened { checkpoint, family }),
+        Some(family) => Ok((checkpoint, family)),
         None => {
             let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.pipelines()).copied().collect();
             let expected = format!("one of {}", known.join(", "));
@@ -52,11 +93,11 @@ pub fn open(path: &Path) -> Result<Opened, DiffusionError> {
     }
 }
 
-fn open_file(path: &Path) -> Result<Opened, DiffusionError> {
+fn open_file(path: &Path) -> Result<(Checkpoint, &'static dyn Family), DiffusionError> {
     let file = SingleFile::map(path)?;
     for family in FAMILIES {
         if let Some(found) = family.single_file(&file)? {
-            return Ok(Opened { checkpoint: Checkpoint::in_one_file(found)?, family });
+            return Ok((Checkpoint::in_one_file(found)?, family));
         }
     }
     let mut signs: Vec<&str> = FAMILIES.iter().filter_map(|family| family.sign_of_single_file()).collect();
@@ -64,11 +105,47 @@ fn open_file(path: &Path) -> Result<Opened, DiffusionError> {
     Err(DiffusionError::Config {
         file: path.to_owned(),
         key: signs.join("` or `"),
-        expected:
-            "the network of a family that is read from one file, in its original layout: Stable Diffusion 1, \
-                   2 or XL"
-                .into(),
+        expected: "the network of a family that is read from files, in its original layout: Stable Diffusion 1, 2 or XL, \
+                   Flux.1, Z-Image"
+            .into(),
         found: what_it_holds(&file),
+    })
+}
+
+/// Where a component is that was named as a file or a folder.
+fn place(
+    family: &dyn Family,
+    component: &Component,
+    path: &Path,
+    checkpoint: &Checkpoint,
+) -> Result<Place, DiffusionError> {
+    let is_folder = path.is_dir();
+    Ok(match (component.role, is_folder) {
+        (Role::Tokenizer, true) => Place::Tokenizer(TokenizerFiles::Folder(path.to_owned())),
+        (Role::Tokenizer, false) => match path.parent() {
+            Some(folder) if path.file_name().is_some_and(|name| name == "tokenizer.json") => {
+                Place::Tokenizer(TokenizerFiles::Folder(folder.to_owned()))
+            }
+            _ => {
+                return Err(DiffusionError::Config {
+                    file: path.to_owned(),
+                    key: component.name.to_owned(),
+                    expected: "the folder of a tokenizer, or its tokenizer.json".into(),
+                    found: "another file".into(),
+                });
+            }
+        },
+        (Role::Scheduler, true) => Place::Config(ConfigFile::read(&path.join("scheduler_config.json"))?),
+        (Role::Scheduler, false) => Place::Config(ConfigFile::read(path)?),
+        (_, true) => {
+            // The folder of the component, or of a pipeline that has it.
+            let below = path.join(component.name);
+            let is_below = !path.join("config.json").is_file() && below.join("config.json").is_file();
+            Place::Folder(if is_below { below } else { path.to_owned() })
+        }
+        (_, false) => {
+            Place::File(family.component_file(component.name, &SingleFile::map(path)?, checkpoint)?)
+        }
     })
 }
 

@@ -28,6 +28,8 @@ pub struct ImageSpec {
     /// The part of the schedule that is guided; none: all of it. The schedule counts as a whole, with the steps that a
     /// strength below 1 leaves out, and in the steps that were asked for: all evaluations of one are guided, or none.
     pub guidance_interval: Option<GuidanceInterval>,
+    /// How far what guidance makes of the spread of an answer is taken back, 0 (not at all) to 1.
+    pub guidance_rescale: f64,
     /// Seed of the noise; torch's generator uses its low 32 bits.
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.
@@ -50,6 +52,7 @@ impl ImageSpec {
             steps,
             guidance_scale,
             guidance_interval: None,
+            guidance_rescale: 0.0,
             seed: 0,
             scheduler: None,
             loras: Vec::new(),

@@ -100,6 +100,9 @@ pub struct Common {
     /// Guide in a part of the schedule only, between two fractions of it, for example 0.1,0.8; other steps cost half.
     #[arg(long, value_name = "FROM,TO", value_parser = values::interval, allow_hyphen_values = true)]
     pub guidance_interval: Option<[f64; 2]>,
+    /// How far what guidance makes of the contrast is taken back, 0 to 1; 0.7 is usual for models that predict velocity.
+    #[arg(long, value_parser = values::number, allow_negative_numbers = true)]
+    pub guidance_rescale: Option<f64>,
     /// Seed of the first picture; drawn at random if absent or -1. The one that is used is told.
     #[arg(long, allow_negative_numbers = true)]
     pub seed: Option<Seed>,

@@ -13,7 +13,7 @@ use crate::{
     },
     diffusion::Precision,
     logging::LogOptions,
-    models::{LoraFolder, MemoryLimit, ModelInfo, ModelOptions, ModelSource},
+    models::{LoraFolder, MemoryLimit, ModelInfo, ModelOptions, ModelSource, ModelSources},
     storage::StoreOptions,
     units::{parse_duration, parse_pixels, parse_size},
     worker::shared::Identity,
@@ -27,15 +27,16 @@ const MAX_SLOTS: usize = 1024;
 #[command(version)]
 pub struct WorkerOptions {
     /// A model: a folder in the diffusers layout, a .safetensors file, a repository of the hub as org/name or
-    /// org/name@revision, or sim://?step_ms=5&size=64 (only takes time); repeat for more, the first is the default
+    /// org/name@revision, or sim://?step_ms=5&size=64 (only takes time); repeat for more, the first is the default. Components
+    /// in other files follow it: vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, scheduler, and in a folder unet
+    /// or transformer
     #[arg(
         long = "model",
         env = "SD_MODELS",
-        value_name = "[NAME=]SOURCE",
-        value_delimiter = ',',
+        value_name = "[NAME=]SOURCE[,COMPONENT=PATH]...",
         required = true
     )]
-    pub models: Vec<ModelSource>,
+    pub models: Vec<ModelSources>,
     /// Bytes of weights that are kept; the least recently used model goes first [default: all that is free]
     #[arg(long, env = "SD_MODEL_MEMORY", value_name = "SIZE", value_parser = parse_size)]
     pub model_memory: Option<u64>,
@@ -155,8 +156,9 @@ impl WorkerOptions {
     /// The first flag that is wrong.
     pub fn check(&self) -> Result<Subjects, OptionsError> {
         let error = |flag, reason: String| Err(OptionsError { flag, reason });
-        for (i, model) in self.models.iter().enumerate() {
-            if self.models[..i].iter().any(|earlier| earlier.name() == model.name()) {
+        let models = self.sources();
+        for (i, model) in models.iter().enumerate() {
+            if models[..i].iter().any(|earlier| earlier.name() == model.name()) {
                 return error(
                     "--model",
                     format!("two models are called `{}`; give one a name with NAME=SOURCE", model.name()),
@@ -192,6 +194,11 @@ impl WorkerOptions {
         }
         Subjects::new(&self.subject_prefix)
             .map_err(|e| OptionsError { flag: "--subject-prefix", reason: e.to_string() })
+    }
+
+    /// Every model, in the order of the flags.
+    pub fn sources(&self) -> Vec<ModelSource> {
+        self.models.iter().flat_map(|sources| sources.0.iter().cloned()).collect()
     }
 
     /// How models are loaded on `device`.
@@ -317,6 +324,8 @@ mod tests {
             &["--model-memory", "much"],
             &["--memory-limit", "1.5GiB"],
             &["--lora-dir", "no/such/folder"],
+            &["--model", "vae=models/tiny-shapes/vae"],
+            &["--model", "shapes=models/tiny-shapes,vae=no/such/file"],
             &["--lora-dir", "Cargo.toml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
@@ -336,6 +345,7 @@ mod tests {
         for good in [
             &["--model", "other=sim://"][..],
             &["--model", "other=sim://", "--preload", "other,sim", "--switch-after", "0s"],
+            &["--model", "shapes=models/tiny-shapes,vae=models/tiny-shapes/vae,more=sim://"],
             &["--dtype", "f16,vae=f32"],
             &["--model-memory", "6GiB"],
             &["--memory-limit", "6GiB"],

@@ -298,7 +298,7 @@ async fn reach(options: &WorkerOptions, doors: DoorOptions) -> Result<Reached, S
     let connect = async {
         let bus = WorkerBus::connect(&options.nats, doors).await?;
         let streams = bus.streams(options.streams.clone());
-        let names = options.models.iter().map(|model| model.name().to_owned()).collect();
+        let names = options.sources().iter().map(|model| model.name().to_owned()).collect();
         let durable = bus.queue(&streams, names).await?;
         Ok((bus, streams, durable))
     };
@@ -308,7 +308,7 @@ async fn reach(options: &WorkerOptions, doors: DoorOptions) -> Result<Reached, S
 
 /// Brings, opens and tests the models.
 async fn load(options: &WorkerOptions, loading: ModelOptions) -> Result<InferencePipeline, StartError> {
-    let sources = fetch(&options.models, &loading).await?;
+    let sources = fetch(&options.sources(), &loading).await?;
     let pipeline = tokio::task::spawn_blocking(move || InferencePipeline::open(&sources, loading)).await??;
     test(pipeline.with_step_limit(options.step_limit)).await
 }

@@ -202,7 +202,7 @@ mod tests {
     fn model() -> ModelIdentity {
         let source: ModelSource = "sim://".parse().unwrap();
         let precision = DType::F16.into();
-        ModelIdentity::of(source.origin(), &candle_core::Device::Cpu, precision).unwrap()
+        ModelIdentity::of(&source, &candle_core::Device::Cpu, precision).unwrap()
     }
 
     fn origin() -> Origin {

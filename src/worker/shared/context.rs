@@ -2,6 +2,7 @@
 //! The queue is here, the engine is not.
 
 use std::{
+    collections::BTreeMap,
     num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
@@ -238,16 +239,19 @@ impl Context {
                 .iter()
                 .map(|model| (model.name.clone(), model.native_size))
                 .collect(),
-            licenses: self
-                .identity
-                .catalog
-                .iter()
-                .filter_map(|model| Some((model.name.clone(), model.license.clone()?)))
-                .collect(),
+            licenses: self.said(|model| model.license.clone()),
+            titles: self.said(|model| model.title.clone()),
+            resolutions: self.said(|model| model.resolution.clone()),
             resident: self.engine().map(EngineView::resident).unwrap_or_default(),
             jobs_done: self.metrics.jobs_done(),
             step_ms: self.metrics.step_ms(),
         }
+    }
+
+    /// What checkpoints say of themselves, by the models' names.
+    fn said(&self, what: impl Fn(&ModelInfo) -> Option<String>) -> BTreeMap<String, String> {
+        let catalog = self.identity.catalog.iter();
+        catalog.filter_map(|model| Some((model.name.clone(), what(model)?))).collect()
     }
 
     /// The names of the LoRAs, looked up once in a while.

@@ -9,9 +9,10 @@ pub mod runs;
 
 use crate::support;
 use crate::support::{Golden, data, model, text_encoder};
+use crate::tensor_file::{Tensor as Stored, TensorFile};
 use candle_core::{DType, Device, Tensor};
-use runs::{MODULE, check_runs, close};
-use sd_worker_rbee::diffusion::{Conditioning, StableDiffusion, TorchRng};
+use runs::{MODULE, Run, cases, check_run, check_runs, close};
+use sd_worker_rbee::diffusion::{self, Conditioning, StableDiffusion, TorchRng};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -144,4 +145,24 @@ fn weights_are_counted_in_the_type_that_is_computed_in() {
     let f64_model = StableDiffusion::load(&data("text"), &Device::Cpu, DType::F64).unwrap();
     assert_eq!(f64_model.weight_bytes(), 2 * f32_bytes);
     assert!(f32_bytes > 1_000_000);
+}
+
+#[test]
+fn runs_with_rescaled_guidance_end_in_diffusers_pictures() {
+    check_runs("rescale", "rescale");
+}
+
+#[test]
+fn a_unet_that_predicts_velocity_from_noise_alone_on_draws_with_a_folder_s_rest_what_diffusers_draws() {
+    let runs: Vec<Run> = cases("rescale");
+    let run = runs.iter().find(|run| run.name.starts_with("velocity")).unwrap();
+    let mut unet = TensorFile::read(&data("xl/unet/diffusion_pytorch_model.safetensors"));
+    let mark = Stored { dtype: "F32".into(), shape: vec![0], bytes: vec![] };
+    unet.tensors.extend(["v_pred", "ztsnr"].map(|name| (name.to_owned(), mark.clone())));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("unet.safetensors");
+    unet.write(&file);
+    let opened = diffusion::open_with(&data("xl"), &[("unet".into(), file)]).unwrap();
+    let model = StableDiffusion::open(&opened, &Device::Cpu, DType::F32).unwrap();
+    check_run(run, &model, &Golden::read("rescale.safetensors"));
 }

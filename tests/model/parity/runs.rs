@@ -32,6 +32,8 @@ pub struct Run {
     pipeline: Option<String>,
     #[serde(default)]
     loras: Vec<(String, f64)>,
+    #[serde(default)]
+    guidance_rescale: f64,
 }
 
 impl Run {
@@ -79,6 +81,7 @@ pub fn spec_of(run: &Run, source: Source) -> ImageSpec {
         clip_skip: run.clip_skip,
         steps: run.steps,
         guidance_scale: run.guidance_scale,
+        guidance_rescale: run.guidance_rescale,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
@@ -102,17 +105,22 @@ pub fn check_runs(file: &str, kind: &str) {
             Some(class) => model_of_class(&run.checkpoint, class),
             None => model(&run.checkpoint),
         };
-        let mut job = model.begin(&spec(run, &golden, &run.name)).unwrap();
-        let theirs = golden.get(&format!("{}.latents", run.name));
-        assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);
-        while !job.is_done() {
-            model.advance(&mut [&mut job]).unwrap();
-            let theirs = theirs.get(job.step() as usize - 1).unwrap();
-            let ours = Tensor::from_slice(job.latents(), theirs.shape(), &Device::Cpu).unwrap();
-            close(&format!("{} step {}", run.name, job.step()), &ours, &theirs, LATENTS);
-        }
-        compare_pictures(run, &model, &job, &golden);
+        check_run(run, &model, &golden);
     }
+}
+
+/// Runs one case with this model.
+pub fn check_run(run: &Run, model: &StableDiffusion, golden: &Golden) {
+    let mut job = model.begin(&spec(run, golden, &run.name)).unwrap();
+    let theirs = golden.get(&format!("{}.latents", run.name));
+    assert_eq!(job.total() as usize, theirs.dim(0).unwrap(), "{}: steps", run.name);
+    while !job.is_done() {
+        model.advance(&mut [&mut job]).unwrap();
+        let theirs = theirs.get(job.step() as usize - 1).unwrap();
+        let ours = Tensor::from_slice(job.latents(), theirs.shape(), &Device::Cpu).unwrap();
+        close(&format!("{} step {}", run.name, job.step()), &ours, &theirs, LATENTS);
+    }
+    compare_pictures(run, model, &job, golden);
 }
 
 fn compare_pictures(run: &Run, model: &StableDiffusion, job: &Picture, golden: &Golden) {

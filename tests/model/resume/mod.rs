@@ -56,7 +56,7 @@ async fn carried(snapshot: Snapshot) -> Snapshot {
     let store = Store::open(&StoreOptions::new("memory://")).unwrap();
     let model: ModelSource = SLOW.parse().unwrap();
     let precision = Precision::all(DType::F32);
-    let origin = Origin::new("f00d", &ModelIdentity::of(model.origin(), &Device::Cpu, precision).unwrap());
+    let origin = Origin::new("f00d", &ModelIdentity::of(&model, &Device::Cpu, precision).unwrap());
     let job = JobId::generate();
     snapshot::write(&store, &job, &origin, Kept::of_the_first(snapshot)).await.unwrap();
     snapshot::read(&store, &job, &origin).await.unwrap().unwrap().snapshot

@@ -94,6 +94,7 @@ pub fn out_of_bounds() -> Vec<Bad> {
         of("guidance_scale", "NaN", "not JSON"),
         of("guidance_scale", "-1", "`guidance_scale`"),
         of("guidance_interval", "[0.8, 0.1]", "`guidance_interval`"),
+        of("guidance_rescale", "1.01", "`guidance_rescale`"),
         of("deadline_ms", "0", "`deadline_ms`"),
         of("loras", r#"[{"path":"../../etc/passwd"}]"#, "`loras[0].path`"),
         of("job_id", r#""a/b""#, "`job_id`"),

@@ -62,6 +62,9 @@ impl Denoiser for FluxDenoiser {
         if spec.guidance_interval.is_some() {
             ignored("guidance_interval", "Flux models have no unconditional pass that could be left out");
         }
+        if spec.guidance_rescale > 0.0 {
+            ignored("guidance_rescale", "Flux models have no unconditional pass that guidance is made of");
+        }
         if spec.guidance_scale > 0.0 && !self.transformer.config().guidance {
             ignored("guidance_scale", "this model was trained without one");
         }

@@ -1,14 +1,16 @@
 //! Flux.1 (schnell and dev, Black Forest Labs 2024): a transformer over text and picture tokens, trained by flow
-//! matching, in the diffusers layout.
+//! matching.
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `files` | files of its makers, and components in files of their own |
 //! | `load` | from a checkpoint to a model |
 //! | `denoiser` | how the transformer is asked, and what it is told of a picture |
 //! | `prompts` | text encoders and tokenizers together |
 //! | `latents` | latents as the transformer's tokens |
 
 mod denoiser;
+mod files;
 mod latents;
 mod load;
 mod prompts;
@@ -17,12 +19,14 @@ pub use denoiser::FluxDenoiser;
 pub use load::Flux;
 pub use prompts::{PromptEncoder, TextEmbeddings};
 
+use std::sync::Arc;
+
 use candle_core::Device;
 
 use super::{Described, Family};
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{Checkpoint, Component, Role},
+    checkpoint::{Checkpoint, Component, ComponentFile, MappedFile, Role, SingleFile},
     footprint::Arithmetic,
     picture::Model,
     precision::Precision,
@@ -55,6 +59,23 @@ impl Family for FluxFamily {
 
     fn uses_products_of_candle(&self) -> bool {
         true
+    }
+
+    fn sign_of_single_file(&self) -> Option<&'static str> {
+        Some(files::SIGN)
+    }
+
+    fn single_file(&self, file: &Arc<MappedFile>) -> Result<Option<SingleFile>, DiffusionError> {
+        files::open(file)
+    }
+
+    fn component_file(
+        &self,
+        component: &str,
+        file: &Arc<MappedFile>,
+        checkpoint: &Checkpoint,
+    ) -> Result<ComponentFile, DiffusionError> {
+        files::component(component, file, checkpoint)
     }
 
     fn describe(&self, checkpoint: &Checkpoint, with: Arithmetic) -> Result<Described, DiffusionError> {

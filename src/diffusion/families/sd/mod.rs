@@ -13,7 +13,7 @@ use super::{
 };
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{Checkpoint, Component, MappedFile, Role, SingleFile},
+    checkpoint::{Checkpoint, Component, ComponentFile, MappedFile, Role, SingleFile},
     footprint::Arithmetic,
     picture::Model,
     precision::Precision,
@@ -73,10 +73,23 @@ impl Family for Sd {
     }
 
     fn single_file(&self, file: &Arc<MappedFile>) -> Result<Option<SingleFile>, DiffusionError> {
-        match single_file::recognise(file)? {
+        match single_file::recognise(file) {
             Some(kind @ (Kind::V1 | Kind::V2)) => single_file::open(file, kind).map(Some),
             Some(Kind::XlBase | Kind::XlRefiner) | None => Ok(None),
         }
+    }
+
+    fn component_file(
+        &self,
+        component: &str,
+        file: &Arc<MappedFile>,
+        checkpoint: &Checkpoint,
+    ) -> Result<ComponentFile, DiffusionError> {
+        single_file::component(component, file, checkpoint)
+    }
+
+    fn settle(&self, checkpoint: &mut Checkpoint) -> Result<(), DiffusionError> {
+        single_file::settle(checkpoint)
     }
 
     fn describe(&self, checkpoint: &Checkpoint, with: Arithmetic) -> Result<Described, DiffusionError> {

@@ -69,12 +69,16 @@ fn condition(
         clip_skip: spec.clip_skip,
         guided: spec.guidance_scale > 1.0 && distilled.is_none(),
     };
-    if spec.guidance_interval.is_some() && !prompts.guided {
+    let fields = [
+        ("guidance_interval", spec.guidance_interval.is_some()),
+        ("guidance_rescale", spec.guidance_rescale > 0.0),
+    ];
+    for (field, _) in fields.into_iter().filter(|(_, is_asked)| *is_asked && !prompts.guided) {
         let why = match distilled {
             Some(_) => "this model has learned its guidance and is guided at every step",
             None => "a `guidance_scale` of 1 or below does not guide",
         };
-        warnings.push(format!("`guidance_interval` was not used: {why}"));
+        warnings.push(format!("`{field}` was not used: {why}"));
     }
     let Encoded { text, pooled, texts } = networks.prompts.encode(&prompts, warnings)?;
     let samples = text.dim(0)?;

@@ -59,6 +59,9 @@ impl Denoiser for ZImageDenoiser {
         if spec.guidance_interval.is_some() && !guides(spec) {
             ignored("guidance_interval", unguided);
         }
+        if spec.guidance_rescale > 0.0 && !guides(spec) {
+            ignored("guidance_rescale", unguided);
+        }
         if spec.clip_skip > 0 {
             ignored("clip_skip", "Z-Image models have no CLIP");
         }

@@ -1,8 +1,8 @@
-//! Z-Image and Z-Image-Turbo (Tongyi 2025): a transformer over picture and caption tokens, trained by flow matching, in the
-//! diffusers layout.
+//! Z-Image and Z-Image-Turbo (Tongyi 2025): a transformer over picture and caption tokens, trained by flow matching.
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `files` | files of its makers, and components in files of their own |
 //! | `load` | what the configurations say, and from a checkpoint to a model |
 //! | `denoiser` | how the transformer is asked, and what it is told of a picture |
 //! | `prompts` | the text encoder with its tokenizer |
@@ -10,6 +10,7 @@
 //! | `latents` | latents as the transformer's tokens |
 
 mod denoiser;
+mod files;
 mod latents;
 mod load;
 mod networks;
@@ -19,12 +20,14 @@ pub use denoiser::ZImageDenoiser;
 pub use load::ZImage;
 pub use networks::Networks;
 
+use std::sync::Arc;
+
 use candle_core::Device;
 
 use super::{Described, Family};
 use crate::diffusion::{
     DiffusionError,
-    checkpoint::{Checkpoint, Component, Role},
+    checkpoint::{Checkpoint, Component, ComponentFile, MappedFile, Role, SingleFile},
     footprint::Arithmetic,
     picture::Model,
     precision::Precision,
@@ -51,6 +54,23 @@ impl Family for ZImageFamily {
 
     fn components(&self) -> &'static [Component] {
         &COMPONENTS
+    }
+
+    fn sign_of_single_file(&self) -> Option<&'static str> {
+        Some(files::SIGN)
+    }
+
+    fn single_file(&self, file: &Arc<MappedFile>) -> Result<Option<SingleFile>, DiffusionError> {
+        files::open(file)
+    }
+
+    fn component_file(
+        &self,
+        component: &str,
+        file: &Arc<MappedFile>,
+        checkpoint: &Checkpoint,
+    ) -> Result<ComponentFile, DiffusionError> {
+        files::component(component, file, checkpoint)
     }
 
     fn describe(&self, checkpoint: &Checkpoint, with: Arithmetic) -> Result<Described, DiffusionError> {

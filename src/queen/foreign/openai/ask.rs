@@ -27,12 +27,13 @@ const NOT_DONE: [&str; 4] = ["markup", "frame_count", "frame_duration_ms", "svg"
 /// Partial pictures of a stream at most.
 pub(super) const MAX_PARTIAL: u64 = 3;
 /// Fields of peers beside OpenAI's, and ours.
-pub(super) const EXTENSIONS: [(&[&str], &str); 8] = [
+pub(super) const EXTENSIONS: [(&[&str], &str); 9] = [
     (&["steps", "num_inference_steps", "step"], "steps"),
     (&["guidance_scale", "cfg_scale"], "guidance_scale"),
     (&["seed"], "seed"),
     (&["loras"], "loras"),
     (&["clip_skip"], "clip_skip"),
+    (&["guidance_rescale"], "guidance_rescale"),
     (&["strength"], "strength"),
     (&["preview_every"], "preview_every"),
     (&["n"], "n"),
@@ -226,10 +227,11 @@ mod tests {
     #[test]
     fn extensions_are_taken_by_the_names_that_peers_use() {
         let body = json!({"prompt": "a", "num_inference_steps": 7, "cfg_scale": 3, "seed": -1, "negative_prompt": "b",
-            "scheduler": "euler", "loras": [{"path": "ink"}], "clip_skip": 1, "prompt_syntax": "a1111", "new": 1});
+            "scheduler": "euler", "loras": [{"path": "ink"}], "clip_skip": 1, "prompt_syntax": "a1111",
+            "guidance_rescale": 0.7, "new": 1});
         let expected = json!({"operation": "image_generation", "prompt": "a", "steps": 7, "guidance_scale": 3.0,
             "negative_prompt": "b", "scheduler": "euler", "loras": [{"path": "ink"}], "clip_skip": 1,
-            "prompt_syntax": "a1111"});
+            "prompt_syntax": "a1111", "guidance_rescale": 0.7});
         assert_eq!(drawn(body.clone()), expected);
         assert_eq!(ask(Capability::Generate, body).unwrap().ignored.unwrap(), "new");
         assert_eq!(drawn(json!({"prompt": "a", "step": 4}))["steps"], 4);

@@ -147,6 +147,8 @@ fn model(generator: &mut SchemaGenerator) -> Schema {
             "loras": names, "capabilities": names, "workers": {"type": "integer"},
             "alias_of": {"type": ["string", "null"]},
             "license": {"type": ["string", "null"], "description": "As the checkpoint names it."},
+            "title": {"type": ["string", "null"], "description": "As the checkpoint calls itself."},
+            "resolution": {"type": ["string", "null"], "description": "What the checkpoint says it was trained for."},
         },
     });
     named(generator, "OpenAiModel", schema)

@@ -24,6 +24,8 @@ const MAX_SHOWN: usize = 100;
 struct Model {
     native: Option<(u32, u32)>,
     license: Option<String>,
+    title: Option<String>,
+    resolution: Option<String>,
     schedulers: BTreeSet<String>,
     loras: BTreeSet<String>,
     capabilities: BTreeSet<String>,
@@ -70,6 +72,8 @@ fn collected(known: &[String], workers: &[&WorkerInfo]) -> BTreeMap<String, Mode
             model.workers += 1;
             model.native = model.native.or_else(|| worker.native_sizes.get(name).copied());
             model.license = model.license.take().or_else(|| worker.licenses.get(name).cloned());
+            model.title = model.title.take().or_else(|| worker.titles.get(name).cloned());
+            model.resolution = model.resolution.take().or_else(|| worker.resolutions.get(name).cloned());
             model.schedulers.extend(worker.schedulers.iter().cloned());
             model.loras.extend(worker.loras.iter().flat_map(|loras| loras.names.iter().cloned()));
             model.capabilities.extend(worker.capabilities.iter().map(|can| can.operation().to_owned()));
@@ -83,7 +87,7 @@ fn entries(models: &BTreeMap<String, Model>, aliases: &[ModelAlias], created: u6
         let (width, height) = model.native.unzip();
         json!({
             "id": id, "object": "model", "created": created, "owned_by": OWNER,
-            "license": model.license, "native_width": width, "native_height": height, "schedulers": model.schedulers, "loras": model.loras,
+            "license": model.license, "title": model.title, "resolution": model.resolution, "native_width": width, "native_height": height, "schedulers": model.schedulers, "loras": model.loras,
             "capabilities": model.capabilities, "workers": model.workers, "alias_of": alias_of,
         })
     };
@@ -108,6 +112,8 @@ mod tests {
         let worker = |id: &str, models: &[&str], lora: &str| WorkerInfo {
             native_sizes: [(models[0].to_owned(), (512, 768))].into(),
             licenses: [("tiny".to_owned(), "mit".to_owned())].into(),
+            titles: [("tiny".to_owned(), "Tiny Shapes".to_owned())].into(),
+            resolutions: [("tiny".to_owned(), "512x768".to_owned())].into(),
             schedulers: vec!["euler".into()],
             loras: Some(WorkerLoras { names: vec![lora.into()], complete: true }),
             ..WorkerInfo::ready(id, models)
@@ -121,7 +127,8 @@ mod tests {
         assert_eq!(
             entries[2],
             json!({
-                "id": "tiny", "object": "model", "created": 7, "owned_by": OWNER, "license": "mit", "native_width": 512, "native_height": 768,
+                "id": "tiny", "object": "model", "created": 7, "owned_by": OWNER, "license": "mit",
+                "title": "Tiny Shapes", "resolution": "512x768", "native_width": 512, "native_height": 768,
                 "schedulers": ["euler"], "loras": ["ink", "oil"], "capabilities": ["image_generation"], "workers": 2,
                 "alias_of": null,
             })

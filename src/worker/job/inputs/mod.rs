@@ -175,6 +175,7 @@ pub async fn resolve(
         steps: job.steps.unwrap_or(model.steps),
         guidance_scale: job.guidance_scale.unwrap_or(model.guidance_scale),
         guidance_interval: job.guidance_interval,
+        guidance_rescale: job.guidance_rescale,
         seed: job.seed,
         scheduler: job.scheduler.clone(),
         loras,

@@ -132,6 +132,9 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
     if let Some(interval) = spec.guidance_interval {
         request["guidance_interval"] = interval.bounds().into_iter().collect();
     }
+    if spec.guidance_rescale > 0.0 {
+        request["guidance_rescale"] = spec.guidance_rescale.into();
+    }
     if !spec.loras.is_empty() {
         let loras =
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
@@ -177,6 +180,7 @@ mod tests {
             prompt_syntax: job.prompt_syntax,
             clip_skip: 1,
             guidance_interval: job.guidance_interval,
+            guidance_rescale: job.guidance_rescale,
             seed: job.seed,
             loras: vec![LoraSpec { name: "ink".into(), file: "ink.safetensors".into(), strength: 0.5 }],
             ..ImageSpec::new(job.prompt.clone(), Source::Text { width: 64, height: 72 })
@@ -198,8 +202,7 @@ mod tests {
 
     #[test]
     fn a_png_carries_its_parameters_as_a1111_writes_them() {
-        let body =
-            r#"{"prompt":"a red circle","negative_prompt":"blur","seed":7,"guidance_interval":[0.1,0.8]}"#;
+        let body = r#"{"prompt":"a red circle","negative_prompt":"blur","seed":7,"guidance_interval":[0.1,0.8],"guidance_rescale":0.7}"#;
         let (file, image) = encoded(body);
         assert_eq!(image::load_from_memory(&file.bytes).unwrap().to_rgb8(), image);
         assert_eq!(
@@ -211,6 +214,7 @@ mod tests {
             serde_json::from_str(&text_of(&file.bytes, REQUEST_KEYWORD)).unwrap();
         assert_eq!(request["seed"], 7);
         assert_eq!(request["guidance_interval"], serde_json::json!([0.1, 0.8]));
+        assert_eq!(request["guidance_rescale"], 0.7);
         assert_eq!(request["loras"], serde_json::json!([{"path": "ink", "strength": 0.5}]));
         assert!(request.get("job_id").is_none());
     }

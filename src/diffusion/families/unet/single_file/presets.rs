@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Kind, Prediction};
+use crate::diffusion::families::originals::put;
 
 /// `model_index.json`.
 pub fn index(kind: Kind, inpainting: bool) -> Value {
@@ -73,27 +74,11 @@ pub fn unet(kind: Kind, inpainting: bool, prediction: Prediction) -> Value {
 
 /// `vae/config.json`, without what the tensors tell.
 pub fn vae(kind: Kind) -> Value {
-    let mut vae = json!({ "_class_name": "AutoencoderKL", "act_fn": "silu" });
     let (scale, upcast) = match kind {
         Kind::V1 | Kind::V2 => (0.18215, false),
         Kind::XlBase | Kind::XlRefiner => (0.13025, true),
     };
-    vae["scaling_factor"] = json!(scale);
-    vae["force_upcast"] = json!(upcast);
-    vae
-}
-
-/// `config.json` of a text encoder, without what the tensors tell. OpenCLIP's has another activation.
-pub fn text_encoder(open_clip: bool, projection: bool) -> Value {
-    json!({
-        "architectures": [if projection { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
-        "hidden_act": if open_clip { "gelu" } else { "quick_gelu" },
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-        "model_type": "clip_text_model",
-    })
+    json!({ "scaling_factor": scale, "force_upcast": upcast })
 }
 
 /// `scheduler/scheduler_config.json`.
@@ -121,9 +106,19 @@ pub fn scheduler(kind: Kind, inpainting: bool, prediction: Prediction, zero_term
         scheduler["use_karras_sigmas"] = json!(false);
     }
     if zero_terminal_snr {
-        scheduler["rescale_betas_zero_snr"] = json!(true);
+        put(&mut scheduler, zero_snr().into_iter().collect());
+        // PNDM knows no other betas.
+        if matches!(kind, Kind::V1 | Kind::V2) {
+            scheduler["_class_name"] = json!("DDIMScheduler");
+        }
     }
     scheduler
+}
+
+/// What a scheduler says of a model that was trained from noise alone on (Lin et al. 2024, "Common Diffusion Noise Schedules
+/// and Sample Steps Are Flawed"): its steps begin with the last timestep.
+pub fn zero_snr() -> Vec<(&'static str, Value)> {
+    vec![("rescale_betas_zero_snr", json!(true)), ("timestep_spacing", json!("trailing"))]
 }
 
 fn scheduler_class(kind: Kind, inpainting: bool) -> &'static str {
