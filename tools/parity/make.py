@@ -16,6 +16,7 @@ import modules
 import prompts
 import runs
 import samplers
+import segmenter
 import single_file
 import z_image
 
@@ -46,6 +47,7 @@ def main():
     masking.make(folder)
     flux.make(folder)
     z_image.make(folder)
+    segmenter.make(folder)
     single_file.make(folder)
     prompts.make(folder)
     lora.make(folder)
