@@ -32,6 +32,8 @@ pub mod models;
 pub mod open_files;
 #[cfg(feature = "queen")]
 pub mod queen;
+#[cfg(feature = "worker")]
+pub mod segmenter;
 pub mod signals;
 #[cfg(feature = "bus")]
 pub mod storage;

@@ -45,6 +45,7 @@ fn worker() -> WorkerInfo {
             max_input: 16 << 20,
         }),
         loras: Some(WorkerLoras { names: vec!["styles/ink".into()], complete: true }),
+        segmenter: true,
         schedulers: vec!["euler".into()],
         native_sizes: [("tiny".to_owned(), (64, 64))].into(),
         licenses: [("tiny".to_owned(), "mit".to_owned())].into(),
@@ -85,6 +86,7 @@ fn events() -> Vec<Event> {
             model: "tiny".into(),
             images: vec![image],
             timings_ms: Timings::default(),
+            mask: None,
             warnings: vec![],
         }),
         EventKind::error(ErrorCode::Busy, "no free slot"),
@@ -156,6 +158,9 @@ fn what_a_client_may_send_is_valid() {
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "strength": 1}),
         json!({"operation": "image_transform", "prompt": "a", "input_image": "AA=="}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "object:inputs/x", "mask_image": "AA=="}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_points": [[1, 2], [3, 4]],
+            "mask_labels": [1, 0], "mask_box": [0, 0, 9, 9]}),
+        json!({"operation": "image_inpaint", "prompt": "a", "input_image": "AA==", "mask_box": [0, 0, 9, 9], "mask_image": null}),
     ] {
         assert!(validator.is_valid(&message), "{message}: {:?}", validator.validate(&message));
         let operation = Operation::parse(None, message.to_string().as_bytes()).unwrap();
@@ -205,6 +210,12 @@ fn what_the_contract_refuses_is_not_valid() {
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA=="}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": "AA==", "mask_blur": 65}),
         json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": "AA==", "padding_mask_crop": -1}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": "AA==", "mask_points": [[1, 2]]}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_image": null}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_labels": [1]}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_points": []}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_points": [[1, 2, 3]]}),
+        json!({"operation": "image_inpaint", "prompt": "a", "init_image": "AA==", "mask_box": [0, 0, -1, 9]}),
         json!({"operation": "image_transform", "prompt": "a", "init_image": "AA==", "mask_blur": 4}),
     ] {
         assert!(!validator.is_valid(&message), "{message}");

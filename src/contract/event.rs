@@ -85,8 +85,24 @@ pub struct CompleteEvent {
     pub images: Vec<ImageResult>,
     /// Where the time went.
     pub timings_ms: Timings,
+    /// The mask that was made of what the job points at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<MaskResult>,
     /// What the sender should know: a prompt that was cut, a mask that was resized.
     pub warnings: Vec<String>,
+}
+
+/// A stored mask, a grey PNG of the size of `init_image`: white was repainted. `object:<key>` is a `mask_image` of other jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MaskResult {
+    /// Its key in the store.
+    pub key: String,
+    /// Where it can be fetched: presigned on S3, `file://` on a folder.
+    pub url: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
 }
 
 /// A stored picture.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Operation, OutputFormat, PromptSyntax,
     operation::{hex, on_body},
+    pointing::ON_IT,
 };
 
 /// Strength of an image-to-image job that names none.
@@ -121,6 +122,10 @@ impl Operation {
             Self::ImageInpaint(body) => {
                 body.strength.take_if(|it| *it == INPAINT_STRENGTH);
                 body.mask_blur.take_if(|blur| *blur == 0);
+                let points = body.mask_points.as_ref().map(Vec::len);
+                body.mask_labels.take_if(|labels| {
+                    points == Some(labels.len()) && labels.iter().all(|label| *label == ON_IT)
+                });
             }
         }
     }

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, Masking,
-    Operation, WorkerId, fingerprint,
+    Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, MaskSource,
+    Masking, Operation, WorkerId, fingerprint,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -80,8 +80,8 @@ pub enum JobSource {
     Inpaint {
         /// The picture.
         image: ImageInput,
-        /// White: repaint; black: keep.
-        mask: ImageInput,
+        /// What is repainted.
+        mask: MaskSource,
         /// Above 0, at most 1.
         strength: f64,
         /// A soft edge, or the part around the mask alone.
@@ -299,7 +299,7 @@ fn source(operation: &Operation, limits: &Limits) -> Result<JobSource, ContractE
         }),
         Operation::ImageInpaint(body) => Ok(JobSource::Inpaint {
             image: ImageInput::read("init_image", &body.init_image, limits)?,
-            mask: ImageInput::read("mask_image", &body.mask_image, limits)?,
+            mask: MaskSource::of(body, limits)?,
             strength: strength(body.strength, fingerprint::INPAINT_STRENGTH)?,
             masking: Masking::of(body, limits)?,
         }),

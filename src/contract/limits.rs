@@ -26,6 +26,8 @@ pub const MAX_LORAS: usize = 16;
 pub const MAX_MASK_BLUR: u32 = 64;
 /// The most pixels of a picture that are drawn around a mask; nothing is further away.
 pub const MAX_MASK_PADDING: u32 = MAX_SIDE;
+/// The most points that say what a mask is made of.
+pub const MAX_MASK_POINTS: usize = 64;
 /// Random seeds are below this: JavaScript clients read them exactly.
 pub const RANDOM_SEED_BELOW: u64 = 1 << 53;
 

@@ -20,6 +20,7 @@ mod masking;
 mod nearest;
 mod operation;
 mod parse;
+mod pointing;
 mod queued;
 mod responses;
 mod scheduler_names;
@@ -35,7 +36,7 @@ pub use asyncapi::asyncapi;
 pub use capability::Capability;
 pub use control::{Command, MAX_COMMAND};
 pub use error::{ContractError, Disposition, ErrorCode};
-pub use event::{CompleteEvent, Event, EventKind, ImageResult, Timings};
+pub use event::{CompleteEvent, Event, EventKind, ImageResult, MaskResult, Timings};
 pub use fingerprint::Fingerprint;
 pub use guidance_interval::GuidanceInterval;
 pub use http_code::{ErrorBody, ErrorDetail, HttpCode, WireCode};
@@ -47,6 +48,7 @@ pub use masking::{MaskCrop, Masking};
 pub(crate) use operation::hex;
 pub use operation::{GenerationBody, InpaintBody, Lora, Operation, Output, TransformBody};
 pub use parse::{object, unmarked};
+pub use pointing::{MaskBox, MaskPoint, MaskSource, Pointing};
 pub use queued::Queued;
 pub use responses::{
     DeadLetter, DeadLetters, Health, JobList, JobResponse, JobStatus, JobSummary, JobView, Workers,

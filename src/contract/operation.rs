@@ -129,13 +129,27 @@ body! {
 
 body! {
     /// Repaint what a mask selects.
-    #[schemars(transform = super::schema::allow_input_image)]
+    #[schemars(transform = super::schema::allow_input_image, transform = super::schema::ask_for_a_mask)]
     InpaintBody {
         /// The picture to start from: base64, a `data:` URL, or `object:<key>`.
         #[serde(alias = "input_image")]
         init_image: String,
-        /// White: repaint; black: keep.
-        mask_image: String,
+        /// White: repaint; black: keep. In place of it, `mask_points` or `mask_box`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mask_image: Option<String>,
+        /// What to repaint, pointed at: `[x, y]` in pixels of the upright picture, 1..=64 of them. A worker with a segmenter
+        /// makes the mask of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 64))]
+        mask_points: Option<Vec<[u32; 2]>>,
+        /// One for each of `mask_points`: 1 lies on what to repaint, 0 beside it; absent: all are 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 64), inner(range(min = 0, max = 1)))]
+        mask_labels: Option<Vec<u32>>,
+        /// A box around what to repaint, alone or beside `mask_points`: `[left, top, right, bottom]` in pixels of the upright
+        /// picture.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mask_box: Option<[u32; 4]>,
         /// How far to go from it, above 0, at most 1 (1.0).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
@@ -304,7 +318,8 @@ impl Operation {
             Self::ImageGeneration(_) => vec![],
             Self::ImageTransform(body) => vec![("init_image", &mut body.init_image)],
             Self::ImageInpaint(body) => {
-                vec![("init_image", &mut body.init_image), ("mask_image", &mut body.mask_image)]
+                let mask = body.mask_image.as_mut().map(|mask| ("mask_image", mask));
+                [("init_image", &mut body.init_image)].into_iter().chain(mask).collect()
             }
         }
     }

@@ -38,6 +38,17 @@ pub(super) fn allow_input_image(schema: &mut Schema) {
     schema.insert("oneOf".into(), json!([{"required": ["init_image"]}, {"required": ["input_image"]}]));
 }
 
+/// A mask is a picture, or made of what is pointed at.
+pub(super) fn ask_for_a_mask(schema: &mut Schema) {
+    let alone = json!({"required": ["mask_image"], "properties": {
+        "mask_image": {"type": "string"}, "mask_points": {"type": "null"}, "mask_labels": {"type": "null"},
+        "mask_box": {"type": "null"},
+    }});
+    let pointed = |field: &str, kind: &str| json!({"required": [field], "properties": {(field): {"type": kind}, "mask_image": {"type": "null"}}});
+    let ways = json!([alone, pointed("mask_points", "array"), pointed("mask_box", "array")]);
+    schema.insert("anyOf".into(), ways);
+}
+
 /// The `type` of a struct is on the wire, and not among its fields.
 pub(super) fn tag_queued(schema: &mut Schema) {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {

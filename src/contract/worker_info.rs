@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, ContractError, HiveId, ImageInput, Job, JobSource, WorkerId};
+use super::{Capability, ContractError, HiveId, ImageInput, Job, JobSource, MaskSource, WorkerId};
 
 /// Whether a worker takes jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +63,9 @@ pub struct WorkerInfo {
     /// The LoRAs that it has; none: no folder of them, or a version that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loras: Option<WorkerLoras>,
+    /// Whether it makes masks of what jobs point at.
+    #[serde(default)]
+    pub segmenter: bool,
     /// The schedulers that jobs may name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedulers: Vec<String>,
@@ -158,7 +161,14 @@ impl WorkerInfo {
             JobSource::Image { image, .. } => self.can_read("init_image", inline(image))?,
             JobSource::Inpaint { image, mask, .. } => {
                 self.can_read("init_image", inline(image))?;
-                self.can_read("mask_image", inline(mask))?;
+                match mask {
+                    MaskSource::Image(mask) => self.can_read("mask_image", inline(mask))?,
+                    MaskSource::Pointing(_) if self.segmenter => {}
+                    MaskSource::Pointing(pointing) => {
+                        let reason = "no worker that is up makes masks: none was started with --segmenter; send a `mask_image`";
+                        return Err(ContractError::field(pointing.field(), reason));
+                    }
+                }
             }
         }
         let most = |field: &str, asked: u64, most: u64| match asked > most {
@@ -216,6 +226,7 @@ impl WorkerInfo {
             version: "0".into(),
             limits: None,
             loras: None,
+            segmenter: false,
             schedulers: vec![],
             native_sizes: BTreeMap::new(),
             licenses: BTreeMap::new(),
@@ -232,6 +243,23 @@ impl WorkerInfo {
 mod tests {
     use super::*;
     use crate::contract::{Limits, Operation};
+
+    #[test]
+    fn a_job_that_points_needs_a_worker_with_a_segmenter() {
+        let limits = Some(Limits::default().of_a_worker());
+        let without = WorkerInfo { limits, ..WorkerInfo::ready("w", &["m"]) };
+        let with = WorkerInfo { segmenter: true, ..without.clone() };
+        for (fields, field) in
+            [(r#""mask_points":[[1,1]]"#, "`mask_points`: "), (r#""mask_box":[0,0,1,1]"#, "`mask_box`: ")]
+        {
+            let body = format!(r#"{{"prompt":"a","init_image":"AAAA",{fields}}}"#);
+            let operation = Operation::parse(Some(Capability::Inpaint), body.as_bytes()).unwrap();
+            let job = Job::new(operation, &Limits::WIDEST).unwrap();
+            let message = without.can_do(&job).unwrap_err().to_string();
+            assert!(message.starts_with(field) && message.contains("--segmenter"), "{message}");
+            assert!(with.can_do(&job).is_ok());
+        }
+    }
 
     #[test]
     fn a_worker_is_asked_for_no_more_than_it_says_it_does() {

@@ -182,6 +182,7 @@ mod tests {
             model: "m".into(),
             images: vec![image],
             timings_ms: Timings::default(),
+            mask: None,
             warnings: vec![],
         })
     }

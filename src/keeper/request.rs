@@ -102,7 +102,7 @@ fn prompt(command: &ImageCommand) -> Result<String, KeeperError> {
     let inputs = match command {
         ImageCommand::Generate { .. } => vec![],
         ImageCommand::Transform { start, .. } => vec![&start.input],
-        ImageCommand::Inpaint { start, mask, .. } => vec![&start.input, mask],
+        ImageCommand::Inpaint { start, mask, .. } => [&start.input].into_iter().chain(mask).collect(),
     };
     if inputs.iter().any(|path| path.as_path() == Path::new(STANDARD_INPUT)) {
         let message = "--prompt - and a picture from standard input: it has one of them";
@@ -171,20 +171,36 @@ fn operation(
             common,
             start: Start { input, strength },
             mask,
+            mask_point,
+            mask_beside,
+            mask_box,
             mask_blur,
             padding_mask_crop,
             width,
             height,
-        } => Operation::ImageInpaint(body!(InpaintBody, common, said, job, format, {
-            init_image: read_image(input, common.max_input)?,
-            mask_image: read_image(mask, common.max_input)?,
-            strength: *strength,
-            mask_blur: *mask_blur,
-            padding_mask_crop: *padding_mask_crop,
-            width: *width,
-            height: *height,
-        })),
+        } => {
+            let (mask_points, mask_labels) = points(mask_point, mask_beside);
+            Operation::ImageInpaint(body!(InpaintBody, common, said, job, format, {
+                init_image: read_image(input, common.max_input)?,
+                mask_image: mask.as_ref().map(|mask| read_image(mask, common.max_input)).transpose()?,
+                mask_points: mask_points,
+                mask_labels: mask_labels,
+                mask_box: *mask_box,
+                strength: *strength,
+                mask_blur: *mask_blur,
+                padding_mask_crop: *padding_mask_crop,
+                width: *width,
+                height: *height,
+            }))
+        }
     })
+}
+
+/// `mask_points` and `mask_labels` of pixels that lie on what is repainted, and beside it.
+fn points(on_it: &[[u32; 2]], beside_it: &[[u32; 2]]) -> (Option<Vec<[u32; 2]>>, Option<Vec<u32>>) {
+    let points = [on_it, beside_it].concat();
+    let labels = [vec![1; on_it.len()], vec![0; beside_it.len()]].concat();
+    ((!points.is_empty()).then_some(points), (!beside_it.is_empty()).then_some(labels))
 }
 
 fn encoding(common: &Common, format: Option<OutputFormat>) -> Option<Output> {

@@ -7,6 +7,8 @@ use crate::contract::{JobId, OutputFormat};
 
 /// The longest key that a client may name, in characters.
 const MAX_REFERENCE: usize = 512;
+/// The mask of a job that points at what it repaints.
+const MASK_FILE: &str = "mask.png";
 
 /// An object's place in the store, below the store's own prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,6 +25,11 @@ pub enum Key {
         attempt: u32,
         /// How it is encoded, which gives the extension.
         format: OutputFormat,
+    },
+    /// `jobs/<job>/mask.png`: the mask that was made of what the job points at.
+    Mask {
+        /// The job.
+        job: JobId,
     },
     /// `jobs/<job>/result.json`: written last, its presence means that the job is done.
     Result {
@@ -68,7 +75,7 @@ impl Key {
     ///
     /// # Errors
     /// [`StorageError::Reference`] unless it is `inputs/...`, of segments of `A-Z a-z 0-9 - _ .` that are neither empty
-    /// nor begin with a dot, 512 characters at most, or a picture of a job as [`Key::Image`] is written. What else is in
+    /// nor begin with a dot, 512 characters at most, or a picture of a job as [`Key::Image`] is written, or its mask. What else is in
     /// a job's folder is not for clients.
     pub fn parse_reference(text: &str) -> Result<Self, StorageError> {
         let refuse = |reason: &str| {
@@ -111,6 +118,7 @@ impl Key {
             Self::Image { job, index, attempt, format } => {
                 format!("jobs/{job}/{index}-{attempt}.{}", format.extension())
             }
+            Self::Mask { job } => format!("jobs/{job}/{MASK_FILE}"),
             Self::Result { job } => format!("jobs/{job}/result.json"),
             Self::Checkpoint { job } => format!("jobs/{job}/checkpoint"),
             Self::Cancelled { job } => format!("jobs/{job}/cancelled"),
@@ -124,6 +132,7 @@ impl Key {
     pub fn job(&self) -> Option<&JobId> {
         match self {
             Self::Image { job, .. }
+            | Self::Mask { job }
             | Self::Result { job }
             | Self::Checkpoint { job }
             | Self::Cancelled { job } => Some(job),
@@ -132,8 +141,11 @@ impl Key {
     }
 }
 
-/// `<index>.<ext>` or `<index>-<attempt>.<ext>`, as pictures are stored.
+/// `<index>.<ext>` or `<index>-<attempt>.<ext>`, as pictures are stored, or a job's mask.
 fn is_picture(file: &str) -> bool {
+    if file == MASK_FILE {
+        return true;
+    }
     let formats = [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::Webp];
     let is_number = |text: &str| text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
     file.split_once('.').is_some_and(|(name, extension)| {
@@ -162,6 +174,9 @@ mod tests {
         assert_eq!(Key::Result { job: job.clone() }.path(), "jobs/j1/result.json");
         assert_eq!(Key::Checkpoint { job: job.clone() }.path(), "jobs/j1/checkpoint");
         assert_eq!(Key::Cancelled { job: job.clone() }.path(), "jobs/j1/cancelled");
+        let mask = Key::Mask { job: job.clone() };
+        assert_eq!((mask.path(), mask.job()), ("jobs/j1/mask.png".into(), Some(&job)));
+        assert!(Key::parse_reference(&mask.path()).is_ok());
         for key in [Key::Checkpoint { job: job.clone() }, Key::Cancelled { job: job.clone() }] {
             assert_eq!(key.job(), Some(&job), "{key}");
         }
@@ -200,6 +215,8 @@ mod tests {
             "jobs/j1/checkpoint",
             "jobs/j1/cancelled",
             "jobs/j1/0.json",
+            "jobs/j1/mask.jpg",
+            "jobs/j1/deeper/mask.png",
             "jobs/j1/00.png",
             "jobs/j1/+1.png",
             "jobs/j1/0.png.json",

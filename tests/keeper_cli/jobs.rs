@@ -77,8 +77,38 @@ async fn inputs_travel_in_base64() {
     assert_eq!(posted["mask_image"], "bWFzaw==");
     assert_eq!(posted["strength"], 0.5);
     assert_eq!(posted["guidance_interval"], json!([0.1, 0.8]));
+    assert!(posted.get("mask_points").is_none(), "{posted}");
     let masking = ["mask_blur", "padding_mask_crop", "width", "height"].map(|field| posted[field].clone());
     assert_eq!(masking, [4, 32, 512, 256].map(|value| json!(value)));
+}
+
+#[tokio::test]
+async fn what_is_repainted_is_pointed_at_in_place_of_a_mask() {
+    let queen = StandIn::start([Stream::Events(vec![complete(1, &right_sha256())])]).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.png"), b"in").unwrap();
+    let inpaint = ["image", "inpaint", "--prompt", "a", "--input", "in.png"];
+    let pointed =
+        ["--mask-beside", "9,9", "--mask-point", "1,2", "--mask-point", "3, 4", "--mask-box", "0,0,5,6"];
+    let (code, _, stderr) = finish(queen.keeper(folder.path(), &[&inpaint[..], &pointed].concat())).await;
+    assert_eq!(code, 0, "{stderr}");
+    let posted = queen.seen.lock().unwrap().posted[0].clone();
+    assert_eq!(posted["mask_points"], json!([[1, 2], [3, 4], [9, 9]]));
+    assert_eq!((&posted["mask_labels"], &posted["mask_box"]), (&json!([1, 1, 0]), &json!([0, 0, 5, 6])));
+    assert!(posted.get("mask_image").is_none(), "{posted}");
+    for (args, said) in [
+        (&[][..], "--mask <FILE>"),
+        (&["--mask", "in.png", "--mask-point", "1,2"], "cannot be used with"),
+        (&["--mask-beside", "1,2"], "--mask <FILE>"),
+        (&["--mask-point", "1"], "2 whole numbers of pixels"),
+        (&["--mask-box", "1,2,3,-4"], "4 whole numbers of pixels"),
+        (&["--mask-box", "5,0,5,9"], "`mask_box`: [5, 0, 5, 9] is empty"),
+    ] {
+        let (code, _, stderr) = finish(queen.keeper(folder.path(), &[&inpaint[..], args].concat())).await;
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert!(stderr.contains(said), "{args:?}: {stderr}");
+    }
+    assert_eq!(queen.seen.lock().unwrap().posted.len(), 1);
 }
 
 #[tokio::test]

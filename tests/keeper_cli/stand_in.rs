@@ -251,6 +251,7 @@ pub fn complete(pictures: usize, sha256: &str) -> EventKind {
         model: "tiny".into(),
         images: (0..pictures).map(image).collect(),
         timings_ms: Timings::default(),
+        mask: None,
         warnings: vec!["the prompt was cut".into()],
     })
 }

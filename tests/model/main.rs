@@ -3,6 +3,8 @@
 
 #[path = "../support/clip.rs"]
 mod clip;
+#[path = "../support/segmenter.rs"]
+mod segmenter_weights;
 #[path = "../support/parity.rs"]
 mod support;
 #[path = "../support/tensor_file.rs"]
@@ -27,6 +29,7 @@ mod parity_z_image;
 mod pictures;
 mod prompts;
 mod resume;
+mod segmenter;
 mod single_file;
 mod whole_runs;
 mod z_image;

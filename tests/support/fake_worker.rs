@@ -169,6 +169,7 @@ pub fn complete(id: &JobId) -> EventKind {
             seed: 1,
         }],
         timings_ms: Timings::default(),
+        mask: None,
         warnings: vec![],
     })
 }
@@ -189,6 +190,7 @@ pub fn info(id: &WorkerId, models: &[&str]) -> WorkerInfo {
         version: "0".into(),
         limits: None,
         loras: None,
+        segmenter: false,
         schedulers: vec![],
         native_sizes: Default::default(),
         licenses: Default::default(),

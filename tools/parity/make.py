@@ -19,6 +19,7 @@ import prompts
 import rescale
 import runs
 import samplers
+import segmenter
 import single_file
 import z_image
 
@@ -49,6 +50,7 @@ def main():
     masking.make(folder)
     flux.make(folder)
     z_image.make(folder)
+    segmenter.make(folder)
     single_file.make(folder)
     originals.make(folder)
     fp8.make(folder)

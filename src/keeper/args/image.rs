@@ -41,7 +41,7 @@ pub enum ImageCommand {
         #[command(flatten)]
         start: Start,
     },
-    /// Repaint the part of a picture that is white in a mask. It has the size of that picture.
+    /// Repaint the part of a picture that is white in a mask, or that is pointed at. It has the size of that picture.
     Inpaint {
         /// What every operation takes.
         #[command(flatten)]
@@ -50,8 +50,17 @@ pub enum ImageCommand {
         #[command(flatten)]
         start: Start,
         /// The mask, white where to repaint: a file, - for standard input, or `object:<key>` in the pool's store.
-        #[arg(long, value_name = "FILE")]
-        mask: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["mask_point", "mask_box"])]
+        mask: Option<PathBuf>,
+        /// In place of a mask: a pixel of what to repaint, of which a worker with a segmenter makes the mask; repeat for more.
+        #[arg(long, value_name = "X,Y", value_parser = values::pixels::<2>, conflicts_with = "mask")]
+        mask_point: Vec<[u32; 2]>,
+        /// A pixel that does not belong to what to repaint; repeat for more.
+        #[arg(long, value_name = "X,Y", value_parser = values::pixels::<2>, conflicts_with = "mask")]
+        mask_beside: Vec<[u32; 2]>,
+        /// A box around what to repaint, alone or beside pixels of it.
+        #[arg(long, value_name = "LEFT,TOP,RIGHT,BOTTOM", value_parser = values::pixels::<4>, conflicts_with = "mask")]
+        mask_box: Option<[u32; 4]>,
         /// Soft edges of the mask, 0 to 64 pixels (the standard deviation of a Gaussian blur).
         #[arg(long, value_name = "PIXELS", value_parser = values::whole::<0, 64>, allow_negative_numbers = true)]
         mask_blur: Option<u32>,

@@ -62,6 +62,13 @@ impl std::str::FromStr for Seed {
     }
 }
 
+/// So many whole numbers of pixels, with commas between them.
+pub fn pixels<const N: usize>(text: &str) -> Result<[u32; N], String> {
+    let expected = || format!("{N} whole numbers of pixels are expected, with commas between them");
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    numbers.ok().and_then(|numbers| numbers.try_into().ok()).ok_or_else(expected)
+}
+
 /// Text, which may begin with a dash. What is a flag of the command, or begins as one, is taken for a flag whose text before
 /// it was forgotten.
 #[derive(Debug, Clone, Copy)]

@@ -59,6 +59,7 @@ mod tests {
             model: "m".into(),
             images: (0..8).map(image).collect(),
             timings_ms: Timings::default(),
+            mask: None,
             warnings: vec!["w".repeat(100); warnings],
         })
     }

@@ -30,7 +30,7 @@ use tracing::Instrument;
 
 use crate::{
     bus::Delivery,
-    contract::{CompleteEvent, ErrorCode, EventKind, Job, JobSource, Timings},
+    contract::{CompleteEvent, ErrorCode, EventKind, Job, JobSource, MaskResult, Timings},
     diffusion::ImageSpec,
     engine::{GenerationRequest, GenerationResponse, Snapshot},
     models::ModelInfo,
@@ -123,7 +123,8 @@ impl JobRun {
         limit: TimeLimit,
     ) -> Result<EventKind, Failure> {
         limit.check()?;
-        let Resolved { spec, warnings } = limit.within("reading the inputs", self.resolve()).await??;
+        let Resolved { spec, mask, warnings } =
+            limit.within("reading the inputs", self.resolve(attempt)).await??;
         let mut warnings = [notes(&self.job), warnings].concat();
         if self.hold.job.stopped().is_some() {
             return Err(Failure::Stopped { step: 0 });
@@ -151,15 +152,12 @@ impl JobRun {
         }
         let drawn = computed?;
         warnings.extend(drawn.warnings.iter().cloned());
-        limit.within("storing the pictures", self.store(ownership, drawn, warnings)).await?
+        limit.within("storing the pictures", self.store(ownership, drawn, mask, warnings)).await?
     }
 
-    async fn resolve(&self) -> Result<Resolved, Failure> {
-        let limits = &self.context.identity.limits;
-        let loras = self.context.identity.loras.as_ref();
-        resolve(&self.job, &self.context.store, limits, &self.model, loras).await.map_err(|error| match error
-            .is_of_this_worker()
-        {
+    async fn resolve(&self, attempt: u32) -> Result<Resolved, Failure> {
+        let resolved = resolve(&self.context, &self.job, &self.model, attempt).await;
+        resolved.map_err(|error| match error.is_of_this_worker() {
             true => Failure::Elsewhere(error.code(), error.to_string()),
             false => Failure::Error(error.code(), error.to_string()),
         })
@@ -199,6 +197,7 @@ impl JobRun {
         &self,
         ownership: &Ownership,
         mut drawn: Drawn,
+        mask: Option<MaskResult>,
         warnings: Vec<String>,
     ) -> Result<EventKind, Failure> {
         let images = drawn.stored().await?;
@@ -220,6 +219,7 @@ impl JobRun {
                 upload: ms(drawn.at.elapsed()),
                 total: ms(self.received.elapsed()),
             },
+            mask,
             warnings,
         }));
         let result = StoredResult {

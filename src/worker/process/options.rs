@@ -14,6 +14,7 @@ use crate::{
     diffusion::Precision,
     logging::LogOptions,
     models::{LoraFolder, MemoryLimit, ModelInfo, ModelOptions, ModelSource, ModelSources},
+    segmenter::Segmenter,
     storage::StoreOptions,
     units::{parse_duration, parse_pixels, parse_size},
     worker::shared::Identity,
@@ -55,6 +56,10 @@ pub struct WorkerOptions {
     /// Folder of LoRAs that jobs may name; without it they may not
     #[arg(long, env = "SD_LORA_DIR", value_name = "FOLDER", value_parser = parse_folder)]
     pub lora_dir: Option<PathBuf>,
+    /// Folder with the weights of Segment Anything (one .safetensors file, ViT or MobileSAM), for jobs that point at what they
+    /// repaint; without it they may not
+    #[arg(long, env = "SD_SEGMENTER", value_name = "FOLDER", value_parser = parse_folder)]
+    pub segmenter: Option<PathBuf>,
     /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
     #[arg(long, env = "WORKER_ID")]
     pub worker_id: Option<WorkerId>,
@@ -201,14 +206,26 @@ impl WorkerOptions {
         self.models.iter().flat_map(|sources| sources.0.iter().cloned()).collect()
     }
 
-    /// How models are loaded on `device`.
-    pub fn loading(&self, device: Device) -> ModelOptions {
+    /// How models are loaded on `device`, beside a segmenter that takes so many bytes of the CPU's memory.
+    ///
+    /// # Errors
+    /// A `--memory-limit` that the segmenter alone takes.
+    pub fn loading(&self, device: Device, segmenter: u64) -> Result<ModelOptions, OptionsError> {
         // A CPU computes one picture at a time, or several that are small; other devices all that have a slot.
         let pictures = if device.is_cpu() { 1 } else { self.slots as u64 };
-        let limit =
-            self.memory_limit.map(|bytes| MemoryLimit { bytes, max_pixels: self.max_pixels, pictures });
+        let beside = if device.is_cpu() { segmenter } else { 0 };
+        let limit = match self.memory_limit {
+            Some(bytes) if bytes <= beside => {
+                let reason =
+                    format!("{bytes} bytes, and the segmenter takes {beside}; give more, or a smaller one");
+                return Err(OptionsError { flag: "--memory-limit", reason });
+            }
+            Some(bytes) => Some(MemoryLimit { bytes: bytes - beside, max_pixels: self.max_pixels, pictures }),
+            None => None,
+        };
         let precision = self.dtype.unwrap_or_default().on(&device);
-        ModelOptions { precision, memory: self.model_memory, limit, preload: self.preload.clone(), device }
+        let preload = self.preload.clone();
+        Ok(ModelOptions { precision, memory: self.model_memory, limit, preload, device })
     }
 
     /// The worker's name: as given, or a new one.
@@ -231,6 +248,7 @@ impl WorkerOptions {
         device: &str,
         precision: Precision,
         catalog: Vec<ModelInfo>,
+        segmenter: Option<Segmenter>,
     ) -> Identity {
         Identity {
             worker_id,
@@ -248,6 +266,7 @@ impl WorkerOptions {
             precision,
             snapshot_every: self.checkpoint_every,
             loras: self.lora_dir.clone().map(LoraFolder::new),
+            segmenter,
         }
     }
 }
@@ -327,6 +346,8 @@ mod tests {
             &["--model", "vae=models/tiny-shapes/vae"],
             &["--model", "shapes=models/tiny-shapes,vae=no/such/file"],
             &["--lora-dir", "Cargo.toml"],
+            &["--segmenter", "no/such/folder"],
+            &["--segmenter", "Cargo.toml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
@@ -365,7 +386,7 @@ mod tests {
         let (a, b) = (options.worker_id("cuda:0"), options.worker_id("cuda:0"));
         assert!(a.as_str().contains("-cuda-0-"), "{a}");
         assert_ne!(a, b);
-        let identity = options.identity(a.clone(), "cuda:0", Precision::all(DType::F32), vec![]);
+        let identity = options.identity(a.clone(), "cuda:0", Precision::all(DType::F32), vec![], None);
         assert_eq!(identity.worker_id, a);
         assert_eq!(identity.capabilities, [Capability::Generate, Capability::Inpaint]);
     }

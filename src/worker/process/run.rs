@@ -16,6 +16,7 @@ use crate::{
     engine::{EngineError, GenerationEngine, InferencePipeline, Lookout, RequestQueue, Stuck},
     http::{HttpServer, Listener},
     models::{ModelError, ModelOptions, ModelSource, Origin},
+    segmenter::{Segmenter, SegmenterError},
     signals::Signals,
     storage::{StorageError, Store},
     systemd::Systemd,
@@ -54,6 +55,9 @@ pub enum StartError {
         "--model {0}: this build was made without the feature `hub`: give it a folder, or build it with that feature"
     )]
     NoHub(crate::models::HubRepo),
+    /// The segmenter.
+    #[error("--segmenter: {0}")]
+    Segmenter(#[from] SegmenterError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StorageError),
@@ -202,7 +206,9 @@ async fn start(
             "anybody who can reach {address} may send jobs to this worker: --http asks for no token"
         );
     }
-    let loading = options.loading(device);
+    // Before the models: what is free for them is measured when it is in memory.
+    let segmenter = open_segmenter(options).await?;
+    let loading = options.loading(device, segmenter.as_ref().map_or(0, Segmenter::bytes))?;
     let precision = loading.precision;
     let worker_id = options.worker_id(device_name);
     #[cfg(feature = "otlp")]
@@ -221,7 +227,7 @@ async fn start(
             Err(_) => tokio::try_join!(reached, load)?,
         };
     let (view, by_hand, lookout) = (pipeline.view(), pipeline.by_hand(), pipeline.lookout());
-    let identity = options.identity(worker_id, device_name, precision, pipeline.catalog());
+    let identity = options.identity(worker_id, device_name, precision, pipeline.catalog(), segmenter);
     let durable = {
         let view = view.clone();
         durable.with_placement(move || view.at_hand(), options.switch_after)
@@ -304,6 +310,12 @@ async fn reach(options: &WorkerOptions, doors: DoorOptions) -> Result<Reached, S
     };
     let ((), (bus, streams, durable)) = tokio::try_join!(check, connect)?;
     Ok(Reached { store, bus, streams, durable })
+}
+
+/// Reads the segmenter's weights, if there is one: what is wrong with them is told at the start, and not to a job.
+async fn open_segmenter(options: &WorkerOptions) -> Result<Option<Segmenter>, StartError> {
+    let Some(folder) = options.segmenter.clone() else { return Ok(None) };
+    Ok(Some(tokio::task::spawn_blocking(move || Segmenter::open(&folder)).await??))
 }
 
 /// Brings, opens and tests the models.

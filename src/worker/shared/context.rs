@@ -23,6 +23,7 @@ use crate::{
     diffusion::{Precision, SchedulerKind},
     engine::{EngineView, RequestQueue},
     models::{LoraFolder, ModelInfo},
+    segmenter::Segmenter,
     storage::{Key, Store},
 };
 
@@ -50,6 +51,8 @@ pub struct Identity {
     pub snapshot_every: Duration,
     /// Where the LoRAs are that jobs may name; none: they may not.
     pub loras: Option<LoraFolder>,
+    /// What makes masks of what jobs point at; none: they may not point.
+    pub segmenter: Option<Segmenter>,
 }
 
 /// What every job shares.
@@ -65,6 +68,8 @@ pub struct Context {
     /// One permit for each core: jobs that end together do not all encode their pictures at the same time, beside the
     /// engine that computes the next.
     pub encoders: Arc<Semaphore>,
+    /// One permit: a mask that is made takes as much memory as a model.
+    pub masks: Arc<Semaphore>,
     /// Where events go.
     pub sink: Arc<dyn EventSink>,
     /// Where the events of durable jobs go.
@@ -103,6 +108,7 @@ impl Context {
             held: Held::new(),
             store,
             encoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
+            masks: Arc::new(Semaphore::new(1)),
             sink,
             log,
             metrics,
@@ -174,14 +180,16 @@ impl Context {
     /// The event, with URLs that have not run out.
     pub async fn renewed(&self, mut event: Event) -> Event {
         if let EventKind::Complete(complete) = &mut event.kind {
-            for image in &mut complete.images {
-                let url = match Key::parse_reference(&image.key) {
+            let images = complete.images.iter_mut().map(|image| (&image.key, &mut image.url));
+            let mask = complete.mask.as_mut().map(|mask| (&mask.key, &mut mask.url));
+            for (key, url) in images.chain(mask) {
+                let renewed = match Key::parse_reference(key) {
                     Ok(key) => self.store.url(&key).await,
                     Err(error) => Err(error),
                 };
-                match url {
-                    Ok(url) => image.url = url,
-                    Err(error) => tracing::warn!(key = %image.key, %error, "a URL could not be made anew"),
+                match renewed {
+                    Ok(renewed) => *url = renewed,
+                    Err(error) => tracing::warn!(%key, %error, "a URL could not be made anew"),
                 }
             }
         }
@@ -232,6 +240,7 @@ impl Context {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: Some(self.identity.limits.of_a_worker()),
             loras: self.lora_names(),
+            segmenter: self.identity.segmenter.is_some(),
             schedulers: SchedulerKind::NAMES.iter().map(|&name| name.to_owned()).collect(),
             native_sizes: self
                 .identity

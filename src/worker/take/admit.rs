@@ -5,7 +5,8 @@ use serde::Deserialize;
 use crate::{
     bus::{Incoming, Via},
     contract::{
-        ContractError, ErrorCode, Job, JobId, Limits, Operation, check_scheduler, model_token, unmarked,
+        ContractError, ErrorCode, Job, JobId, JobSource, Limits, MaskSource, Operation, check_scheduler,
+        model_token, unmarked,
     },
     models::ModelInfo,
     worker::shared::Identity,
@@ -118,6 +119,13 @@ pub fn admit(
     if !job.loras.is_empty() && identity.loras.is_none() {
         let reason = "this worker has no folder of LoRAs; start it with --lora-dir";
         return Err(not_here(job, ContractError::field("loras", reason)));
+    }
+    if let (JobSource::Inpaint { mask: MaskSource::Pointing(pointing), .. }, None) =
+        (&job.source, &identity.segmenter)
+    {
+        let reason = "this worker makes no masks; start it with --segmenter, or send a `mask_image`";
+        let error = ContractError::field(pointing.field(), reason);
+        return Err(not_here(job, error));
     }
     let found = match &job.model {
         None => identity.catalog.first(),

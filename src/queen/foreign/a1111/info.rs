@@ -179,6 +179,7 @@ mod tests {
             model: "tiny".into(),
             images: vec![image(11), image(12)],
             timings_ms: Timings::default(),
+            mask: None,
             warnings: vec!["cut".into()],
         };
         let text = "a\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 1.5, Seed: 11, Size: 128x96, Model: tiny";

@@ -12,16 +12,16 @@ use crate::{
     models::ModelInfo,
 };
 
-const FIELD: &str = "mask_image";
+/// The field of a mask that is sent.
+pub const FIELD: &str = "mask_image";
 
-/// What is drawn of a picture with this mask. Blurring and resizing millions of pixels takes a while: it is done where
+/// What is drawn of a picture with this mask, which `field` gave. Blurring and resizing millions of pixels takes a while: it is done where
 /// that holds up nobody.
 ///
 /// # Errors
 /// [`InputError::NothingWhite`] for a part around nothing, [`InputError::Size`] for one that is drawn too large.
 pub async fn inpaint(
-    image: RgbImage,
-    mask: GrayImage,
+    (field, image, mask): (&'static str, RgbImage, GrayImage),
     strength: f64,
     masking: Masking,
     (model, limits): (&ModelInfo, &Limits),
@@ -34,11 +34,11 @@ pub async fn inpaint(
         None => None,
     };
     let mask = fit_mask(mask, &image, warnings);
-    say_how_much(FIELD, &mask, warnings);
+    say_how_much(field, &mask, warnings);
     tokio::task::spawn_blocking(move || masking::inpaint(image, mask, strength, masking.blur, crop))
         .await
-        .map_err(|source| InputError::Lost { field: FIELD, source })?
-        .map_err(|NothingToDraw| InputError::NothingWhite { field: FIELD })
+        .map_err(|source| InputError::Lost { field, source })?
+        .map_err(|NothingToDraw| InputError::NothingWhite { field })
 }
 
 /// The mask in the size of the picture.

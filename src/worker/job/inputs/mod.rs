@@ -4,28 +4,35 @@
 //! |---|---|
 //! | `crate::decoding` | a file as pixels, under limits, upright and in sRGB |
 //! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
+//! | `pointed` | a mask made of what is pointed at |
 
 mod mask;
+mod pointed;
 
 use std::path::PathBuf;
 
 use crate::{
     contract::{
-        ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef,
+        ContractError, ErrorCode, ImageInput, Job, JobSource, Limits, LoraRef, MaskResult, MaskSource,
         inline::{self, InlineError},
     },
     decoding::{PictureError, read_mask, read_picture},
     diffusion::{ImageSpec, LoraSpec, Source},
     models::{LoraFolder, LoraNameError, ModelInfo},
+    segmenter::SegmenterError,
     storage::{Key, StorageError, Store},
+    worker::shared::Context,
 };
 use bytes::Bytes;
+use pointed::{NotMade, pointed};
 
 /// A job that the engine can draw.
 #[derive(Debug)]
 pub struct Resolved {
     /// The first picture.
     pub spec: ImageSpec,
+    /// The mask that was made of what the job points at, as it is stored.
+    pub mask: Option<MaskResult>,
     /// What the sender should know.
     pub warnings: Vec<String>,
 }
@@ -59,8 +66,25 @@ pub enum InputError {
         "`{field}`: nothing in it is white, so that there is no part around it that `padding_mask_crop` could draw"
     )]
     NothingWhite {
-        /// `mask_image`.
+        /// `mask_image`, `mask_points` or `mask_box`.
         field: &'static str,
+    },
+    /// What the job points at is not in its picture.
+    #[error(transparent)]
+    Outside(ContractError),
+    /// There is nothing here that makes masks.
+    #[error("`{field}`: this worker has no segmenter; start it with --segmenter")]
+    NoSegmenter {
+        /// `mask_points` or `mask_box`.
+        field: &'static str,
+    },
+    /// The mask is not made.
+    #[error("`{field}`: {source}")]
+    Mask {
+        /// `mask_points` or `mask_box`.
+        field: &'static str,
+        /// Why.
+        source: NotMade,
     },
     /// The size that is asked for, or that the model has, is too large.
     #[error("`width`: {width}x{height} pixels; at most {limit} pixels are taken")]
@@ -75,7 +99,7 @@ pub enum InputError {
     /// The store did not give it.
     #[error("`{field}`: {source}")]
     Store {
-        /// `init_image` or `mask_image`.
+        /// `init_image`, `mask_image`, `mask_points` or `mask_box`.
         field: &'static str,
         /// Which key, and why.
         source: Box<StorageError>,
@@ -97,7 +121,7 @@ pub enum InputError {
     /// The runtime is going down.
     #[error("`{field}`: reading it did not end: {source}")]
     Lost {
-        /// `init_image`, `mask_image` or `loras`.
+        /// `init_image`, `mask_image`, `mask_points`, `mask_box` or `loras`.
         field: &'static str,
         /// How the task ended.
         source: tokio::task::JoinError,
@@ -109,11 +133,13 @@ impl InputError {
     pub fn is_of_this_worker(&self) -> bool {
         match self {
             Self::TooLarge { bytes, .. } => *bytes <= Limits::default().max_input,
-            Self::Size { .. } => true,
+            Self::Size { .. } | Self::NoSegmenter { .. } => true,
             Self::Picture(error) => error.is_of_the_limit(),
             Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
             Self::Base64 { .. }
             | Self::NothingWhite { .. }
+            | Self::Outside(_)
+            | Self::Mask { .. }
             | Self::Store { .. }
             | Self::Panicked { .. }
             | Self::Lost { .. } => false,
@@ -127,31 +153,34 @@ impl InputError {
                 ErrorCode::ImageInvalid
             }
             Self::Picture(error) => error.code(),
-            Self::Size { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
+            Self::Outside(error) => error.code(),
+            Self::Size { .. } | Self::Lora { .. } | Self::NoSegmenter { .. } => ErrorCode::InvalidRequest,
+            Self::Mask { source: NotMade::Segmenter(SegmenterError::NonFinite), .. } => ErrorCode::NonFinite,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
             Self::Store { source, .. } if matches!(**source, StorageError::NotFound { .. }) => {
                 ErrorCode::InvalidRequest
             }
             Self::Store { source, .. } => source.code(),
-            Self::Lost { .. } => ErrorCode::Internal,
+            Self::Mask { .. } | Self::Lost { .. } => ErrorCode::Internal,
         }
     }
 }
 
-/// Fills in what the job does not name, finds its LoRAs, and fetches and decodes its pictures.
+/// Fills in what the job does not name, finds its LoRAs, fetches and decodes its pictures, and makes its mask. `attempt` counts
+/// from 1.
 ///
 /// # Errors
 /// [`InputError`] for the first input that cannot be used.
 pub async fn resolve(
+    context: &Context,
     job: &Job,
-    store: &Store,
-    limits: &Limits,
     model: &ModelInfo,
-    folder: Option<&LoraFolder>,
+    attempt: u32,
 ) -> Result<Resolved, InputError> {
-    let loras = loras(&job.loras, folder).await?;
-    let mut warnings = vec![];
+    let (store, limits) = (&context.store, &context.identity.limits);
+    let loras = loras(&job.loras, context.identity.loras.as_ref()).await?;
+    let (mut warnings, mut stored) = (vec![], None);
     let source = match &job.source {
         JobSource::Text { width, height } => {
             let (width, height) = drawn_at((*width, *height), model, limits)?;
@@ -163,8 +192,19 @@ pub async fn resolve(
         }
         JobSource::Inpaint { image, mask, strength, masking } => {
             let image = read("init_image", image, store, limits, &mut warnings, read_picture).await?;
-            let mask = read("mask_image", mask, store, limits, &mut warnings, read_mask).await?;
-            mask::inpaint(image, mask, *strength, *masking, (model, limits), &mut warnings).await?
+            let (field, image, mask) = match mask {
+                MaskSource::Image(mask) => {
+                    let mask = read(mask::FIELD, mask, store, limits, &mut warnings, read_mask).await?;
+                    (mask::FIELD, image, mask)
+                }
+                MaskSource::Pointing(pointing) => {
+                    let (image, mask, result) = pointed(context, &job.id, image, pointing, attempt).await?;
+                    stored = Some(result);
+                    (pointing.field(), image, mask)
+                }
+            };
+            let of = (field, image, mask);
+            mask::inpaint(of, *strength, *masking, (model, limits), &mut warnings).await?
         }
     };
     let spec = ImageSpec {
@@ -181,7 +221,7 @@ pub async fn resolve(
         loras,
         source,
     };
-    Ok(Resolved { spec, warnings })
+    Ok(Resolved { spec, mask: stored, warnings })
 }
 
 /// Whether the LoRAs that a job asks for are here.

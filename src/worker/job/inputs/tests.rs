@@ -1,6 +1,10 @@
 use image::{GrayImage, RgbImage};
 
 use super::*;
+use crate::{
+    contract::{Capability, JobId, Operation},
+    worker::testing::worker,
+};
 
 #[tokio::test]
 async fn megabytes_of_base64_are_decoded_where_they_hold_up_nobody() {
@@ -22,6 +26,36 @@ async fn a_decoder_that_panics_is_an_invalid_picture_and_no_defect_that_is_tried
     let reader: Reader<RgbImage> = |_, _, _, _| panic!("a defect of a decoder");
     let error = read("init_image", &input, &store, &limits, &mut vec![], reader).await.unwrap_err();
     assert_eq!((error.code(), error.code().retryable()), (ErrorCode::ImageInvalid, false));
+}
+
+#[tokio::test]
+async fn a_later_attempt_takes_the_mask_that_an_earlier_one_has_stored_if_it_is_of_this_picture() {
+    let context = worker("sim://?step_ms=0&size=64", 1).context;
+    let body = r#"{"prompt":"a","job_id":"j","init_image":"AAAA","mask_points":[[1,1]]}"#;
+    let operation = Operation::parse(Some(Capability::Inpaint), body.as_bytes()).unwrap();
+    let JobSource::Inpaint { mask: MaskSource::Pointing(pointing), .. } =
+        Job::new(operation, &Limits::default()).unwrap().source
+    else {
+        unreachable!()
+    };
+    let id = JobId::new("j").unwrap();
+    let ask = async |attempt| pointed(&context, &id, RgbImage::new(64, 80), &pointing, attempt).await;
+    // There is no segmenter here: what is not stored is not made.
+    let refused = ask(2).await.unwrap_err();
+    assert!(matches!(refused, InputError::NoSegmenter { field: "mask_points" }), "{refused}");
+    let mask = GrayImage::from_fn(64, 80, |x, _| image::Luma([if x < 32 { 255 } else { 0 }]));
+    let store = async |mask: &GrayImage| {
+        let mut file = std::io::Cursor::new(vec![]);
+        mask.write_to(&mut file, image::ImageFormat::Png).unwrap();
+        let key = Key::Mask { job: id.clone() };
+        context.store.put(&key, file.into_inner().into(), "image/png").await.unwrap();
+    };
+    store(&mask).await;
+    let (_, kept, told) = ask(2).await.unwrap();
+    assert_eq!((kept, told.key.as_str()), (mask.clone(), "jobs/j/mask.png"));
+    assert!(matches!(ask(1).await, Err(InputError::NoSegmenter { .. })), "the first attempt makes its own");
+    store(&GrayImage::new(80, 64)).await;
+    assert!(matches!(ask(2).await, Err(InputError::NoSegmenter { .. })), "it is of another picture");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
     infotext::infotext,
 };
 use crate::{
-    contract::{Job, JobSource, OutputFormat, hex},
+    contract::{Job, JobSource, MaskSource, OutputFormat, hex},
     diffusion::ImageSpec,
     engine::Generated,
 };
@@ -140,7 +140,10 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
         request["loras"] = loras.collect();
     }
-    if let JobSource::Inpaint { masking, .. } = &job.source {
+    if let JobSource::Inpaint { masking, mask, .. } = &job.source {
+        if let MaskSource::Pointing(pointing) = mask {
+            pointing.write_into(&mut request);
+        }
         if masking.blur > 0 {
             request["mask_blur"] = masking.blur.into();
         }

@@ -92,7 +92,10 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
-    use crate::{contract::MaskCrop, diffusion::Source};
+    use crate::{
+        contract::{MaskCrop, MaskSource},
+        diffusion::Source,
+    };
 
     fn text(scheduler: &'static str, model: &str, negative: Option<&str>, source: Source) -> String {
         let (width, height) = source.size();
@@ -140,7 +143,12 @@ mod tests {
         let image = crate::contract::ImageInput::Object("inputs/a".into());
         let crop = MaskCrop { padding: 32, width: None, height: None };
         let masking = Masking { blur: 4, crop: Some(crop) };
-        let asked = JobSource::Inpaint { image: image.clone(), mask: image, strength: 1.0, masking };
+        let asked = JobSource::Inpaint {
+            image: image.clone(),
+            mask: MaskSource::Image(image),
+            strength: 1.0,
+            masking,
+        };
         let spec = ImageSpec::new("a", Source::Text { width: 8, height: 8 });
         let picture = Generated { index: 0, seed: 7, scheduler: "ddim", image: RgbImage::new(8, 8) };
         let text = infotext(&asked, &spec, "m", &picture);
