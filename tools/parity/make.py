@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
+import adapters
 import checkpoints
 import families
 import flux
+import flux_loras
 import lora
 import masking
 import matrix
@@ -45,10 +47,12 @@ def main():
     matrix.make(folder)
     masking.make(folder)
     flux.make(folder)
+    flux_loras.make(folder)
     z_image.make(folder)
     single_file.make(folder)
     prompts.make(folder)
     lora.make(folder)
+    adapters.make(folder)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ impl<N: Adaptable> Loras<N> {
         }
         let mut adapted = networks.clone();
         for (lora, strength) in adding {
-            lora.add_to(&mut adapted, strength);
+            lora.add_to(&mut adapted, strength)?;
         }
         adapted.rename_text_encoders(text);
         let adapted = Arc::new(adapted);

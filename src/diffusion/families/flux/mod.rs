@@ -5,16 +5,19 @@
 //! |---|---|
 //! | `load` | from a checkpoint to a model |
 //! | `denoiser` | how the transformer is asked, and what it is told of a picture |
+//! | `networks` | what LoRAs change, and what its layers are called in their files |
 //! | `prompts` | text encoders and tokenizers together |
 //! | `latents` | latents as the transformer's tokens |
 
 mod denoiser;
 mod latents;
 mod load;
+mod networks;
 mod prompts;
 
 pub use denoiser::FluxDenoiser;
 pub use load::Flux;
+pub use networks::Networks;
 pub use prompts::{PromptEncoder, TextEmbeddings};
 
 use candle_core::Device;

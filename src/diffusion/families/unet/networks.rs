@@ -2,7 +2,7 @@
 
 use super::{PromptEncoder, lora_names::names_of};
 use crate::diffusion::{
-    lora::{Adaptable, LayerMut, kinds},
+    lora::{Adaptable, LayerMut, LayerName, kinds},
     networks::unet::UNet,
 };
 
@@ -26,10 +26,11 @@ impl Adaptable for Networks {
         }
     }
 
-    fn names_of(&self, component: &'static str, layer: &str) -> Vec<String> {
+    fn names_of(&self, component: &'static str, layer: &str) -> Vec<LayerName> {
         let counts = &self.unet.config().layers_per_block;
         let layers_per_block = counts.iter().all(|count| *count == counts[0]).then_some(counts[0]);
-        names_of(component, layer, layers_per_block, self.prompts.encoders().count() == 1)
+        let names = names_of(component, layer, layers_per_block, self.prompts.encoders().count() == 1);
+        names.into_iter().map(LayerName::from).collect()
     }
 
     fn encodes_text(component: &'static str) -> bool {
