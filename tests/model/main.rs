@@ -11,6 +11,7 @@ mod batching;
 mod checkpoint_copy;
 mod checkpoints;
 mod configurations;
+mod embeddings;
 mod flux;
 mod generation;
 mod half_precision;

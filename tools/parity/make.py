@@ -11,6 +11,7 @@ import checkpoints
 import families
 import flux
 import flux_loras
+import inversions
 import lora
 import masking
 import matrix
@@ -53,6 +54,7 @@ def main():
     prompts.make(folder)
     lora.make(folder)
     adapters.make(folder)
+    inversions.make(folder)
 
 
 if __name__ == "__main__":

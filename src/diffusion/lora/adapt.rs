@@ -11,6 +11,8 @@ use super::{
     file::{Change, LoraFile},
     magnitude::Magnitude,
     names::{LayerName, Rows},
+    spec::EmbeddingSpec,
+    word::{AddedWord, TakesWords},
 };
 use crate::diffusion::DiffusionError;
 
@@ -28,6 +30,19 @@ pub trait Adaptable: Clone {
     /// What a LoRA for these networks is called where a file is told by its names (`kinds.rs`).
     fn kind_of_lora(&self) -> Option<&'static str>;
 
+    /// The text encoders that textual inversions add words to; none: none are added.
+    fn takes_words(&self) -> Vec<TakesWords> {
+        Vec::new()
+    }
+
+    /// Adds a word to those text encoders.
+    ///
+    /// # Errors
+    /// What candle says.
+    fn add_word(&mut self, _word: &AddedWord) -> candle_core::Result<()> {
+        Ok(())
+    }
+
     /// Says what tells the text encoders from those as they were loaded, so that embeddings are not mixed up.
     fn rename_text_encoders(&mut self, name: String);
 }
@@ -35,6 +50,7 @@ pub trait Adaptable: Clone {
 /// What one file adds to the layers of one model, at strength 1.
 pub struct Lora {
     changes: HashMap<Place, Change>,
+    words: Vec<AddedWord>,
     /// Whether a text encoder is among what it changes.
     pub changes_text: bool,
     /// Bytes of its matrices.
@@ -66,7 +82,31 @@ impl Lora {
                 done = Err(error);
             }
         });
-        done
+        done?;
+        self.words.iter().try_for_each(|word| networks.add_word(word))
+    }
+
+    /// Takes the word that a file of a textual inversion adds to these networks. `spec` is the request's.
+    ///
+    /// # Errors
+    /// A file that is none, or is for other text encoders.
+    pub fn of_word<N: Adaptable>(
+        networks: &N,
+        file: &Content,
+        spec: &EmbeddingSpec,
+    ) -> Result<Self, DiffusionError> {
+        let mut names = file.names();
+        names.sort();
+        let keys: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
+        let wrong = |key: &str, expected: &str, found: &str| DiffusionError::Embedding {
+            field: spec.field,
+            name: spec.name.clone(),
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        };
+        let word = AddedWord::read(&spec.name, file, &keys, &networks.takes_words(), &wrong)?;
+        Ok(Self { changes: HashMap::new(), bytes: word.bytes(), words: vec![word], changes_text: true })
     }
 
     /// Takes what a file has for these networks. `name` and `index` are the request's, for errors.
@@ -87,7 +127,13 @@ impl Lora {
             None => found.to_owned(),
         };
         let layers = layers_by_name(networks);
-        let mut lora = Self { changes: HashMap::new(), changes_text: false, bytes: 0 };
+        let words = file.words(&networks.takes_words())?;
+        let mut lora = Self {
+            changes: HashMap::new(),
+            changes_text: !words.is_empty(),
+            bytes: words.iter().map(AddedWord::bytes).sum(),
+            words,
+        };
         // All names first: a file for another family is told by a layer that there is not, rather than by a shape.
         let found = file.layers().map(|(stem, parts)| match layers.get(stem) {
             Some(layers) => Ok((stem, parts, layers)),

@@ -6,13 +6,14 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     alphas::Alphas,
-    content::{Content, Values},
+    content::Content,
     delta::Factors,
     kinds,
     magnitude::{Axis, Magnitude},
     methods,
     names::Rows,
     parts::{Method, Part, Parts},
+    word::{self, AddedWord, TakesWords},
 };
 use crate::diffusion::DiffusionError;
 
@@ -35,6 +36,8 @@ pub struct LoraFile {
     /// Which of the job's LoRAs it is, for errors.
     index: usize,
     layers: BTreeMap<String, Parts>,
+    /// Keys of textual inversions that come with it, by the word's name.
+    words: BTreeMap<String, Vec<String>>,
     alphas: Alphas,
 }
 
@@ -55,13 +58,20 @@ impl LoraFile {
     /// A key that is of no LoRA, or of another method; a file without any.
     pub fn new(file: Content, name: &str, index: usize) -> Result<Self, DiffusionError> {
         let alphas = Alphas::read(file.note(Alphas::NOTE));
-        let mut lora = Self { file, name: name.to_owned(), index, layers: BTreeMap::new(), alphas };
+        let mut lora = Self {
+            file,
+            name: name.to_owned(),
+            index,
+            layers: BTreeMap::new(),
+            words: BTreeMap::new(),
+            alphas,
+        };
         let mut keys = lora.file.names();
         keys.sort();
         for key in keys {
             lora.sort_in(key)?;
         }
-        match lora.layers.is_empty() {
+        match lora.layers.is_empty() && lora.words.is_empty() {
             true => Err(lora.wrong("*.lora_down.weight", "at least one layer", "none")),
             false => Ok(lora),
         }
@@ -81,6 +91,10 @@ impl LoraFile {
     }
 
     fn sort_in(&mut self, key: String) -> Result<(), DiffusionError> {
+        if let Some((name, _)) = word::bundled(&key) {
+            self.words.entry(name.to_owned()).or_default().push(key);
+            return Ok(());
+        }
         let Some((stem, part)) = Parts::of(&key) else {
             let other = OTHERS.iter().find(|(part, _)| key.contains(part));
             let found = other.map_or_else(|| self.with_kind("another key"), |(_, method)| (*method).into());
@@ -99,6 +113,20 @@ impl LoraFile {
     /// The layers by their names in the file.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Parts)> {
         self.layers.iter().map(|(stem, parts)| (stem.as_str(), parts))
+    }
+
+    /// The textual inversions that come with it, for these text encoders.
+    ///
+    /// # Errors
+    /// One that is for others.
+    pub fn words(&self, encoders: &[TakesWords]) -> Result<Vec<AddedWord>, DiffusionError> {
+        let words = self.words.iter().map(|(name, keys)| {
+            let parts = keys.iter().filter_map(|key| Some((word::bundled(key)?.1, key.as_str())));
+            let keys: Vec<(&str, &str)> = parts.collect();
+            let wrong = |key: &str, expected: &str, found: &str| self.wrong(key, expected, found);
+            AddedWord::read(name, &self.file, &keys, encoders, &wrong)
+        });
+        words.collect()
     }
 
     /// What is added to a layer of a component with this weight, in its type and on its device. `rows`: which of the file's
@@ -159,14 +187,7 @@ impl LoraFile {
     /// # Errors
     /// When it is of no floating point type that is read, or has a value that is not finite.
     fn tensor(&self, key: &str, device: &Device) -> Result<Tensor, DiffusionError> {
-        let values: Values<'_> = self.file.values(key).ok_or_else(|| self.wrong(key, "a tensor", "none"))?;
-        let dtype = values
-            .dtype()
-            .map_err(|found| self.wrong(key, "F16, BF16, F32 or F64", &format!("{found:?}")))?;
-        match values.not_finite() {
-            Some(value) => Err(self.wrong(key, "finite numbers", &format!("{value}"))),
-            None => Ok(values.tensor(dtype, device)?),
-        }
+        self.file.finite(key, device, &|expected, found| self.wrong(key, expected, found))
     }
 
     /// The error of a key.

@@ -11,6 +11,7 @@
 //! | `content`, `stamp` | a file's bytes, and whether it has changed |
 //! | `file`, `parts`, `alphas`, `kinds` | its keys by layer, and what it is if it is none |
 //! | `names` | what a layer is called in files |
+//! | `word` | textual inversions: words that a file adds to text encoders |
 //! | `methods` | from tensors to what is added, for each method |
 //! | `delta`, `magnitude`, `changes` | what is added to a weight, its lengths, and a layer with it |
 
@@ -28,10 +29,12 @@ mod names;
 mod parts;
 mod spec;
 mod stamp;
+mod word;
 
 pub use adapt::Adaptable;
 pub use changes::{Changes, LayerMut, Visit};
 pub use loras::Loras;
 pub use names::{LayerName, Rows};
-pub use spec::LoraSpec;
+pub use spec::{EmbeddingSpec, LoraSpec};
 pub use stamp::Stamp;
+pub use word::{AddedWord, MAX_VECTORS, TakesWords};

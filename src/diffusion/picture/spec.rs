@@ -7,7 +7,7 @@ use image::{GrayImage, RgbImage};
 use super::{is_drawn_anew, masking::Overlay};
 use crate::{
     contract::{GuidanceInterval, PromptSyntax},
-    diffusion::lora::LoraSpec,
+    diffusion::lora::{EmbeddingSpec, LoraSpec},
 };
 
 /// One picture to draw.
@@ -34,6 +34,8 @@ pub struct ImageSpec {
     pub scheduler: Option<String>,
     /// Added to the model for this picture, in this order.
     pub loras: Vec<LoraSpec>,
+    /// Textual inversions whose words a prompt in the `a1111` syntax has.
+    pub embeddings: Vec<EmbeddingSpec>,
     /// What the picture starts from.
     pub source: Source,
 }
@@ -53,6 +55,7 @@ impl ImageSpec {
             seed: 0,
             scheduler: None,
             loras: Vec::new(),
+            embeddings: Vec::new(),
             source,
         }
     }

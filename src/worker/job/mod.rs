@@ -129,8 +129,9 @@ impl JobRun {
             return Err(Failure::Stopped { step: 0 });
         }
         let spec = Arc::new(spec);
-        let loras = self.context.identity.loras.as_ref();
-        limit.within("reading the LoRAs", snapshots.identify_loras(loras, &spec)).await?;
+        limit
+            .within("reading the LoRAs", snapshots.identify_files(self.context.identity.folders(), &spec))
+            .await?;
         let earlier = match attempt {
             0 | 1 => None,
             _ => {
@@ -156,12 +157,12 @@ impl JobRun {
 
     async fn resolve(&self) -> Result<Resolved, Failure> {
         let limits = &self.context.identity.limits;
-        let loras = self.context.identity.loras.as_ref();
-        resolve(&self.job, &self.context.store, limits, &self.model, loras).await.map_err(|error| match error
-            .is_of_this_worker()
-        {
-            true => Failure::Elsewhere(error.code(), error.to_string()),
-            false => Failure::Error(error.code(), error.to_string()),
+        let folders = self.context.identity.folders();
+        resolve(&self.job, &self.context.store, limits, &self.model, folders).await.map_err(|error| {
+            match error.is_of_this_worker() {
+                true => Failure::Elsewhere(error.code(), error.to_string()),
+                false => Failure::Error(error.code(), error.to_string()),
+            }
         })
     }
 

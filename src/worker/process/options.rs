@@ -46,6 +46,9 @@ pub struct WorkerOptions {
     /// Folder of LoRAs that jobs may name; without it they may not
     #[arg(long, env = "SD_LORA_DIR", value_name = "FOLDER", value_parser = parse_folder)]
     pub lora_dir: Option<PathBuf>,
+    /// Folder of textual inversions that prompts in the a1111 syntax may name
+    #[arg(long, env = "SD_EMBEDDING_DIR", value_name = "FOLDER", value_parser = parse_folder)]
+    pub embedding_dir: Option<PathBuf>,
     /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
     #[arg(long, env = "WORKER_ID")]
     pub worker_id: Option<WorkerId>,
@@ -227,6 +230,7 @@ impl WorkerOptions {
             precision,
             snapshot_every: self.checkpoint_every,
             loras: self.lora_dir.clone().map(LoraFolder::new),
+            embeddings: self.embedding_dir.clone().map(LoraFolder::new),
         }
     }
 }
@@ -303,6 +307,7 @@ mod tests {
             &["--model-memory", "much"],
             &["--memory-limit", "1.5GiB"],
             &["--lora-dir", "no/such/folder"],
+            &["--embedding-dir", "no/such/folder"],
             &["--lora-dir", "Cargo.toml"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
@@ -326,6 +331,7 @@ mod tests {
             &["--max-pixels", "64x64"],
             &["--max-pixels", "512x512"],
             &["--lora-dir", "src"],
+            &["--embedding-dir", "src"],
         ] {
             assert!(parse(good).unwrap().check().is_ok(), "{good:?}");
         }

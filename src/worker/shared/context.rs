@@ -49,6 +49,8 @@ pub struct Identity {
     pub snapshot_every: Duration,
     /// Where the LoRAs are that jobs may name; none: they may not.
     pub loras: Option<LoraFolder>,
+    /// Where the textual inversions are that prompts may have words of; none: they have none.
+    pub embeddings: Option<LoraFolder>,
 }
 
 /// What every job shares.
@@ -82,6 +84,22 @@ pub struct Context {
     /// Whether jobs are taken, as who takes them says.
     doors_open: watch::Sender<bool>,
     engine_lost: watch::Sender<bool>,
+}
+
+/// The folders of files that jobs name.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'a> {
+    /// Of LoRAs.
+    pub loras: Option<&'a LoraFolder>,
+    /// Of embeddings.
+    pub embeddings: Option<&'a LoraFolder>,
+}
+
+impl Identity {
+    /// Its folders.
+    pub fn folders(&self) -> Folders<'_> {
+        Folders { loras: self.loras.as_ref(), embeddings: self.embeddings.as_ref() }
+    }
 }
 
 impl Context {

@@ -74,6 +74,7 @@ fn built(
         precision: Precision::all(DType::F32),
         snapshot_every: Duration::from_secs(10),
         loras: None,
+        embeddings: None,
     };
     change(&mut identity);
     let (queue, receiver) = RequestQueue::new();

@@ -1,7 +1,10 @@
 //! Whole runs of diffusers' pipelines, done again here: latents after every step, and the picture.
 
 use candle_core::{Device, Tensor};
-use sd_worker_rbee::diffusion::{ImageSpec, LoraSpec, Picture, Source, StableDiffusion};
+use sd_worker_rbee::{
+    contract::PromptSyntax,
+    diffusion::{EmbeddingSpec, ImageSpec, LoraSpec, Picture, Source, StableDiffusion},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::support::{Golden, data, model, model_of_class, picture, relative_l2};
@@ -32,6 +35,9 @@ pub struct Run {
     pipeline: Option<String>,
     #[serde(default)]
     loras: Vec<(String, f64)>,
+    /// Files whose words the prompts have, which are then read as `a1111`.
+    #[serde(default)]
+    embeddings: Vec<String>,
 }
 
 impl Run {
@@ -48,6 +54,12 @@ impl Run {
 /// One of the LoRAs that were written down.
 pub fn lora(name: &str, strength: f64) -> LoraSpec {
     LoraSpec { name: name.into(), file: data(&format!("loras/{name}.safetensors")), strength }
+}
+
+/// One of the textual inversions that were written down, by the last part of its path.
+pub fn embedding(path: &str) -> EmbeddingSpec {
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    EmbeddingSpec { name, field: "prompt", file: data(&format!("embeddings/{path}.safetensors")) }
 }
 
 pub fn close(what: &str, ours: &Tensor, theirs: &Tensor, limit: f64) {
@@ -82,6 +94,11 @@ pub fn spec_of(run: &Run, source: Source) -> ImageSpec {
         seed: run.seed,
         scheduler: run.scheduler.clone(),
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
+        prompt_syntax: match run.embeddings.is_empty() {
+            true => PromptSyntax::Plain,
+            false => PromptSyntax::A1111,
+        },
+        embeddings: run.embeddings.iter().map(|path| embedding(path)).collect(),
         ..ImageSpec::new(run.prompt.clone(), source)
     }
 }

@@ -62,6 +62,12 @@ impl Denoiser for FluxDenoiser {
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) {
             ignored("negative_prompt", "Flux models have no unconditional pass");
         }
+        if let Some(word) = spec.embeddings.first() {
+            warnings.push(format!(
+                "`{}`: Flux models read no words of files, `{}` is drawn as it is written",
+                word.field, word.name
+            ));
+        }
         if spec.clip_skip > 0 {
             ignored("clip_skip", "Flux models take the last layer of CLIP");
         }
@@ -87,7 +93,7 @@ impl Denoiser for FluxDenoiser {
         plan: &Plan<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
-        let adapted = self.loras.adapt(&self.networks, &plan.spec.loras)?;
+        let adapted = self.loras.adapt(&self.networks, &plan.spec.loras, &[])?;
         let networks = adapted.as_deref().unwrap_or(&self.networks);
         let text =
             networks.prompts.encode(&words_alone("prompt", &plan.spec.prompt, plan.spec.prompt_syntax)?)?;

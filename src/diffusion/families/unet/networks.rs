@@ -2,7 +2,7 @@
 
 use super::{PromptEncoder, lora_names::names_of};
 use crate::diffusion::{
-    lora::{Adaptable, LayerMut, LayerName, kinds},
+    lora::{Adaptable, AddedWord, LayerMut, LayerName, TakesWords, kinds},
     networks::unet::UNet,
 };
 
@@ -43,6 +43,14 @@ impl Adaptable for Networks {
             Some(_) => Some(kinds::XL),
             None => config.cross_attention_dim.first().and_then(|width| kinds::by_width(*width)),
         }
+    }
+
+    fn takes_words(&self) -> Vec<TakesWords> {
+        self.prompts.takes_words()
+    }
+
+    fn add_word(&mut self, word: &AddedWord) -> candle_core::Result<()> {
+        self.prompts.add_word(word)
     }
 
     fn rename_text_encoders(&mut self, name: String) {

@@ -59,6 +59,12 @@ impl Denoiser for ZImageDenoiser {
         if spec.guidance_interval.is_some() && !guides(spec) {
             ignored("guidance_interval", unguided);
         }
+        if let Some(word) = spec.embeddings.first() {
+            warnings.push(format!(
+                "`{}`: Z-Image models read no words of files, `{}` is drawn as it is written",
+                word.field, word.name
+            ));
+        }
         if spec.clip_skip > 0 {
             ignored("clip_skip", "Z-Image models have no CLIP");
         }
@@ -84,7 +90,7 @@ impl Denoiser for ZImageDenoiser {
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
         let spec = plan.spec;
-        let adapted = self.loras.adapt(&self.networks, &spec.loras)?;
+        let adapted = self.loras.adapt(&self.networks, &spec.loras, &[])?;
         let transformer = &adapted.as_deref().unwrap_or(&self.networks).transformer;
         let mut read = |field, text| {
             let words = self.prompts.encode(field, (text, spec.prompt_syntax), warnings)?;

@@ -1,10 +1,12 @@
-//! A job's inputs: its pictures fetched from the store or read from base64, and its LoRAs found.
+//! A job's inputs: its pictures fetched from the store or read from base64, and its LoRAs and embeddings found.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `crate::decoding` | a file as pixels, under limits, upright and in sRGB |
+//! | `embeddings` | the words of files that prompts have |
 //! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
 
+mod embeddings;
 mod mask;
 
 use std::path::PathBuf;
@@ -15,9 +17,10 @@ use crate::{
         inline::{self, InlineError},
     },
     decoding::{PictureError, read_mask, read_picture},
-    diffusion::{ImageSpec, LoraSpec, Source},
+    diffusion::{EmbeddingSpec, ImageSpec, LoraSpec, Source},
     models::{LoraFolder, LoraNameError, ModelInfo},
     storage::{Key, StorageError, Store},
+    worker::shared::Folders,
 };
 use bytes::Bytes;
 
@@ -88,6 +91,14 @@ pub enum InputError {
         /// What there is.
         source: LoraNameError,
     },
+    /// More words of files than are read.
+    #[error("`{field}`: {reason}")]
+    Embeddings {
+        /// The prompt.
+        field: &'static str,
+        /// How many, and how many there may be.
+        reason: String,
+    },
     /// The decoder has a defect that this input shows: it would on every worker.
     #[error("`{field}`: the decoder failed at it")]
     Panicked {
@@ -97,7 +108,7 @@ pub enum InputError {
     /// The runtime is going down.
     #[error("`{field}`: reading it did not end: {source}")]
     Lost {
-        /// `init_image`, `mask_image` or `loras`.
+        /// `init_image`, `mask_image`, `loras` or `prompt`.
         field: &'static str,
         /// How the task ended.
         source: tokio::task::JoinError,
@@ -114,6 +125,7 @@ impl InputError {
             Self::Lora { source, .. } => matches!(source, LoraNameError::Missing { .. }),
             Self::Base64 { .. }
             | Self::NothingWhite { .. }
+            | Self::Embeddings { .. }
             | Self::Store { .. }
             | Self::Panicked { .. }
             | Self::Lost { .. } => false,
@@ -127,7 +139,7 @@ impl InputError {
                 ErrorCode::ImageInvalid
             }
             Self::Picture(error) => error.code(),
-            Self::Size { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
+            Self::Size { .. } | Self::Lora { .. } | Self::Embeddings { .. } => ErrorCode::InvalidRequest,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
             Self::Store { source, .. } if matches!(**source, StorageError::NotFound { .. }) => {
@@ -139,7 +151,7 @@ impl InputError {
     }
 }
 
-/// Fills in what the job does not name, finds its LoRAs, and fetches and decodes its pictures.
+/// Fills in what the job does not name, finds its LoRAs and embeddings, and fetches and decodes its pictures.
 ///
 /// # Errors
 /// [`InputError`] for the first input that cannot be used.
@@ -148,10 +160,10 @@ pub async fn resolve(
     store: &Store,
     limits: &Limits,
     model: &ModelInfo,
-    folder: Option<&LoraFolder>,
+    folders: Folders<'_>,
 ) -> Result<Resolved, InputError> {
-    let loras = loras(&job.loras, folder).await?;
-    let mut warnings = vec![];
+    let loras = loras(&job.loras, folders.loras).await?;
+    let (embeddings, mut warnings) = find_embeddings(job, folders.embeddings).await?;
     let source = match &job.source {
         JobSource::Text { width, height } => {
             let (width, height) = drawn_at((*width, *height), model, limits)?;
@@ -178,6 +190,7 @@ pub async fn resolve(
         seed: job.seed,
         scheduler: job.scheduler.clone(),
         loras,
+        embeddings,
         source,
     };
     Ok(Resolved { spec, warnings })
@@ -206,6 +219,18 @@ async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<Lo
         found.push(LoraSpec { name: name.clone(), file, strength: *strength });
     }
     Ok(found)
+}
+
+/// The words of files that a job's prompts have, and what its sender should know.
+async fn find_embeddings(
+    job: &Job,
+    folder: Option<&LoraFolder>,
+) -> Result<(Vec<EmbeddingSpec>, Vec<String>), InputError> {
+    let (job, folder) = (job.clone(), folder.cloned());
+    tokio::task::spawn_blocking(move || embeddings::find(&job, folder.as_ref()))
+        .await
+        .map_err(|source| InputError::Lost { field: "prompt", source })?
+        .map_err(|(field, reason)| InputError::Embeddings { field, reason })
 }
 
 /// The size that a request draws at: what it does not say is the model's own.
