@@ -104,6 +104,7 @@ impl Operation {
             body.negative_prompt.take_if(|text| text.is_empty());
             body.n.take_if(|n| *n == IMAGES);
             body.clip_skip.take_if(|skip| *skip == 0);
+            body.scheduler_options.take_if(|options| options.is_empty());
             body.prompt_syntax.take_if(|syntax| *syntax == PromptSyntax::default());
             for lora in &mut body.loras {
                 lora.strength.take_if(|strength| *strength == LORA_STRENGTH);

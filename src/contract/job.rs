@@ -131,6 +131,8 @@ pub struct Job {
     pub n: u32,
     /// The scheduler's name, if not the model's own; whether there is one is for the model to say.
     pub scheduler: Option<String>,
+    /// What the job sets of the scheduler.
+    pub scheduler_options: SchedulerOptions,
     /// How pictures are encoded.
     pub format: OutputFormat,
     /// JPEG quality, 1..=100.
@@ -189,6 +191,7 @@ impl Job {
                 loras: loras(body.loras)?,
                 n: within("n", body.n.unwrap_or(fingerprint::IMAGES), 1, limits.max_images.min(MAX_IMAGES))?,
                 scheduler: body.scheduler,
+                scheduler_options: body.scheduler_options.unwrap_or_default().checked()?,
                 format: output.format.unwrap_or_default(),
                 quality: within("output.quality", output.quality.unwrap_or(fingerprint::QUALITY), 1, 100)?,
                 preview_every: body.preview_every.unwrap_or(0),

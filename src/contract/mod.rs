@@ -23,6 +23,7 @@ mod parse;
 mod queued;
 mod responses;
 mod scheduler_names;
+mod scheduler_options;
 pub mod schema;
 mod subjects;
 mod ticket;
@@ -52,6 +53,7 @@ pub use responses::{
     DeadLetter, DeadLetters, Health, JobList, JobResponse, JobStatus, JobSummary, JobView, Workers,
 };
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
+pub use scheduler_options::{PredictionType, SchedulerOptions, TimestepSpacing};
 pub use subjects::{Subjects, model_token};
 pub use ticket::{About, SHOWN_PROMPT, Ticket};
 pub use trace::TraceContext;

@@ -12,6 +12,7 @@ mod checkpoint_copy;
 mod checkpoints;
 mod configurations;
 mod embeddings;
+mod few_steps;
 mod flux;
 mod generation;
 mod half_precision;

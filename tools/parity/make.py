@@ -9,6 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, U
 import adapters
 import checkpoints
 import families
+import few_steps
 import flux
 import flux_loras
 import inversions
@@ -53,6 +54,7 @@ def main():
     single_file.make(folder)
     prompts.make(folder)
     lora.make(folder)
+    few_steps.make(folder)
     adapters.make(folder)
     inversions.make(folder)
 

@@ -6,7 +6,7 @@ use image::{GrayImage, RgbImage};
 
 use super::{is_drawn_anew, masking::Overlay};
 use crate::{
-    contract::{GuidanceInterval, PromptSyntax},
+    contract::{GuidanceInterval, PromptSyntax, SchedulerOptions},
     diffusion::lora::{EmbeddingSpec, LoraSpec},
 };
 
@@ -32,6 +32,8 @@ pub struct ImageSpec {
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.
     pub scheduler: Option<String>,
+    /// What is set of it, in place of the checkpoint's configuration.
+    pub scheduler_options: SchedulerOptions,
     /// Added to the model for this picture, in this order.
     pub loras: Vec<LoraSpec>,
     /// Textual inversions whose words a prompt in the `a1111` syntax has.
@@ -54,6 +56,7 @@ impl ImageSpec {
             guidance_interval: None,
             seed: 0,
             scheduler: None,
+            scheduler_options: SchedulerOptions::default(),
             loras: Vec::new(),
             embeddings: Vec::new(),
             source,

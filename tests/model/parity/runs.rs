@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use sd_worker_rbee::{
-    contract::PromptSyntax,
+    contract::{PromptSyntax, SchedulerOptions},
     diffusion::{EmbeddingSpec, ImageSpec, LoraSpec, Picture, Source, StableDiffusion},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -35,6 +35,8 @@ pub struct Run {
     pipeline: Option<String>,
     #[serde(default)]
     loras: Vec<(String, f64)>,
+    #[serde(default)]
+    scheduler_options: SchedulerOptions,
     /// Files whose words the prompts have, which are then read as `a1111`.
     #[serde(default)]
     embeddings: Vec<String>,
@@ -93,6 +95,7 @@ pub fn spec_of(run: &Run, source: Source) -> ImageSpec {
         guidance_scale: run.guidance_scale,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
+        scheduler_options: run.scheduler_options,
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
         prompt_syntax: match run.embeddings.is_empty() {
             true => PromptSyntax::Plain,

@@ -76,7 +76,17 @@ impl Denoiser for UNetDenoiser {
         config.in_channels != config.out_channels
     }
 
-    fn check(&self, spec: &ImageSpec, _warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+    fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+        let (options, kind) = (spec.scheduler_options, self.kind(spec)?);
+        let mut ignored = |field: &str, why: &str| {
+            warnings.push(format!("`scheduler_options.{field}` was not used: {why}"));
+        };
+        if kind == SchedulerKind::Lcm && options.timestep_spacing.is_some() {
+            ignored("timestep_spacing", "lcm spreads timesteps in its own way");
+        }
+        if kind != SchedulerKind::Lcm && options.original_inference_steps.is_some() {
+            ignored("original_inference_steps", "it is an option of lcm alone");
+        }
         match &spec.source {
             Source::Text { width, height } => self.check_text(*width, *height),
             Source::Image { .. } => self.refuse_all_but_masks("image_transform"),
@@ -88,7 +98,7 @@ impl Denoiser for UNetDenoiser {
     /// schedule.
     fn schedule(&self, spec: &ImageSpec, _shape: LatentShape) -> Result<Schedule, DiffusionError> {
         let kind = self.kind(spec)?;
-        let own = &self.scheduler;
+        let own = &self.scheduler.with(spec.scheduler_options);
         let scheduler = match (&spec.source, kind) {
             (Source::Image { strength, .. }, SchedulerKind::Lcm) if self.variant.is_consistency_model => {
                 let scheduler = schedulers::consistency_from_picture(own, spec.steps, *strength)?;

@@ -51,6 +51,10 @@ impl Denoiser for ZImageDenoiser {
     }
 
     fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+        if !spec.scheduler_options.is_empty() {
+            let reason = "a model that was trained by flow matching takes none of these options";
+            return Err(DiffusionError::request("scheduler_options", reason));
+        }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
         let unguided = "a `guidance_scale` of 0 or below does not guide";
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) && !guides(spec) {

@@ -189,6 +189,7 @@ pub async fn resolve(
         guidance_interval: job.guidance_interval,
         seed: job.seed,
         scheduler: job.scheduler.clone(),
+        scheduler_options: job.scheduler_options,
         loras,
         embeddings,
         source,

@@ -132,6 +132,9 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
     if let Some(interval) = spec.guidance_interval {
         request["guidance_interval"] = interval.bounds().into_iter().collect();
     }
+    if !spec.scheduler_options.is_empty() {
+        request["scheduler_options"] = serde_json::json!(spec.scheduler_options);
+    }
     if !spec.loras.is_empty() {
         let loras =
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
