@@ -44,11 +44,14 @@ impl Delta {
                 ops::linear_plus(&low, up, None, y)
             }
             Factors::Kronecker { left, right } => {
-                let (parts, width) = (left.dim(1)?, right.dim(1)?);
-                let inner = ops::linear(&x.reshape(((), parts, width))?, right, None)?;
-                let inner = ops::swap_tokens_and_channels(&inner)?;
-                let outer = ops::linear(&inner, &(left * self.scale)?, None)?;
-                ops::add(y, &ops::swap_tokens_and_channels(&outer)?.reshape(y.shape())?)
+                let ((outer, parts), (inner, width)) = (left.dims2()?, right.dims2()?);
+                let samples = x.dim(0)?;
+                let low = ops::linear(&x.reshape((samples, (), width))?, right, None)?;
+                let low = ops::swap_tokens_and_channels(&low.reshape(((), parts, inner))?)?;
+                let left = (left * self.scale)?;
+                let sums = ops::linear(&low.reshape((samples, (), parts))?, &left, None)?;
+                let sums = ops::swap_tokens_and_channels(&sums.reshape(((), inner, outer))?)?;
+                ops::add(y, &sums.reshape(y.shape())?)
             }
             Factors::Whole(weight) => ops::add(y, &(ops::linear(x, weight, None)? * self.scale)?),
         }

@@ -221,16 +221,16 @@ impl Shape {
 
     /// That of the weight.
     pub fn whole(&self) -> Vec<usize> {
-        self.from_in(self.outputs)
+        self.down(self.outputs)
     }
 
-    /// From what goes in to a rank.
-    pub fn from_in(&self, rank: usize) -> Vec<usize> {
+    /// That of a matrix from what goes in to a rank.
+    pub fn down(&self, rank: usize) -> Vec<usize> {
         [&[rank, self.inputs], self.kernel.as_slice()].concat()
     }
 
-    /// From a rank to what comes out, for each pixel alone.
-    pub fn to_out(&self, rank: usize) -> Vec<usize> {
+    /// That of a matrix from a rank to what comes out, for each pixel alone.
+    pub fn up(&self, rank: usize) -> Vec<usize> {
         [&[self.outputs, rank], vec![1; self.kernel.len()].as_slice()].concat()
     }
 }

@@ -25,13 +25,13 @@ pub fn low_rank(layer: &LayerFile<'_>) -> std::result::Result<Built, DiffusionEr
     let down = layer.need(Down, "a matrix down to the rank")?;
     layer.need(Up, "a matrix up from the rank")?;
     let rank = layer.rank_of(down, 0)?;
-    let up = layer.take(Up, &shape.to_out(rank))?;
+    let up = layer.take(Up, &shape.up(rank))?;
     if !layer.has(Mid) {
-        return Ok((Factors::Pair { down: layer.take(Down, &shape.from_in(rank))?, up }, Some(rank)));
+        return Ok((Factors::Pair { down: layer.take(Down, &shape.down(rank))?, up }, Some(rank)));
     }
     let down = layer.wide(Down, &[rank, shape.inputs])?;
     let mid = layer.wide(Mid, &[&[rank, rank], shape.kernel.as_slice()].concat())?;
-    let down = through(&mid, &down)?.reshape(shape.from_in(rank))?.to_dtype(layer.dtype())?;
+    let down = through(&mid, &down)?.reshape(shape.down(rank))?.to_dtype(layer.dtype())?;
     Ok((Factors::Pair { down, up }, Some(rank)))
 }
 
@@ -60,8 +60,8 @@ pub fn hadamard(layer: &LayerFile<'_>) -> std::result::Result<Built, DiffusionEr
         let down = down_1.unsqueeze(1)?.broadcast_mul(&down_2.unsqueeze(0)?)?;
         let up = up_1.unsqueeze(2)?.broadcast_mul(&up_2.unsqueeze(1)?)?;
         Factors::Pair {
-            down: down.reshape(shape.from_in(all))?.to_dtype(dtype)?,
-            up: up.reshape(shape.to_out(all))?.to_dtype(dtype)?,
+            down: down.reshape(shape.down(all))?.to_dtype(dtype)?,
+            up: up.reshape(shape.up(all))?.to_dtype(dtype)?,
         }
     } else {
         let whole = (up_1.contiguous()?.matmul(&down_1)? * up_2.contiguous()?.matmul(&down_2)?)?;

@@ -4,24 +4,40 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 /// What a tensor of a file is to its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the files' own")]
 pub enum Part {
+    /// From what goes in to the rank.
     Down,
+    /// From the rank to what comes out.
     Up,
+    /// Between both, of the rank on both sides.
     Mid,
+    /// Of LoHa's first weight: up, and down.
     HadaW1A,
+    /// Down.
     HadaW1B,
+    /// Of its second weight: up.
     HadaW2A,
+    /// Down.
     HadaW2B,
+    /// Between both of the first.
     HadaT1,
+    /// Between both of the second.
     HadaT2,
+    /// LoKr's first factor.
     LokrW1,
+    /// The two that it is a product of.
     LokrW1A,
+    /// The other.
     LokrW1B,
+    /// LoKr's second factor.
     LokrW2,
+    /// The two that it is a product of.
     LokrW2A,
+    /// The other.
     LokrW2B,
+    /// Between both.
     LokrT2,
+    /// Divided by the rank it is what all is multiplied by.
     Alpha,
     /// Lengths of the weight's rows, or of its columns, by its shape.
     DoraScale,

@@ -93,7 +93,7 @@ impl AddedWord {
     }
 
     /// How many vectors it has.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.vectors.first().map_or(0, |(_, rows)| rows.dims()[0])
     }
 

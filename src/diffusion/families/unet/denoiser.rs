@@ -1,5 +1,7 @@
 //! How the UNet of a Stable Diffusion model is asked.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
-    lora::Loras,
+    lora::{LoraSpec, Loras},
     networks::unet::StepInput,
     picture::{Denoiser, ImageSpec, Picture, Plan, Schedule, Source, Steering},
     schedulers::{self, SchedulerConfig, SchedulerKind},
@@ -32,6 +34,14 @@ impl UNetDenoiser {
     /// Text encoders and UNet, as they were loaded.
     pub fn networks(&self) -> &Networks {
         &self.networks
+    }
+
+    /// The networks with these LoRAs in them, for tools and tests that look at their parts.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no LoRA of this model.
+    pub fn with_loras(&self, loras: &[LoraSpec]) -> Result<Option<Arc<Networks>>, DiffusionError> {
+        self.loras.adapt(&self.networks, loras, &[])
     }
 
     fn refuse_all_but_masks(&self, operation: &str) -> Result<(), DiffusionError> {

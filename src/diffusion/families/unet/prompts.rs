@@ -138,7 +138,7 @@ impl PromptEncoder {
             }
         }
         let first = self.words.last().map_or(ADDED, |word| word.ids.end);
-        self.words.push(Word::new(&word.name, first, word.len() as u32));
+        self.words.push(Word::new(&word.name, first, word.count() as u32));
         Ok(())
     }
 

@@ -14,14 +14,14 @@ const MAX_FILES: usize = 4096;
 /// Words of files in a job at most: each of them is read.
 pub const MAX_EMBEDDINGS: usize = 16;
 
+/// Words, and what the sender should know.
+type Found = (Vec<EmbeddingSpec>, Vec<String>);
+
 /// Those words, and what the sender should know. It reads the folder: not to be called where that holds up others.
 ///
 /// # Errors
 /// The prompt that has more than [`MAX_EMBEDDINGS`], and why that is too much.
-pub fn find(
-    job: &Job,
-    folder: Option<&LoraFolder>,
-) -> Result<(Vec<EmbeddingSpec>, Vec<String>), (&'static str, String)> {
+pub fn find(job: &Job, folder: Option<&LoraFolder>) -> Result<Found, (&'static str, String)> {
     if job.prompt_syntax != PromptSyntax::A1111 {
         return Ok((vec![], vec![]));
     }
