@@ -191,8 +191,7 @@ impl Change {
             }
             None => self.factors.clone(),
         };
-        layer.changes.add(Delta { factors, scale });
-        Ok(())
+        layer.changes.add(Delta { factors, scale })
     }
 
     fn bytes(&self) -> usize {

@@ -35,7 +35,18 @@ pub enum Factors {
     Whole(Tensor),
 }
 
+/// The matrices down and up, and what is between them times.
+pub type Pair<'a> = (&'a Tensor, &'a Tensor, f64);
+
 impl Delta {
+    /// Two matrices, if it is that.
+    pub fn pair(&self) -> Option<Pair<'_>> {
+        match &self.factors {
+            Factors::Pair { down, up } => Some((down, up, self.scale)),
+            Factors::Kronecker { .. } | Factors::Whole(_) => None,
+        }
+    }
+
     /// Adds it to `y`, which a linear layer made of `x`. The scale is of what is small.
     pub fn add_to_linear(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
         match &self.factors {
