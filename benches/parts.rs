@@ -8,6 +8,7 @@ use std::{
     any::Any,
     io::{BufRead, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -15,7 +16,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor, safetensors};
 use clap::Parser;
 use sd_worker_rbee::{
-    diffusion::{self, Added, Conditioning, ImageSpec, Model, Networks, Picture, Source, UNetDenoiser},
+    diffusion::{
+        self, Added, Conditioning, ImageSpec, LoraSpec, Model, Networks, Picture, Source, UNetDenoiser,
+    },
     worker::DtypeOption,
 };
 use serde_json::{Value, json};
@@ -35,6 +38,9 @@ struct Arguments {
     /// As the worker's.
     #[arg(long, default_value = "")]
     dtype: String,
+    /// A LoRA's file, which the parts are measured with; several at once.
+    #[arg(long)]
+    lora: Vec<PathBuf>,
     /// Measurements of each part, after one that does not count.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -111,6 +117,8 @@ struct Bench {
     device: Device,
     /// What the UNet computes in.
     dtype: DType,
+    /// The networks with LoRAs in them, if there are any.
+    adapted: Option<Arc<Networks>>,
 }
 
 impl Bench {
@@ -126,14 +134,24 @@ impl Bench {
         };
         let precision = option.on(&device);
         let dtype = if device.is_cpu() { DType::F32 } else { precision.denoiser };
-        Ok(Self { model: diffusion::open(&arguments.model)?.load(&device, precision)?, device, dtype })
+        let model = diffusion::open(&arguments.model)?.load(&device, precision)?;
+        let spec =
+            |file: &PathBuf| LoraSpec { name: file.display().to_string(), file: file.clone(), strength: 1.0 };
+        let loras: Vec<LoraSpec> = arguments.lora.iter().map(spec).collect();
+        let denoiser: &dyn Any = model.denoiser();
+        let adapted = match denoiser.downcast_ref::<UNetDenoiser>() {
+            Some(denoiser) => denoiser.with_loras(&loras)?,
+            None => None,
+        };
+        Ok(Self { model, device, dtype, adapted })
     }
 
     /// Those of a Stable Diffusion checkpoint.
     fn networks(&self) -> Result<&Networks> {
         let denoiser: &dyn Any = self.model.denoiser();
         let own = denoiser.downcast_ref::<UNetDenoiser>();
-        Ok(own.context("of this family there are no parts; ask for `draw`")?.networks())
+        let own = own.context("of this family there are no parts; ask for `draw`")?.networks();
+        Ok(self.adapted.as_deref().unwrap_or(own))
     }
 
     /// One of the parts; the device is done when it returns.

@@ -106,6 +106,7 @@ impl Operation {
             body.n.take_if(|n| *n == IMAGES);
             body.clip_skip.take_if(|skip| *skip == 0);
             body.guidance_rescale.take_if(|rescale| *rescale == 0.0);
+            body.scheduler_options.take_if(|options| options.is_empty());
             body.prompt_syntax.take_if(|syntax| *syntax == PromptSyntax::default());
             for lora in &mut body.loras {
                 lora.strength.take_if(|strength| *strength == LORA_STRENGTH);

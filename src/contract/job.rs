@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, MaskSource,
-    Masking, Operation, WorkerId, fingerprint,
+    Masking, Operation, SchedulerOptions, WorkerId, fingerprint,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,
@@ -133,6 +133,8 @@ pub struct Job {
     pub n: u32,
     /// The scheduler's name, if not the model's own; whether there is one is for the model to say.
     pub scheduler: Option<String>,
+    /// What the job sets of the scheduler.
+    pub scheduler_options: SchedulerOptions,
     /// How pictures are encoded.
     pub format: OutputFormat,
     /// JPEG quality, 1..=100.
@@ -192,6 +194,7 @@ impl Job {
                 loras: loras(body.loras)?,
                 n: within("n", body.n.unwrap_or(fingerprint::IMAGES), 1, limits.max_images.min(MAX_IMAGES))?,
                 scheduler: body.scheduler,
+                scheduler_options: body.scheduler_options.unwrap_or_default().checked()?,
                 format: output.format.unwrap_or_default(),
                 quality: within("output.quality", output.quality.unwrap_or(fingerprint::QUALITY), 1, 100)?,
                 preview_every: body.preview_every.unwrap_or(0),

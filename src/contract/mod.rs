@@ -24,6 +24,7 @@ mod pointing;
 mod queued;
 mod responses;
 mod scheduler_names;
+mod scheduler_options;
 pub mod schema;
 mod subjects;
 mod ticket;
@@ -54,6 +55,7 @@ pub use responses::{
     DeadLetter, DeadLetters, Health, JobList, JobResponse, JobStatus, JobSummary, JobView, Workers,
 };
 pub use scheduler_names::{SCHEDULERS, check_scheduler};
+pub use scheduler_options::{PredictionType, SchedulerOptions, TimestepSpacing};
 pub use subjects::{Subjects, model_token};
 pub use ticket::{About, SHOWN_PROMPT, Ticket};
 pub use trace::TraceContext;

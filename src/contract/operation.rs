@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Capability, ContractError, JobId, OutputFormat, PromptSyntax, limits::RANDOM_SEED_BELOW};
+use super::{
+    Capability, ContractError, JobId, OutputFormat, PromptSyntax, SchedulerOptions, limits::RANDOM_SEED_BELOW,
+};
 
 /// Declares a body: the fields that every operation has, and its own.
 macro_rules! body {
@@ -73,6 +75,9 @@ macro_rules! body {
             /// The scheduler by one of its names, as `GET /v1/workers` lists them; absent: the model's own.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub scheduler: Option<String>,
+            /// Options of the scheduler, in place of those of the model's configuration.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub scheduler_options: Option<SchedulerOptions>,
             /// How the pictures are encoded.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub output: Option<Output>,

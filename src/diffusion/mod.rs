@@ -32,7 +32,7 @@ pub use families::{
     z_image::ZImage,
 };
 pub use footprint::{Activations, Arithmetic};
-pub use lora::{LoraSpec, Loras, Stamp};
+pub use lora::{EmbeddingSpec, LoraSpec, Loras, Stamp};
 pub use networks::{
     clip::{HiddenStates, TextEncoder, TextOutput},
     flux::TransformerInput,

@@ -239,7 +239,7 @@ impl InferencePipeline {
     /// When the model does not take the request, or fails.
     pub fn begin(&self, model: &str, spec: &ImageSpec) -> Result<Picture, PipelineError> {
         let work = match &spec.source {
-            _ if !spec.loras.is_empty() => Work::ReadFiles,
+            _ if !spec.loras.is_empty() || !spec.embeddings.is_empty() => Work::ReadFiles,
             Source::Text { .. } => Work::Begin,
             Source::Image { .. } | Source::Inpaint { .. } => Work::Encode,
         };

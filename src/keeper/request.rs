@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
     KeeperError,
-    args::{Common, ImageCommand, Start},
+    args::{Common, ImageCommand, Start, values},
     output::{Place, Plan, Wish},
 };
 use crate::contract::{
@@ -133,6 +133,8 @@ macro_rules! body {
             loras: common.loras.clone(),
             steps: common.steps,
             scheduler: common.scheduler.clone(),
+            scheduler_options: values::scheduler_options(&common.scheduler_options)
+                .map_err(|error| KeeperError::Usage(format!("--scheduler-option: {error}")))?,
             guidance_scale: common.guidance_scale,
             guidance_interval: common.guidance_interval,
             guidance_rescale: common.guidance_rescale,

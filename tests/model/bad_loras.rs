@@ -117,15 +117,140 @@ fn tensors_of_types_that_are_not_read_are_refused_by_their_type() {
 #[test]
 fn other_methods_are_refused_by_their_names() {
     for (key, method) in [
-        ("hada_w1_a", "LoHa"),
-        ("lokr_w1", "LoKr"),
-        ("dora_scale", "DoRA"),
-        ("lora_mid.weight", "CP decomposition"),
-        ("diff", "another key"),
+        ("oft_blocks", "OFT"),
+        ("boft_blocks", "BOFT"),
+        ("glora_a", "GLoRA"),
+        ("diff", "a full difference"),
+        ("lora_B.bias", "a LoRA with a bias"),
+        ("lora_sideways.weight", "another key"),
     ] {
         let key = format!("QUERY.{key}");
         refused(&[(&key, zeros(&[16, 16]))], &[&key.replace("QUERY", QUERY), method]);
     }
+}
+
+/// The error of a file that has these parts of [`QUERY`] alone.
+fn parts_refused(parts: &[(&str, &[usize])], expected: &[&str]) {
+    let tensors: HashMap<String, Tensor> =
+        parts.iter().map(|(part, shape)| (format!("{QUERY}.{part}"), zeros(shape))).collect();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("bad.safetensors");
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let error = error_of_file(&file);
+    assert_eq!(error.code(), ErrorCode::InvalidRequest, "{error}");
+    for part in expected {
+        assert!(error.to_string().contains(part), "{part} is not in: {error}");
+    }
+}
+
+#[test]
+fn parts_of_a_method_that_are_missing_or_do_not_fit_are_refused() {
+    type Case<'a> = (&'a [(&'a str, &'a [usize])], &'a [&'a str]);
+    let cases: [Case<'_>; 14] = [
+        (&[("hada_w1_a", &[16, 2]), ("hada_w1_b", &[2, 16])], &["both factors of both weights", "none"]),
+        (
+            &[
+                ("hada_w1_a", &[16, 2]),
+                ("hada_w1_b", &[3, 16]),
+                ("hada_w2_a", &[16, 2]),
+                ("hada_w2_b", &[2, 16]),
+            ],
+            &["hada_w1_a", "[16, 3]", "[16, 2]"],
+        ),
+        (
+            &[
+                ("hada_w1_a", &[16, 2]),
+                ("hada_w1_b", &[0, 16]),
+                ("hada_w2_a", &[16, 2]),
+                ("hada_w2_b", &[2, 16]),
+            ],
+            &["a rank of at least 1"],
+        ),
+        (&[("lokr_w1", &[4, 4])], &["both factors of a Kronecker product", "none"]),
+        (&[("lokr_w2", &[4, 4]), ("lokr_w1_a", &[4, 2])], &["both factors of a Kronecker product"]),
+        (&[("lokr_w1", &[4, 4]), ("lokr_w2", &[4, 5])], &["lokr_w2", "[4, 4]", "[4, 5]"]),
+        (&[("lokr_w1", &[3, 4]), ("lokr_w2", &[4, 4])], &["sides that divide 16 and 16", "3 and 4"]),
+        (&[("lokr_w1", &[0, 4]), ("lokr_w2", &[4, 4])], &["a matrix", "[0, 4]"]),
+        (
+            &[("lokr_w1", &[4, 4]), ("lokr_w2", &[4, 4]), ("lokr_w1_a", &[4, 2])],
+            &["a factor, or what it is a product of", "both"],
+        ),
+        (
+            &[("lokr_w1", &[4, 4]), ("lokr_w2", &[4, 4]), ("lora_up.weight", &[16, 2])],
+            &["one method for its layer"],
+        ),
+        (
+            &[
+                ("lora_down.weight", &[2, 16]),
+                ("lora_up.weight", &[16, 2]),
+                ("lora_mid.weight", &[2, 2, 3, 3]),
+            ],
+            &["lora_mid", "[2, 2]", "[2, 2, 3, 3]"],
+        ),
+        (
+            &[("lora_down.weight", &[2, 16]), ("lora_up.weight", &[16, 2]), ("dora_scale", &[8, 1])],
+            &["dora_scale", "16 lengths", "[8, 1]"],
+        ),
+        (
+            &[
+                ("lora_down.weight", &[2, 16]),
+                ("lora_up.weight", &[16, 2]),
+                ("dora_scale", &[16, 1]),
+                ("lora_magnitude_vector", &[16]),
+            ],
+            &["lengths once", "another name"],
+        ),
+        (&[("dora_scale", &[16, 1])], &["a matrix down to the rank", "none"]),
+    ];
+    for (parts, expected) in cases {
+        parts_refused(parts, expected);
+    }
+}
+
+/// The shapes that a tensor may have in a file that is not sound.
+fn other_shapes(shape: &[usize]) -> Vec<Vec<usize>> {
+    let mut all = vec![vec![], vec![7], [shape, &[1]].concat(), [shape, &[3, 3]].concat()];
+    all.extend((shape.len() > 1).then(|| shape[..shape.len() - 1].to_vec()));
+    for side in 0..shape.len() {
+        for size in [0, 1, 5, shape[side] * 2] {
+            let mut other = shape.to_vec();
+            other[side] = size;
+            all.push(other);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_part_of_another_shape_is_the_sender_s_error_whatever_the_method() {
+    let folder = TempDir::new().unwrap();
+    let model = model("text");
+    let mut refused = 0;
+    for name in ["locon", "loha", "lokr", "dora"] {
+        let whole =
+            candle_core::safetensors::load(data(&format!("loras/text/{name}.safetensors")), &Device::Cpu)
+                .unwrap();
+        // One layer of each kind, so that the file is small.
+        let stems: Vec<&str> = whole.keys().filter_map(|key| key.strip_suffix(".alpha")).collect();
+        for stem in stems.iter().take(6) {
+            let parts = || whole.iter().filter(|(key, _)| key.starts_with(&format!("{stem}.")));
+            for (key, tensor) in parts() {
+                for (i, shape) in other_shapes(tensor.dims()).into_iter().enumerate() {
+                    let mut tensors: HashMap<String, Tensor> =
+                        parts().map(|(key, tensor)| (key.clone(), tensor.clone())).collect();
+                    tensors.insert(key.clone(), zeros(&shape));
+                    let file = folder.path().join(format!("{i}.safetensors"));
+                    candle_core::safetensors::save(&tensors, &file).unwrap();
+                    let lora = LoraSpec { name: "bad".into(), file, strength: 1.0 };
+                    if let Err(error) = model.begin(&spec(vec![lora])) {
+                        assert_eq!(error.code(), ErrorCode::InvalidRequest, "{key} {shape:?}: {error}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 use std::{fs, path::Path};
 
-use crate::support::{copy_folder, data};
+use crate::{
+    support::{copy_folder, data},
+    whole_runs::lora,
+};
 use candle_core::{DType, Device};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use sd_worker_rbee::{
     contract::{ErrorCode, GuidanceInterval, PromptSyntax},
-    diffusion::{self, Flux, ImageSpec, Source},
+    diffusion::{self, Flux, ImageSpec, LoraSpec, Source},
     engine::InferencePipeline,
     models::ModelSource,
 };
@@ -53,6 +56,50 @@ fn a_picture_has_the_size_asked_for_when_its_sides_are_no_whole_tokens() {
     assert_eq!(picture.dimensions(), (40, 56));
     let whole = draw(&model, &text(48, 64));
     assert_eq!(image::imageops::crop_imm(&whole, 0, 0, 40, 56).to_image(), picture);
+}
+
+#[test]
+fn the_next_job_has_the_model_as_it_was_and_pictures_with_and_without_loras_go_side_by_side() {
+    let model = model("dev");
+    let with = |name: &str| ImageSpec { loras: vec![lora("flux", name, 1.0)], ..text(32, 48) };
+    let specs = [text(32, 48), with("kohya"), with("xlabs"), text(32, 48)];
+    let alone = specs.each_ref().map(|spec| draw(&model, spec));
+    assert_eq!(alone[0], alone[3]);
+    assert!(alone[1] != alone[0] && alone[2] != alone[0] && alone[1] != alone[2]);
+    let mut together = specs.each_ref().map(|spec| model.begin(spec).unwrap());
+    while together.iter().any(|picture| !picture.is_done()) {
+        model.advance(&mut together.iter_mut().collect::<Vec<_>>()).unwrap();
+    }
+    for (picture, alone) in together.iter().zip(&alone) {
+        assert_eq!(&model.finish(picture).unwrap(), alone);
+    }
+}
+
+#[test]
+fn loras_of_another_family_or_of_the_text_encoder_that_is_not_changed_are_refused() {
+    let model = model("schnell");
+    let folder = TempDir::new().unwrap();
+    let t5 = folder.path().join("t5.safetensors");
+    let zeros = |shape: (usize, usize)| candle_core::Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let stem = "lora_te3_encoder_block_0_layer_0_SelfAttention_q";
+    let tensors = [("lora_down", zeros((2, 32))), ("lora_up", zeros((36, 2)))]
+        .map(|(end, tensor)| (format!("{stem}.{end}.weight"), tensor));
+    candle_core::safetensors::save(&tensors.into_iter().collect(), &t5).unwrap();
+    for (file, parts) in [
+        (
+            data("loras/xl/peft.safetensors"),
+            ["expected a layer of this model", "the file is a LoRA for SDXL"],
+        ),
+        (data("z_image/loras/plain.safetensors"), ["diffusion_model.", "(Z-Image, Lumina)"]),
+        (t5, [stem, "none of that name"]),
+    ] {
+        let loras = vec![LoraSpec { name: "bad".into(), file, strength: 1.0 }];
+        let error = model.begin(&ImageSpec { loras, ..text(32, 32) }).err().unwrap();
+        assert_eq!(error.code(), ErrorCode::InvalidRequest, "{error}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{part} is not in: {error}");
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod batching;
 mod checkpoint_copy;
 mod checkpoints;
 mod configurations;
+mod embeddings;
+mod few_steps;
 mod files;
 mod flux;
 mod fp8;

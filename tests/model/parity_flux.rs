@@ -101,6 +101,11 @@ fn inpainting_runs_end_in_diffusers_pictures() {
 }
 
 #[test]
+fn runs_with_loras_of_every_format_end_in_diffusers_pictures() {
+    whole_runs::check_of("flux", "lora_runs", "lora");
+}
+
+#[test]
 fn candle_s_own_t5_is_of_the_same_opinion() {
     for checkpoint in CHECKPOINTS {
         let folder = data(&format!("flux/{checkpoint}/text_encoder_2"));

@@ -44,8 +44,13 @@ pub fn json<T: for<'a> Deserialize<'a>>(family: &str, name: &str) -> T {
 
 /// Draws the runs of `family` whose names begin with `kind`: text, image, inpaint, and lora.
 pub fn check(family: &str, kind: &str) {
-    let golden = Golden::read(&format!("{family}/runs.safetensors"));
-    let runs: Vec<Run> = json(family, "runs");
+    check_of(family, "runs", kind);
+}
+
+/// As [`check`], of the runs that are in files of this name.
+pub fn check_of(family: &str, file: &str, kind: &str) {
+    let golden = Golden::read(&format!("{family}/{file}.safetensors"));
+    let runs: Vec<Run> = json(family, file);
     let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.starts_with(kind)).collect();
     assert!(runs.len() >= 2, "{kind}");
     for run in &runs {

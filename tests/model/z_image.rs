@@ -1,6 +1,6 @@
 //! What a Z-Image model does with requests and with checkpoints that are not as they should be.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use crate::{
     support::{copy_folder, data},
@@ -77,6 +77,47 @@ fn a_lora_draws_the_same_by_kohya_s_names_and_the_next_job_has_the_model_as_it_w
     let turbo = load(&data("z_image/turbo")).unwrap();
     let error = turbo.begin(&with("plain")).err().unwrap().to_string();
     assert!(error.contains("`loras[0].path`") && error.contains("expected"), "{error}");
+}
+
+#[test]
+fn queries_keys_and_values_in_one_matrix_draw_what_three_draw() {
+    let model = load(&data("z_image/base")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let whole =
+        candle_core::safetensors::load(data("z_image/loras/plain.safetensors"), &Device::Cpu).unwrap();
+    let stem = "layers.0.attention";
+    let of = |part: &str, end: &str| whole[&format!("diffusion_model.{stem}.{part}.{end}")].clone();
+    // One way down for all three, as a layer in one has it.
+    let (down, alpha) = (of("to_q", "lora_down.weight"), of("to_q", "alpha"));
+    let ups = ["to_q", "to_k", "to_v"].map(|part| of(part, "lora_up.weight"));
+    let write = |name: &str, layers: Vec<(String, candle_core::Tensor)>| {
+        let tensors: HashMap<String, candle_core::Tensor> = layers
+            .into_iter()
+            .flat_map(|(layer, up)| {
+                [("lora_down.weight", &down), ("lora_up.weight", &up), ("alpha", &alpha)]
+                    .map(|(end, tensor)| (format!("{layer}.{end}"), tensor.clone()))
+            })
+            .collect();
+        let file = folder.path().join(format!("{name}.safetensors"));
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+        let loras = vec![LoraSpec { name: name.into(), file, strength: 0.8 }];
+        draw(&model, &ImageSpec { loras, ..text(32, 48) })
+    };
+    let parts = ["to_q", "to_k", "to_v"].iter().zip(&ups);
+    let apart = parts.map(|(part, up)| (format!("diffusion_model.{stem}.{part}"), up.clone())).collect();
+    let apart = write("apart", apart);
+    let fused = candle_core::Tensor::cat(&ups, 0).unwrap();
+    for (i, layer) in [
+        "diffusion_model.layers.0.attention.qkv",
+        "lora_unet_layers_0_attention_qkv",
+        "layers.0.attention.qkv",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(write(&i.to_string(), vec![(layer.into(), fused.clone())]), apart, "{layer}");
+    }
+    assert_ne!(apart, draw(&model, &text(32, 48)));
 }
 
 #[test]

@@ -6,10 +6,14 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
+import adapters
 import checkpoints
 import families
+import few_steps
 import flux
 import fp8
+import flux_loras
+import inversions
 import lora
 import masking
 import matrix
@@ -49,6 +53,7 @@ def main():
     matrix.make(folder)
     masking.make(folder)
     flux.make(folder)
+    flux_loras.make(folder)
     z_image.make(folder)
     segmenter.make(folder)
     single_file.make(folder)
@@ -57,6 +62,9 @@ def main():
     rescale.make(folder)
     prompts.make(folder)
     lora.make(folder)
+    few_steps.make(folder)
+    adapters.make(folder)
+    inversions.make(folder)
 
 
 if __name__ == "__main__":

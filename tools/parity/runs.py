@@ -67,7 +67,8 @@ def one(case, checkpoint, cls, out, quiet=False):
         # Latents are not clipped to -1..1: two of the three pipelines set this themselves.
         unclipped = dict(parts["scheduler"].config, clip_sample=False)
         name, switches = samplers.KINDS[case["scheduler"]]
-        parts["scheduler"] = getattr(diffusers, name).from_config(unclipped, **switches)
+        parts["scheduler"] = getattr(diffusers, name).from_config(
+            unclipped, **{**switches, **case.get("scheduler_options", {})})
     latents = []
 
     def keep(_pipe, _i, _t, values):

@@ -145,6 +145,31 @@ pub enum DiffusionError {
         #[source]
         source: LoraFileError,
     },
+    /// A tensor of a textual inversion that cannot be used with this model.
+    #[error("`{field}`: embedding {name}: `{}`: expected {expected}, found {}", shown(key), shown(found))]
+    Embedding {
+        /// The prompt that names it.
+        field: &'static str,
+        /// Its name.
+        name: String,
+        /// The key in its file.
+        key: String,
+        /// What can be used.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file of a textual inversion that cannot be used whatever the model is.
+    #[error("`{field}`: embedding {name}: {source}")]
+    EmbeddingFile {
+        /// The prompt that names it.
+        field: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: LoraFileError,
+    },
     /// A request that this model cannot serve; the field is named as on the wire.
     #[error("`{field}`: {reason}")]
     Request {
@@ -208,6 +233,8 @@ impl DiffusionError {
             | Self::Tokenizer { file, .. } => *file = in_checkpoint(file),
             Self::Lora { .. }
             | Self::LoraFile { .. }
+            | Self::Embedding { .. }
+            | Self::EmbeddingFile { .. }
             | Self::Request { .. }
             | Self::Operation(_)
             | Self::OtherModel
@@ -221,7 +248,7 @@ impl DiffusionError {
     /// worker may have a sound copy, and nothing in the request could be mended. A LoRA is named by the request.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::LoraFile { source, .. } => source.code(),
+            Self::LoraFile { source, .. } | Self::EmbeddingFile { source, .. } => source.code(),
             Self::Read { .. }
             | Self::Json { .. }
             | Self::Config { .. }
@@ -233,7 +260,7 @@ impl DiffusionError {
             | Self::TensorShape { .. }
             | Self::TensorType { .. }
             | Self::Tokenizer { .. } => ErrorCode::Internal,
-            Self::Request { .. } | Self::Lora { .. } => ErrorCode::InvalidRequest,
+            Self::Request { .. } | Self::Lora { .. } | Self::Embedding { .. } => ErrorCode::InvalidRequest,
             Self::Operation(_) => ErrorCode::UnsupportedOperation,
             Self::NonFinite { .. } => ErrorCode::NonFinite,
             Self::Compute(error) if says_out_of_memory(&error.to_string()) => ErrorCode::OutOfMemory,

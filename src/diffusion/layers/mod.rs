@@ -16,7 +16,7 @@ use candle_core::{Result, Tensor};
 use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
-    lora::{Delta, LayerMut, Visit},
+    lora::{Changes, LayerMut, Visit},
     ops::{self, Activation, Bands, Norm, Seen},
 };
 
@@ -26,7 +26,7 @@ pub struct Linear {
     name: Arc<str>,
     weight: Tensor,
     bias: Option<Tensor>,
-    deltas: Vec<Delta>,
+    changes: Changes,
 }
 
 impl Linear {
@@ -43,37 +43,30 @@ impl Linear {
         outputs: usize,
     ) -> std::result::Result<Self, DiffusionError> {
         let weight = at.tensor("weight", &[outputs, inputs])?;
-        Ok(Self { name: at.place().into(), weight, bias: None, deltas: Vec::new() })
+        Ok(Self { name: at.place().into(), weight, bias: None, changes: Changes::default() })
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.with_deltas(ops::linear(x, &self.weight, self.bias.as_ref())?, x)
+        self.changes.linear(x, &self.weight, self.bias.as_ref(), None)
     }
 
     /// As [`Self::forward`], plus `more` of the shape that comes out.
     pub fn forward_plus(&self, x: &Tensor, more: &Tensor) -> Result<Tensor> {
-        self.with_deltas(ops::linear_plus(x, &self.weight, self.bias.as_ref(), more)?, x)
+        self.changes.linear(x, &self.weight, self.bias.as_ref(), Some(more))
     }
 
     /// `[.., inputs]` to `[.., outputs / 2]`: the first half of the outputs, gated by the GELU of the second.
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
-        match self.deltas.is_empty() {
+        match self.changes.is_empty() {
             true => ops::linear_geglu(x, &self.weight, self.bias.as_ref()),
             false => ops::geglu(&self.forward(x)?),
         }
     }
 
-    fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
-        for delta in &self.deltas {
-            y = delta.add_to_linear(&y, x)?;
-        }
-        Ok(y)
-    }
-
     /// Shows the layer to `visit`.
     pub fn visit(&mut self, visit: &mut Visit<'_>) {
-        visit(LayerMut { name: &self.name, weight: &self.weight, deltas: &mut self.deltas });
+        visit(LayerMut { name: &self.name, weight: &self.weight, changes: &mut self.changes });
     }
 }
 
@@ -100,7 +93,7 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     stride: usize,
     padding: usize,
-    deltas: Vec<Delta>,
+    changes: Changes,
 }
 
 impl Conv2d {
@@ -114,7 +107,7 @@ impl Conv2d {
     pub fn load_no_bias(at: &Scope<'_>, shape: ConvShape) -> std::result::Result<Self, DiffusionError> {
         let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
         let weight = at.tensor("weight", &[outputs, inputs, kernel, kernel])?;
-        Ok(Self { name: at.place().into(), weight, bias: None, stride, padding, deltas: Vec::new() })
+        Ok(Self { name: at.place().into(), weight, bias: None, stride, padding, changes: Changes::default() })
     }
 
     /// 3x3 that keeps the size.
@@ -137,50 +130,48 @@ impl Conv2d {
 
     /// `[batch, inputs, height, width]` to `[batch, outputs, ..]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.with_bias(x, self.bias.as_ref())
+        self.compute(x, self.bias.as_ref(), None, self.padding)
     }
 
     /// As [`Self::forward`], plus `more` of the shape that comes out.
     pub fn forward_plus(&self, x: &Tensor, more: &Tensor) -> Result<Tensor> {
-        let (stride, padding) = (self.stride, self.padding);
-        let y = ops::conv2d_plus(x, &self.weight, self.bias.as_ref(), more, stride, padding)?;
-        self.with_deltas(y, x)
+        self.compute(x, self.bias.as_ref(), Some(more), self.padding)
     }
 
     /// Of what is seen of a map, with the zeros around it that it does not have in place of the layer's own padding.
     pub fn forward_seen(&self, x: &Seen) -> Result<Tensor> {
-        let y = ops::conv2d(&x.map, &self.weight, self.bias.as_ref(), self.stride, x.padding)?;
-        self.with_deltas(y, &x.map)
+        self.compute(&x.map, self.bias.as_ref(), None, x.padding)
     }
 
     /// As [`Self::forward_seen`], plus `more` of the shape that comes out.
     pub fn forward_seen_plus(&self, x: &Seen, more: &Tensor) -> Result<Tensor> {
-        let y = ops::conv2d_plus(&x.map, &self.weight, self.bias.as_ref(), more, self.stride, x.padding)?;
-        self.with_deltas(y, &x.map)
+        self.compute(&x.map, self.bias.as_ref(), Some(more), x.padding)
     }
 
     /// As [`Self::forward`], plus `shift` `[batch, outputs]`: a number for each sample and channel.
     pub fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
         match &self.bias {
-            Some(bias) => self.with_bias(x, Some(&shift.broadcast_add(&bias.to_dtype(shift.dtype())?)?)),
-            None => self.with_bias(x, Some(shift)),
+            Some(bias) => {
+                let bias = shift.broadcast_add(&bias.to_dtype(shift.dtype())?)?;
+                self.compute(x, Some(&bias), None, self.padding)
+            }
+            None => self.compute(x, Some(shift), None, self.padding),
         }
     }
 
-    fn with_bias(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        self.with_deltas(ops::conv2d(x, &self.weight, bias, self.stride, self.padding)?, x)
-    }
-
-    fn with_deltas(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor> {
-        for delta in &self.deltas {
-            y = delta.add_to_conv2d(&y, x, self.stride, self.padding)?;
-        }
-        Ok(y)
+    fn compute(
+        &self,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        more: Option<&Tensor>,
+        padding: usize,
+    ) -> Result<Tensor> {
+        self.changes.conv2d(x, &self.weight, (bias, more), self.stride, padding)
     }
 
     /// Shows the layer to `visit`.
     pub fn visit(&mut self, visit: &mut Visit<'_>) {
-        visit(LayerMut { name: &self.name, weight: &self.weight, deltas: &mut self.deltas });
+        visit(LayerMut { name: &self.name, weight: &self.weight, changes: &mut self.changes });
     }
 }
 

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 
 use super::stamp::Stamp;
 use crate::diffusion::{
+    DiffusionError,
     checkpoint::convert,
     error::{FileKind, LoraFileError, MAX_LORA_BYTES, why_no_safetensors},
 };
@@ -76,6 +77,27 @@ impl Content {
         let (start, end) = info.data_offsets;
         let bytes = &self.bytes[self.data_start + start..self.data_start + end];
         Some(Values { bytes, dtype: info.dtype, shape: &info.shape })
+    }
+}
+
+impl Content {
+    /// A tensor that is of a floating point type and finite, in the type of the file. `wrong` makes the error of what is
+    /// expected and what is found.
+    ///
+    /// # Errors
+    /// When it is not, and what candle says.
+    pub fn finite(
+        &self,
+        key: &str,
+        device: &Device,
+        wrong: &dyn Fn(&str, &str) -> DiffusionError,
+    ) -> Result<Tensor, DiffusionError> {
+        let values = self.values(key).ok_or_else(|| wrong("a tensor", "none"))?;
+        let dtype = values.dtype().map_err(|found| wrong("F16, BF16, F32 or F64", &format!("{found:?}")))?;
+        match values.not_finite() {
+            Some(value) => Err(wrong("finite numbers", &format!("{value}"))),
+            None => Ok(values.tensor(dtype, device)?),
+        }
     }
 }
 

@@ -1,80 +1,54 @@
-//! A LoRA file: its keys, sorted by the layer that they name.
+//! A file of a LoRA or one of its kin: its keys, sorted by the layer that they name.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::{
     alphas::Alphas,
-    content::{Content, Values},
+    content::Content,
+    delta::Factors,
     kinds,
+    magnitude::{Axis, Magnitude},
+    methods,
+    names::Rows,
+    parts::{Method, Part, Parts},
+    word::{self, AddedWord, TakesWords},
 };
 use crate::diffusion::DiffusionError;
 
-/// The ends of keys by which the formats tell the two matrices apart: kohya's, peft's, diffusers' before peft (twice),
-/// and diffusers' for text encoders.
-const DOWN: [&str; 5] = [
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-];
-const UP: [&str; 5] = [
-    ".lora_up.weight",
-    ".lora_B.weight",
-    ".lora.up.weight",
-    "_lora.up.weight",
-    ".lora_linear_layer.up.weight",
-];
-const ALPHA: &str = ".alpha";
-/// What peft adds to the names of a network's layers as long as they are in its hands.
-const WRAPPER: &str = "base_model.model.";
-/// What trainers of many families call the network that denoises.
-const NETWORK: &str = "transformer.";
-/// Between the layer and the name of the adapter, which peft leaves in a state that is saved as it is:
-/// `lora_A.default.weight`.
-const MATRICES_OF_PEFT: [&str; 2] = [".lora_A.", ".lora_B."];
-
-/// Parts of keys of other methods, which are not done here.
-const OTHERS: [(&str, &str); 9] = [
-    ("hada_", "LoHa"),
-    ("lokr_", "LoKr"),
-    ("dora_scale", "DoRA"),
-    ("lora_magnitude_vector", "DoRA"),
-    ("lora_mid", "a LoRA of three matrices (LoCon with CP decomposition)"),
-    ("oft_", "OFT"),
+/// Parts of keys of other methods, which are not done here. The first that is found counts.
+const OTHERS: [(&str, &str); 8] = [
     ("boft_", "BOFT"),
+    ("oft_", "OFT"),
     ("glora_", "GLoRA"),
     ("ia3", "IA3"),
+    (".diff", "a full difference"),
+    (".w_norm", "a change of norms"),
+    (".b_norm", "a change of norms"),
+    (".lora_B.bias", "a LoRA with a bias"),
 ];
 
-/// A file whose every key is of a LoRA.
+/// A file whose every key is of a LoRA, a LoHa or a LoKr.
 pub struct LoraFile {
     file: Content,
     name: String,
     /// Which of the job's LoRAs it is, for errors.
     index: usize,
-    pairs: BTreeMap<String, Pair>,
+    layers: BTreeMap<String, Parts>,
+    /// Keys of textual inversions that come with it, by the word's name.
+    words: BTreeMap<String, Vec<String>>,
     alphas: Alphas,
 }
 
-/// The keys of one layer.
-#[derive(Debug, Clone, Default)]
-pub struct Pair {
-    down: Option<String>,
-    up: Option<String>,
-    alpha: Option<String>,
-}
-
-/// The two matrices of one layer.
-pub struct Matrices {
-    /// `[rank, in, ..]`
-    pub down: Tensor,
-    /// `[out, rank, ..]`
-    pub up: Tensor,
-    /// Alpha by rank.
+/// What a file adds to one layer of a model.
+pub struct Change {
+    /// What is added to the weight.
+    pub factors: Factors,
+    /// Times this: alpha by rank.
     pub scale: f64,
+    /// The lengths that the weight then has.
+    pub magnitude: Option<Magnitude>,
 }
 
 impl LoraFile {
@@ -84,13 +58,20 @@ impl LoraFile {
     /// A key that is of no LoRA, or of another method; a file without any.
     pub fn new(file: Content, name: &str, index: usize) -> Result<Self, DiffusionError> {
         let alphas = Alphas::read(file.note(Alphas::NOTE));
-        let mut lora = Self { file, name: name.to_owned(), index, pairs: BTreeMap::new(), alphas };
+        let mut lora = Self {
+            file,
+            name: name.to_owned(),
+            index,
+            layers: BTreeMap::new(),
+            words: BTreeMap::new(),
+            alphas,
+        };
         let mut keys = lora.file.names();
         keys.sort();
         for key in keys {
             lora.sort_in(key)?;
         }
-        match lora.pairs.is_empty() {
+        match lora.layers.is_empty() && lora.words.is_empty() {
             true => Err(lora.wrong("*.lora_down.weight", "at least one layer", "none")),
             false => Ok(lora),
         }
@@ -110,79 +91,87 @@ impl LoraFile {
     }
 
     fn sort_in(&mut self, key: String) -> Result<(), DiffusionError> {
-        let known = without_adapter(&key);
-        let stem = |ends: &[&str]| ends.iter().find_map(|end| known.strip_suffix(end));
-        type Part = fn(&mut Pair) -> &mut Option<String>;
-        let (stem, part): (&str, Part) = if let Some(stem) = stem(&DOWN) {
-            (stem, |pair| &mut pair.down)
-        } else if let Some(stem) = stem(&UP) {
-            (stem, |pair| &mut pair.up)
-        } else if let Some(stem) = stem(&[ALPHA]) {
-            (stem, |pair| &mut pair.alpha)
-        } else {
+        if let Some((name, _)) = word::bundled(&key) {
+            self.words.entry(name.to_owned()).or_default().push(key);
+            return Ok(());
+        }
+        let Some((stem, part)) = Parts::of(&key) else {
             let other = OTHERS.iter().find(|(part, _)| key.contains(part));
             let found = other.map_or_else(|| self.with_kind("another key"), |(_, method)| (*method).into());
-            return Err(self.wrong(
-                &key,
-                "a key of a LoRA (lora_down, lora_up, lora_A, lora_B, alpha)",
-                &found,
-            ));
+            let expected = "a key of a LoRA, LoHa or LoKr (lora_down, lora_A, hada_w1_a, lokr_w1, alpha)";
+            return Err(self.wrong(&key, expected, &found));
         };
-        let stem = plain_stem(stem);
-        let pair = self.pairs.entry(stem).or_default();
-        if let Some(first) = part(pair).replace(key.clone()) {
-            return Err(self.wrong(&key, "one matrix of its kind for its layer", &format!("`{first}` too")));
+        let parts = self.layers.entry(stem).or_default();
+        match parts.insert(part, key.clone()) {
+            Some(first) => {
+                Err(self.wrong(&key, "one matrix of its kind for its layer", &format!("`{first}` too")))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// The layers by their names in the file, with a key of each.
-    pub fn layers(&self) -> impl Iterator<Item = (&str, &Pair)> {
-        self.pairs.iter().map(|(stem, pair)| (stem.as_str(), pair))
+    /// The layers by their names in the file.
+    pub fn layers(&self) -> impl Iterator<Item = (&str, &Parts)> {
+        self.layers.iter().map(|(stem, parts)| (stem.as_str(), parts))
     }
 
-    /// The two matrices of a layer of a component, in the type and on the device of its `weight`. Kernels of one pixel may
-    /// be missing or there, whatever the layer has.
+    /// The textual inversions that come with it, for these text encoders.
     ///
     /// # Errors
-    /// When one of the two is not there, or of a shape that does not fit the layer.
-    pub fn matrices(
+    /// One that is for others.
+    pub fn words(&self, encoders: &[TakesWords]) -> Result<Vec<AddedWord>, DiffusionError> {
+        let words = self.words.iter().map(|(name, keys)| {
+            let parts = keys.iter().filter_map(|key| Some((word::bundled(key)?.1, key.as_str())));
+            let keys: Vec<(&str, &str)> = parts.collect();
+            let wrong = |key: &str, expected: &str, found: &str| self.wrong(key, expected, found);
+            AddedWord::read(name, &self.file, &keys, encoders, &wrong)
+        });
+        words.collect()
+    }
+
+    /// What is added to a layer of a component with this weight, in its type and on its device. `rows`: which of the file's
+    /// rows the layer has, if the file's layer is several of the model's.
+    ///
+    /// # Errors
+    /// A part that is missing, is too much, or does not fit the layer.
+    pub fn change(
         &self,
-        (stem, pair): (&str, &Pair),
+        (stem, parts): (&str, &Parts),
         component: &str,
         weight: &Tensor,
-    ) -> Result<Matrices, DiffusionError> {
-        let missing = |what: &str| self.wrong(self.a_key(stem, pair), what, "none");
-        let down = pair.down.as_ref().ok_or_else(|| missing("a matrix down to the rank"))?;
-        let up = pair.up.as_ref().ok_or_else(|| missing("a matrix up from the rank"))?;
-        let rank = self.file.shape(down).and_then(|shape| shape.first()).copied().unwrap_or(0);
-        if rank == 0 {
-            return Err(self.wrong(down, "a rank of at least 1", "0"));
+        rows: Option<&Rows>,
+    ) -> Result<Change, DiffusionError> {
+        let layer =
+            LayerFile { file: self, parts, weight, outputs: rows.map_or(weight.dims()[0], |rows| rows.of) };
+        let (method, other) = parts.method();
+        if let Some(other) = other {
+            return Err(self.wrong(other, "one method for its layer", &format!("`{}` too", parts.a_key())));
         }
-        let shape = weight.dims();
-        let ones = vec![1; shape.len().saturating_sub(2)];
-        let take = |key: &str, expected: Vec<usize>| -> Result<Tensor, DiffusionError> {
-            let found = self.file.shape(key).unwrap_or_default();
-            if trimmed(found) != trimmed(&expected) {
-                return Err(self.wrong(key, &format!("shape {expected:?}"), &format!("{found:?}")));
-            }
-            Ok(self.tensor(key, weight.device())?.to_dtype(weight.dtype())?.reshape(expected)?)
+        let (factors, rank) = match method {
+            Method::LoRa => methods::low_rank(&layer)?,
+            Method::LoHa => methods::hadamard(&layer)?,
+            Method::LoKr => methods::kronecker(&layer)?,
         };
-        Ok(Matrices {
-            down: take(down, [&[rank], &shape[1..]].concat())?,
-            up: take(up, [&[shape[0], rank], &ones[..]].concat())?,
-            scale: self.scale((stem, pair), component, rank)?,
-        })
+        let scale = match rank {
+            Some(rank) => self.scale((stem, parts), component, rank)?,
+            None => 1.0,
+        };
+        let factors = match rows {
+            Some(rows) => factors.rows(rows)?,
+            None => factors,
+        };
+        let magnitude = layer.magnitude(&factors, rows)?;
+        Ok(Change { factors, scale, magnitude })
     }
 
     /// Alpha by rank; 1 where no alpha is said.
     fn scale(
         &self,
-        (stem, pair): (&str, &Pair),
+        (stem, parts): (&str, &Parts),
         component: &str,
         rank: usize,
     ) -> Result<f64, DiffusionError> {
-        let Some(key) = &pair.alpha else {
+        let Some(key) = parts.get(Part::Alpha) else {
             return Ok(self.alphas.scale(component, stem, rank));
         };
         let shape = self.file.shape(key).unwrap_or_default();
@@ -198,19 +187,7 @@ impl LoraFile {
     /// # Errors
     /// When it is of no floating point type that is read, or has a value that is not finite.
     fn tensor(&self, key: &str, device: &Device) -> Result<Tensor, DiffusionError> {
-        let values: Values<'_> = self.file.values(key).ok_or_else(|| self.wrong(key, "a tensor", "none"))?;
-        let dtype = values
-            .dtype()
-            .map_err(|found| self.wrong(key, "F16, BF16, F32 or F64", &format!("{found:?}")))?;
-        match values.not_finite() {
-            Some(value) => Err(self.wrong(key, "finite numbers", &format!("{value}"))),
-            None => Ok(values.tensor(dtype, device)?),
-        }
-    }
-
-    /// The first key of a layer, to name it in an error.
-    pub fn a_key<'a>(&self, stem: &'a str, pair: &'a Pair) -> &'a str {
-        pair.down.as_deref().or(pair.up.as_deref()).or(pair.alpha.as_deref()).unwrap_or(stem)
+        self.file.finite(key, device, &|expected, found| self.wrong(key, expected, found))
     }
 
     /// The error of a key.
@@ -225,20 +202,159 @@ impl LoraFile {
     }
 }
 
-/// peft's key without the name of the adapter.
-fn without_adapter(key: &str) -> Cow<'_, str> {
-    let bare = MATRICES_OF_PEFT.iter().find_map(|matrix| {
-        let (layer, rest) = key.split_once(matrix)?;
-        let adapter = rest.strip_suffix(".weight")?;
-        (!adapter.contains('.')).then(|| format!("{layer}{matrix}weight"))
-    });
-    bare.map_or(Cow::Borrowed(key), Cow::Owned)
+/// The shape of a layer as its file has it.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Rows of the weight.
+    pub outputs: usize,
+    /// Columns of it.
+    pub inputs: usize,
+    /// Empty, or both sides of a convolution's kernel.
+    pub kernel: Vec<usize>,
 }
 
-/// A layer's name without what trainers wrap it in.
-fn plain_stem(stem: &str) -> String {
-    let stem = stem.replace(".processor.", ".").replace(WRAPPER, "");
-    stem.strip_prefix(NETWORK).map(str::to_owned).unwrap_or(stem)
+impl Shape {
+    /// Values of a row.
+    pub fn area(&self) -> usize {
+        self.inputs * self.kernel.iter().product::<usize>()
+    }
+
+    /// That of the weight.
+    pub fn whole(&self) -> Vec<usize> {
+        self.down(self.outputs)
+    }
+
+    /// That of a matrix from what goes in to a rank.
+    pub fn down(&self, rank: usize) -> Vec<usize> {
+        [&[rank, self.inputs], self.kernel.as_slice()].concat()
+    }
+
+    /// That of a matrix from a rank to what comes out, for each pixel alone.
+    pub fn up(&self, rank: usize) -> Vec<usize> {
+        [&[self.outputs, rank], vec![1; self.kernel.len()].as_slice()].concat()
+    }
+}
+
+/// What a file has for one layer, and the weight that it is for.
+pub struct LayerFile<'a> {
+    file: &'a LoraFile,
+    parts: &'a Parts,
+    weight: &'a Tensor,
+    /// Rows of the file's layer.
+    outputs: usize,
+}
+
+impl LayerFile<'_> {
+    /// Of the whole layer, as the file has it.
+    pub fn shape(&self) -> Shape {
+        let dims = self.weight.dims();
+        Shape { outputs: self.outputs, inputs: dims[1], kernel: dims[2..].to_vec() }
+    }
+
+    /// The type that what is added is kept in: the weight's, or f32 where that holds no activations.
+    pub fn dtype(&self) -> DType {
+        match self.weight.dtype() {
+            dtype @ (DType::F16 | DType::BF16 | DType::F32) => dtype,
+            _ => DType::F32,
+        }
+    }
+
+    /// The key of a part.
+    pub fn key(&self, part: Part) -> Option<&str> {
+        self.parts.get(part)
+    }
+
+    /// Whether a part is there.
+    pub fn has(&self, part: Part) -> bool {
+        self.key(part).is_some()
+    }
+
+    /// The key of a part that must be there; `what` it is called where it is not.
+    pub fn need(&self, part: Part, what: &str) -> Result<&str, DiffusionError> {
+        self.key(part).ok_or_else(|| self.wrong(self.a_key(), what, "none"))
+    }
+
+    /// A side of a tensor, which is a rank.
+    pub fn rank_of(&self, key: &str, side: usize) -> Result<usize, DiffusionError> {
+        match self.file.file.shape(key).and_then(|shape| shape.get(side)).copied().unwrap_or(0) {
+            0 => Err(self.wrong(key, "a rank of at least 1", "0")),
+            rank => Ok(rank),
+        }
+    }
+
+    /// Both sides of a matrix that has values.
+    pub fn two_sides(&self, key: &str) -> Result<[usize; 2], DiffusionError> {
+        match self.file.file.shape(key) {
+            Some([a, b]) if *a > 0 && *b > 0 => Ok([*a, *b]),
+            shape => Err(self.wrong(key, "a matrix", &format!("{:?}", shape.unwrap_or_default()))),
+        }
+    }
+
+    /// A part of this shape, as the weight is kept. Kernels of one pixel may be missing or there, whatever the layer has.
+    pub fn take(&self, part: Part, shape: &[usize]) -> Result<Tensor, DiffusionError> {
+        self.checked(part, shape, |found| trimmed(found) == trimmed(shape))
+            .and_then(|tensor| Ok(tensor.to_dtype(self.dtype())?.reshape(shape)?))
+    }
+
+    /// A part of this shape, in f32. What is behind its first side may be in one row.
+    pub fn wide(&self, part: Part, shape: &[usize]) -> Result<Tensor, DiffusionError> {
+        let flat = |shape: &[usize]| (shape.first().copied(), shape.iter().product::<usize>());
+        self.checked(part, shape, |found| flat(found) == flat(shape))
+            .and_then(|tensor| Ok(tensor.to_dtype(DType::F32)?.reshape(shape)?))
+    }
+
+    fn checked(
+        &self,
+        part: Part,
+        expected: &[usize],
+        fits: impl Fn(&[usize]) -> bool,
+    ) -> Result<Tensor, DiffusionError> {
+        let key = self.need(part, "all parts of its method")?;
+        let found = self.file.file.shape(key).unwrap_or_default();
+        match fits(found) {
+            true => self.file.tensor(key, self.weight.device()),
+            false => Err(self.wrong(key, &format!("shape {expected:?}"), &format!("{found:?}"))),
+        }
+    }
+
+    /// The lengths that the file has, for the rows that the layer has of them.
+    fn magnitude(&self, factors: &Factors, rows: Option<&Rows>) -> Result<Option<Magnitude>, DiffusionError> {
+        let shape = self.shape();
+        let (key, axis) = match (self.key(Part::Magnitude), self.key(Part::DoraScale)) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(key)) => return Err(self.wrong(key, "lengths once", "them by another name too")),
+            (Some(key), None) => (key, Axis::Outputs),
+            (None, Some(key)) => match self.file.file.shape(key).unwrap_or_default() {
+                [1, inputs, ..] if *inputs == shape.inputs => (key, Axis::Inputs),
+                _ => (key, Axis::Outputs),
+            },
+        };
+        let expected = if axis == Axis::Outputs { shape.outputs } else { shape.inputs };
+        let found = self.file.file.shape(key).unwrap_or_default();
+        if found.iter().product::<usize>() != expected {
+            let expected = format!("{} lengths, or {}", shape.outputs, shape.inputs);
+            return Err(self.wrong(key, &expected, &format!("{found:?}")));
+        }
+        let mut lengths = self.file.tensor(key, self.weight.device())?.flatten_all()?;
+        if let Some(rows) = rows {
+            if axis == Axis::Inputs {
+                let found = "lengths of the columns of a layer that is several here";
+                return Err(self.wrong(key, "lengths of rows", found));
+            }
+            lengths = rows.of_tensor(&lengths)?;
+        }
+        Ok(Some(Magnitude::new(axis, &lengths, self.weight, factors)?))
+    }
+
+    /// The first key of the layer, to name it in an error.
+    pub fn a_key(&self) -> &str {
+        self.parts.a_key()
+    }
+
+    /// The error of a key.
+    pub fn wrong(&self, key: &str, expected: &str, found: &str) -> DiffusionError {
+        self.file.wrong(key, expected, found)
+    }
 }
 
 /// Two dimensions, and more only if a kernel is larger than a pixel.
@@ -246,33 +362,5 @@ fn trimmed(shape: &[usize]) -> &[usize] {
     match shape {
         [_, _, 1, 1] => &shape[..2],
         _ => shape,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_of_peft_may_have_the_adapter_s_name_and_its_wrapper() {
-        for key in [
-            "unet.mid_block.attentions.0.proj_in.lora_A.default.weight",
-            "unet.mid_block.attentions.0.proj_in.lora_A.my-style_2.weight",
-            "unet.mid_block.attentions.0.proj_in.lora_A.weight",
-        ] {
-            let stem = "unet.mid_block.attentions.0.proj_in";
-            assert_eq!(without_adapter(key), format!("{stem}.lora_A.weight"), "{key}");
-        }
-        assert_eq!(without_adapter("a.lora_A.b.c.weight"), "a.lora_A.b.c.weight");
-        for stem in [
-            "mid_block.attentions.0.proj_in",
-            "base_model.model.mid_block.attentions.0.proj_in",
-            "transformer.mid_block.attentions.0.proj_in",
-            "transformer.base_model.model.mid_block.attentions.0.proj_in",
-            "base_model.model.transformer.mid_block.attentions.0.proj_in",
-        ] {
-            assert_eq!(plain_stem(stem), "mid_block.attentions.0.proj_in", "{stem}");
-        }
-        assert_eq!(plain_stem("unet.base_model.model.conv_in"), "unet.conv_in");
     }
 }

@@ -2,7 +2,7 @@
 
 /// Parts of names that one kind of file has and LoRAs have not, or have for one family only. The first that is found
 /// counts.
-const SIGNS: [(&str, &str); 20] = [
+const SIGNS: [(&str, &str); 22] = [
     ("model.diffusion_model.", "a whole checkpoint, which is given by --model"),
     ("control_model.", "a ControlNet"),
     ("controlnet_cond_embedding.", "a ControlNet"),
@@ -18,13 +18,16 @@ const SIGNS: [(&str, &str); 20] = [
     ("joint_blocks", "a LoRA for Stable Diffusion 3"),
     ("joint_transformer_blocks", "a LoRA for Stable Diffusion 3"),
     ("diffusion_model.layers.", Z_IMAGE),
+    ("lora_unet_layers_", Z_IMAGE),
     ("diffusion_model.blocks.", "a LoRA for a transformer of another family (Wan, Cosmos)"),
     ("transformer.transformer_blocks.", "a LoRA for a transformer (Flux, Stable Diffusion 3, Qwen-Image)"),
+    ("lora_transformer_", FLUX),
     ("lora_te2_", XL),
     ("lora_te1_", XL),
     ("text_encoder_2.", XL),
 ];
-const FLUX: &str = "a LoRA for Flux";
+/// Flux'.
+pub const FLUX: &str = "a LoRA for Flux";
 /// Z-Image's, and those of a family with the same names.
 pub const Z_IMAGE: &str = "a LoRA for a transformer (Z-Image, Lumina)";
 /// SDXL's.

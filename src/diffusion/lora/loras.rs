@@ -1,12 +1,12 @@
 //! The LoRAs that a model has read: kept warm by file, and read again when the file has changed.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use super::{
-    LoraSpec,
+    EmbeddingSpec, LoraSpec,
     adapt::{Adaptable, Lora},
     content::Content,
     stamp::Stamp,
@@ -31,8 +31,54 @@ struct State<N> {
     reads: u64,
 }
 
+/// A file that a picture is drawn with.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// A LoRA, and which of the request's it is.
+    Lora(&'a LoraSpec, usize),
+    /// A textual inversion.
+    Word(&'a EmbeddingSpec),
+}
+
+impl Wanted<'_> {
+    fn file(&self) -> &Path {
+        match self {
+            Self::Lora(spec, _) => &spec.file,
+            Self::Word(spec) => &spec.file,
+        }
+    }
+
+    fn word(&self) -> Option<&str> {
+        match self {
+            Self::Lora(..) => None,
+            Self::Word(spec) => Some(&spec.name),
+        }
+    }
+
+    fn strength(&self) -> f64 {
+        match self {
+            Self::Lora(spec, _) => spec.strength,
+            Self::Word(_) => 1.0,
+        }
+    }
+
+    /// The error of its file.
+    fn unusable(&self, source: LoraFileError) -> DiffusionError {
+        match self {
+            Self::Lora(spec, index) => {
+                DiffusionError::LoraFile { index: *index, file: spec.name.clone(), source }
+            }
+            Self::Word(spec) => {
+                DiffusionError::EmbeddingFile { field: spec.field, name: spec.name.clone(), source }
+            }
+        }
+    }
+}
+
 struct Loaded {
     file: PathBuf,
+    /// What prompts call it, if it was read as a textual inversion.
+    word: Option<String>,
     stamp: Stamp,
     lora: Arc<Lora>,
 }
@@ -44,27 +90,35 @@ impl<N> Default for Loras<N> {
 }
 
 impl<N: Adaptable> Loras<N> {
-    /// The networks with these LoRAs in them; none where nothing is changed: no LoRA, or all of strength 0.
+    /// The networks with these LoRAs in them, and these words; none where nothing is changed: no LoRA, or all of strength
+    /// 0, and no word.
     ///
     /// # Errors
-    /// A file that cannot be read or is no LoRA of this model; a strength that is no finite number.
-    pub fn adapt(&self, networks: &N, loras: &[LoraSpec]) -> Result<Option<Arc<N>>, DiffusionError> {
+    /// A file that cannot be read or is no LoRA, or no textual inversion, of this model; a strength that is no finite number.
+    pub fn adapt(
+        &self,
+        networks: &N,
+        loras: &[LoraSpec],
+        embeddings: &[EmbeddingSpec],
+    ) -> Result<Option<Arc<N>>, DiffusionError> {
         let mut state = self.state();
         let (mut adding, mut all, mut text) = (Vec::new(), String::new(), String::new());
-        for (index, spec) in loras.iter().enumerate() {
-            if !spec.strength.is_finite() {
+        let wanted = loras.iter().enumerate().map(|(index, spec)| Wanted::Lora(spec, index));
+        for wanted in wanted.chain(embeddings.iter().map(Wanted::Word)) {
+            let strength = wanted.strength();
+            if !strength.is_finite() {
                 return Err(DiffusionError::request("loras", "a strength must be a finite number"));
             }
-            let (lora, stamp) = state.lora(networks, spec, index)?;
-            if spec.strength == 0.0 {
+            let (lora, stamp) = state.lora(networks, wanted)?;
+            if strength == 0.0 {
                 continue;
             }
-            let name = format!("{:?} {stamp:?} {:?}\n", spec.file, spec.strength);
+            let name = format!("{:?} {stamp:?} {strength:?}\n", wanted.file());
             all += &name;
             if lora.changes_text {
                 text += &name;
             }
-            adding.push((lora, spec.strength));
+            adding.push((lora, strength));
         }
         if adding.is_empty() {
             return Ok(None);
@@ -76,7 +130,7 @@ impl<N: Adaptable> Loras<N> {
         }
         let mut adapted = networks.clone();
         for (lora, strength) in adding {
-            lora.add_to(&mut adapted, strength);
+            lora.add_to(&mut adapted, strength)?;
         }
         adapted.rename_text_encoders(text);
         let adapted = Arc::new(adapted);
@@ -96,16 +150,13 @@ impl<N: Adaptable> Loras<N> {
 }
 
 impl<N: Adaptable> State<N> {
-    fn lora(
-        &mut self,
-        networks: &N,
-        spec: &LoraSpec,
-        index: usize,
-    ) -> Result<(Arc<Lora>, Stamp), DiffusionError> {
-        let unusable = |source| DiffusionError::LoraFile { index, file: spec.name.clone(), source };
-        let metadata = spec.file.metadata().map_err(LoraFileError::Unreadable).map_err(unusable)?;
+    fn lora(&mut self, networks: &N, wanted: Wanted<'_>) -> Result<(Arc<Lora>, Stamp), DiffusionError> {
+        let unusable = |source| wanted.unusable(source);
+        let (file, word) = (wanted.file(), wanted.word());
+        let metadata = file.metadata().map_err(LoraFileError::Unreadable).map_err(unusable)?;
         let stamp = Stamp::of(&metadata);
-        if let Some(at) = self.kept.iter().position(|kept| kept.file == spec.file) {
+        let is_it = |kept: &Loaded| kept.file == file && kept.word.as_deref() == word;
+        if let Some(at) = self.kept.iter().position(is_it) {
             let kept = self.kept.remove(at);
             if kept.stamp == stamp {
                 let lora = kept.lora.clone();
@@ -114,10 +165,13 @@ impl<N: Adaptable> State<N> {
             }
         }
         self.reads += 1;
-        let content = Content::read(&spec.file).map_err(unusable)?;
+        let content = Content::read(file).map_err(unusable)?;
         let stamp = content.stamp();
-        let lora = Arc::new(Lora::read(networks, content, &spec.name, index)?);
-        self.keep(Loaded { file: spec.file.clone(), stamp, lora: lora.clone() });
+        let lora = Arc::new(match wanted {
+            Wanted::Lora(spec, index) => Lora::read(networks, content, &spec.name, index)?,
+            Wanted::Word(spec) => Lora::of_word(networks, &content, spec)?,
+        });
+        self.keep(Loaded { file: file.to_owned(), word: word.map(str::to_owned), stamp, lora: lora.clone() });
         Ok((lora, stamp))
     }
 

@@ -156,6 +156,40 @@ pub fn linear_plus(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, more: &Te
     }
 }
 
+/// Whether a linear layer computes a sample's rows together, so that each sum is added to in one order.
+pub fn has_many_rows(x: &Tensor) -> bool {
+    has_kernels(x) && x.rank() > 1 && linear::has_many_rows(x)
+}
+
+/// [`linear`], plus `more` of the shape that comes out if there is any, plus the product of `low` `[.., rank]` with `up`
+/// `[out, rank]`.
+pub fn linear_added(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    more: Option<&Tensor>,
+    (low, up): (&Tensor, &Tensor),
+) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = weight.dim(0)?;
+    }
+    let more_fits = more.is_none_or(|more| has_kernels(more) && more.dims() == dims);
+    let fits =
+        has_linear_kernels(x, weight)? && has_linear_kernels(low, up)? && up.dim(0)? == weight.dim(0)?;
+    let rows_fit = x.rank() == low.rank() && x.dims()[..x.rank() - 1] == low.dims()[..low.rank() - 1];
+    if fits && rows_fit && more_fits && linear::has_many_rows(x) {
+        let bias = bias.map(|bias| as_type_of(bias, x)).transpose()?;
+        let more = more.map(Tensor::contiguous).transpose()?;
+        return linear::linear_added(x, weight, bias.as_ref(), more.as_ref(), (low, up));
+    }
+    let y = match more {
+        Some(more) => linear_plus(x, weight, bias, more)?,
+        None => linear(x, weight, bias)?,
+    };
+    linear_plus(low, up, None, &y)
+}
+
 /// [`geglu`] of [`linear`].
 pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if has_linear_kernels(x, weight)? && weight.dim(0)? % 2 == 0 {

@@ -6,8 +6,8 @@ use image::{GrayImage, RgbImage};
 
 use super::{is_drawn_anew, masking::Overlay};
 use crate::{
-    contract::{GuidanceInterval, PromptSyntax},
-    diffusion::lora::LoraSpec,
+    contract::{GuidanceInterval, PromptSyntax, SchedulerOptions},
+    diffusion::lora::{EmbeddingSpec, LoraSpec},
 };
 
 /// One picture to draw.
@@ -34,8 +34,12 @@ pub struct ImageSpec {
     pub seed: u64,
     /// The scheduler by its contract name; the checkpoint's own when absent.
     pub scheduler: Option<String>,
+    /// What is set of it, in place of the checkpoint's configuration.
+    pub scheduler_options: SchedulerOptions,
     /// Added to the model for this picture, in this order.
     pub loras: Vec<LoraSpec>,
+    /// Textual inversions whose words a prompt in the `a1111` syntax has.
+    pub embeddings: Vec<EmbeddingSpec>,
     /// What the picture starts from.
     pub source: Source,
 }
@@ -55,7 +59,9 @@ impl ImageSpec {
             guidance_rescale: 0.0,
             seed: 0,
             scheduler: None,
+            scheduler_options: SchedulerOptions::default(),
             loras: Vec::new(),
+            embeddings: Vec::new(),
             source,
         }
     }

@@ -1,7 +1,10 @@
 //! `scheduler/scheduler_config.json`: what a checkpoint was trained with.
 
 use super::{SchedulerKind, betas};
-use crate::diffusion::{DiffusionError, checkpoint::ConfigFile};
+use crate::{
+    contract::{PredictionType, SchedulerOptions, TimestepSpacing},
+    diffusion::{DiffusionError, checkpoint::ConfigFile},
+};
 
 /// What the network predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub struct SchedulerConfig {
     pub clip_sample: Option<bool>,
     /// PNDM begins with steps of lower order, not with Runge-Kutta.
     pub skip_prk_steps: bool,
+    /// What a request has set, where that is not what the file says.
+    options: SchedulerOptions,
 }
 
 impl SchedulerConfig {
@@ -74,6 +79,7 @@ impl SchedulerConfig {
             steps_offset: file.natural_or("steps_offset", 0)?,
             clip_sample,
             skip_prk_steps: file.flag_or("skip_prk_steps", false)?,
+            options: SchedulerOptions::default(),
             file,
         })
     }
@@ -92,6 +98,49 @@ impl SchedulerConfig {
     /// What diffusers' inpainting pipeline of Stable Diffusion 1 and 2 sets whatever the checkpoint says.
     pub fn for_inpainting(&self) -> Self {
         Self { skip_prk_steps: true, ..self.clone() }
+    }
+
+    /// With what a request sets of it: diffusers' `X.from_config(config, **options)`.
+    pub fn with(&self, options: SchedulerOptions) -> Self {
+        let spacing = options.timestep_spacing.map(|spacing| match spacing {
+            TimestepSpacing::Leading => Spacing::Leading,
+            TimestepSpacing::Trailing => Spacing::Trailing,
+            TimestepSpacing::Linspace => Spacing::Linspace,
+        });
+        let prediction = options.prediction_type.map(|prediction| match prediction {
+            PredictionType::Epsilon => Prediction::Epsilon,
+            PredictionType::VPrediction => Prediction::Velocity,
+            PredictionType::Sample => Prediction::Sample,
+        });
+        Self {
+            spacing: spacing.or(self.spacing),
+            prediction: prediction.unwrap_or(self.prediction),
+            zero_terminal_snr: options.rescale_betas_zero_snr.unwrap_or(self.zero_terminal_snr),
+            options,
+            ..self.clone()
+        }
+    }
+
+    /// The timesteps that a consistency model was distilled for.
+    ///
+    /// # Errors
+    /// More than there are in training: of the request that asks for them, or else of the file.
+    pub(super) fn original_steps(&self) -> Result<usize, DiffusionError> {
+        const KEY: &str = "original_inference_steps";
+        let asked = self.options.original_inference_steps.map(|steps| steps as usize);
+        let steps = match asked {
+            Some(steps) => steps,
+            None => self.file.integer_or(KEY, 50)?,
+        };
+        let expected = format!("1 to {}, the timesteps in training", self.train_timesteps);
+        match (1..=self.train_timesteps).contains(&steps) {
+            true => Ok(steps),
+            false if asked.is_some() => {
+                let reason = format!("expected {expected}, found {steps}");
+                Err(DiffusionError::request("scheduler_options.original_inference_steps", reason))
+            }
+            false => Err(self.file.unusable(KEY, &expected, steps)),
+        }
     }
 
     /// The checkpoint's own scheduler, with the sigmas that its configuration switches on; one that we lack is
@@ -190,6 +239,10 @@ impl SchedulerConfig {
     pub(super) fn finds_signal(&self, alphas: &[f32]) -> Result<(), DiffusionError> {
         if self.prediction == Prediction::Epsilon && alphas.contains(&0.0) {
             let expected = "v_prediction or sample, as `rescale_betas_zero_snr` is set";
+            if !self.options.is_empty() {
+                let reason = format!("expected {expected}, found epsilon");
+                return Err(DiffusionError::request("scheduler_options.prediction_type", reason));
+            }
             return Err(self.file.unusable("prediction_type", expected, "epsilon"));
         }
         Ok(())

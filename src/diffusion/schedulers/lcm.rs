@@ -25,11 +25,7 @@ impl Lcm {
     /// `strength` below 1 all steps lie in that part of the schedule, its end; it is above 0.
     pub fn new(config: &SchedulerConfig, steps: usize, strength: f64) -> Result<Self, DiffusionError> {
         let file = config.file();
-        let original = file.integer_or("original_inference_steps", 50)?;
-        if original > config.train_timesteps {
-            let expected = format!("1 to {}, the timesteps in training", config.train_timesteps);
-            return Err(file.unusable("original_inference_steps", &expected, original));
-        }
+        let original = config.original_steps()?;
         if steps > original {
             let reason = format!("{steps}; lcm takes 1 to {original} with this model");
             return Err(DiffusionError::request("steps", reason));

@@ -103,6 +103,11 @@ pub struct Common {
     /// The scheduler by name, for example ddim, euler_a or dpmpp_2m_karras; the model's own if absent.
     #[arg(long)]
     pub scheduler: Option<String>,
+    /// An option of the scheduler, as diffusers calls it: timestep_spacing=leading|trailing|linspace,
+    /// prediction_type=epsilon|v_prediction|sample, rescale_betas_zero_snr=true|false, original_inference_steps=N; the model's
+    /// own if absent. May be repeated.
+    #[arg(long = "scheduler-option", value_name = "NAME=VALUE", value_parser = values::scheduler_option)]
+    pub scheduler_options: Vec<(String, serde_json::Value)>,
     /// How strongly the prompt guides, 0 to 30; at 1 or below it does not. The model's own if absent.
     #[arg(long, value_parser = values::number, allow_negative_numbers = true)]
     pub guidance_scale: Option<f64>,
@@ -303,6 +308,7 @@ mod tests {
         for field in fields.keys() {
             let flag = match field.as_str() {
                 "loras" => "lora".to_owned(),
+                "scheduler_options" => "scheduler-option".to_owned(),
                 "output" => "format".to_owned(),
                 "deadline_ms" => "deadline".to_owned(),
                 // keeper follows every job.

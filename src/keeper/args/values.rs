@@ -8,8 +8,9 @@ use clap::{
     error::ErrorKind,
 };
 use reqwest::Url;
+use serde_json::{Map, Value};
 
-use crate::contract::{GuidanceInterval, Lora, OutputFormat, PromptSyntax};
+use crate::contract::{GuidanceInterval, Lora, OutputFormat, PromptSyntax, SchedulerOptions};
 
 /// The fewest letters in which an abbreviated flag is seen.
 const SHORTEST_ABBREVIATION: usize = 3;
@@ -173,6 +174,23 @@ pub fn lora(text: &str) -> Result<Lora, String> {
 /// One of `plain` and `a1111`, which clap has seen to.
 pub fn syntax(name: String) -> PromptSyntax {
     if name == "a1111" { PromptSyntax::A1111 } else { PromptSyntax::Plain }
+}
+
+/// An option of a scheduler. Its value is JSON, or else a text.
+pub fn scheduler_option(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE, for example timestep_spacing=trailing")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    scheduler_options(&[(name.to_owned(), value.clone())]).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value))
+}
+
+/// All of them as the body's field; none: it is left out.
+pub fn scheduler_options(options: &[(String, Value)]) -> Result<Option<SchedulerOptions>, serde_json::Error> {
+    let options: Map<String, Value> = options.iter().cloned().collect();
+    match options.is_empty() {
+        true => Ok(None),
+        false => serde_json::from_value(options.into()).map(Some),
+    }
 }
 
 /// One of `png`, `jpeg` and `webp`, which clap has seen to.

@@ -130,8 +130,9 @@ impl JobRun {
             return Err(Failure::Stopped { step: 0 });
         }
         let spec = Arc::new(spec);
-        let loras = self.context.identity.loras.as_ref();
-        limit.within("reading the LoRAs", snapshots.identify_loras(loras, &spec)).await?;
+        limit
+            .within("reading the LoRAs", snapshots.identify_files(self.context.identity.folders(), &spec))
+            .await?;
         let earlier = match attempt {
             0 | 1 => None,
             _ => {

@@ -44,7 +44,7 @@ fn to_set(looks: Looks) -> &'static str {
             "`\"prompt_syntax\": \"a1111\"` reads weights and BREAK, of Stable Diffusion models"
         }
         Looks::Lora => "LoRAs are named in `loras`: [{\"path\": \"name\", \"strength\": 0.8}]",
-        Looks::Embedding => "embeddings of files are not read here",
+        Looks::Embedding => "embeddings of files are read with the syntax `a1111`",
         Looks::Alternation => "alternation and prompt editing are not read here",
     }
 }

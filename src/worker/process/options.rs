@@ -60,6 +60,9 @@ pub struct WorkerOptions {
     /// repaint; without it they may not
     #[arg(long, env = "SD_SEGMENTER", value_name = "FOLDER", value_parser = parse_folder)]
     pub segmenter: Option<PathBuf>,
+    /// Folder of textual inversions that prompts in the a1111 syntax may name
+    #[arg(long, env = "SD_EMBEDDING_DIR", value_name = "FOLDER", value_parser = parse_folder)]
+    pub embedding_dir: Option<PathBuf>,
     /// Name of this worker, one subject token of A-Z a-z 0-9 - _ [default: host, device and a random part]
     #[arg(long, env = "WORKER_ID")]
     pub worker_id: Option<WorkerId>,
@@ -267,6 +270,7 @@ impl WorkerOptions {
             snapshot_every: self.checkpoint_every,
             loras: self.lora_dir.clone().map(LoraFolder::new),
             segmenter,
+            embeddings: self.embedding_dir.clone().map(LoraFolder::new),
         }
     }
 }
@@ -345,6 +349,7 @@ mod tests {
             &["--lora-dir", "no/such/folder"],
             &["--model", "vae=models/tiny-shapes/vae"],
             &["--model", "shapes=models/tiny-shapes,vae=no/such/file"],
+            &["--embedding-dir", "no/such/folder"],
             &["--lora-dir", "Cargo.toml"],
             &["--segmenter", "no/such/folder"],
             &["--segmenter", "Cargo.toml"],
@@ -373,6 +378,7 @@ mod tests {
             &["--max-pixels", "64x64"],
             &["--max-pixels", "512x512"],
             &["--lora-dir", "src"],
+            &["--embedding-dir", "src"],
         ] {
             assert!(parse(good).unwrap().check().is_ok(), "{good:?}");
         }

@@ -2,6 +2,7 @@
 //! job is there already when another worker's snapshot is gone on from.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,12 +17,12 @@ use tokio::{sync::OnceCell, task::JoinHandle};
 use super::file::{self as snapshot, Kept, Lora, Origin, SnapshotError};
 use crate::{
     contract::{ImageResult, Job, JobId, hex},
-    diffusion::{ImageSpec, LoraSpec},
+    diffusion::ImageSpec,
     engine::Snapshot,
     http::MAX_IMAGE_BYTES,
     models::{LoadedIdentity, LoraFolder, ModelInfo},
     storage::{Key, StorageError, Store},
-    worker::shared::{Context, Happened, Metrics},
+    worker::shared::{Context, Folders, Happened, Metrics},
 };
 
 /// A write that takes longer was probably tried again: the store may still make what was tried first.
@@ -37,10 +38,10 @@ pub struct Snapshots {
     /// What they are of; the model as it was loaded when the job came.
     origin: Origin,
     model: LoadedIdentity,
-    /// The job's LoRAs, and the folder that they are in.
-    loras: Option<(LoraFolder, Vec<LoraSpec>)>,
-    /// Whether the engine has read the LoRAs that the origin names; not known before the first snapshot.
-    loras_are_same: Arc<OnceCell<bool>>,
+    /// The job's LoRAs and embeddings.
+    files: Vec<NamedFile>,
+    /// Whether the engine has read the files that the origin names; not known before the first snapshot.
+    files_are_same: Arc<OnceCell<bool>>,
     /// The time between two; none for a job that would not come again.
     every: Option<Duration>,
     writing: Option<JoinHandle<()>>,
@@ -69,8 +70,8 @@ impl Snapshots {
             job: job.id.clone(),
             origin: Origin::new(job.fingerprint.written(), &model.identity.loaded()),
             model: model.identity.clone(),
-            loras: None,
-            loras_are_same: Arc::default(),
+            files: Vec::new(),
+            files_are_same: Arc::default(),
             every: is_durable.then_some(context.identity.snapshot_every),
             writing: None,
             waiting: None,
@@ -80,13 +81,16 @@ impl Snapshots {
         }
     }
 
-    /// Binds them to the files of the job's LoRAs. Without LoRAs nothing is read.
-    pub async fn identify_loras(&mut self, folder: Option<&LoraFolder>, spec: &ImageSpec) {
-        let Some(folder) = folder.filter(|_| self.every.is_some() && !spec.loras.is_empty()) else { return };
-        match lora_identities(folder, &spec.loras).await {
+    /// Binds them to the files of the job's LoRAs and embeddings. Without such nothing is read.
+    pub async fn identify_files(&mut self, folders: Folders<'_>, spec: &ImageSpec) {
+        let files = NamedFile::all(folders, spec);
+        if self.every.is_none() || files.is_empty() {
+            return;
+        }
+        match identities(&files).await {
             Some(loras) => {
                 self.origin.loras = loras;
-                self.loras = Some((folder.clone(), spec.loras.clone()));
+                self.files = files;
             }
             // Which files a snapshot would be of is not known: the engine will say what is wrong with them.
             None => self.every = None,
@@ -114,14 +118,14 @@ impl Snapshots {
         // The model is held by the job: what is loaded is what draws it.
         let origin = Origin { model: (*self.model.loaded()).clone(), ..self.origin.clone() };
         let (store, job, metrics) = (self.store.clone(), self.job.clone(), self.metrics.clone());
-        let (loras, loras_are_same) = (self.loras.clone(), self.loras_are_same.clone());
+        let (files, files_are_same) = (self.files.clone(), self.files_are_same.clone());
         let may_come_late = self.may_come_late.clone();
         tokio::spawn(async move {
-            if let Some((folder, loras)) = loras {
+            if !files.is_empty() {
                 // The engine reads the files after they were hashed. That they still are what they were when it gives
                 // its first snapshot shows that it read those.
-                let is_same = async || lora_identities(&folder, &loras).await.as_ref() == Some(&origin.loras);
-                if !*loras_are_same.get_or_init(is_same).await {
+                let is_same = async || identities(&files).await.as_ref() == Some(&origin.loras);
+                if !*files_are_same.get_or_init(is_same).await {
                     tracing::warn!("a LoRA was replaced while it was loaded; no snapshot of the job is kept");
                     return;
                 }
@@ -215,13 +219,38 @@ impl Snapshots {
     }
 }
 
-/// SHA-256 of each LoRA's file; none where one cannot be read.
-async fn lora_identities(folder: &LoraFolder, loras: &[LoraSpec]) -> Option<Vec<Lora>> {
-    let (folder, loras) = (folder.clone(), loras.to_vec());
+/// A file that a job is drawn with, and the folder that it is in.
+#[derive(Clone)]
+struct NamedFile {
+    folder: LoraFolder,
+    name: String,
+    file: PathBuf,
+}
+
+impl NamedFile {
+    /// Those of a job: its LoRAs in its order, then its embeddings.
+    fn all(folders: Folders<'_>, spec: &ImageSpec) -> Vec<Self> {
+        let loras = spec.loras.iter().map(|lora| (folders.loras, lora.name.clone(), &lora.file));
+        let embedding = |name: &str| format!("embedding:{name}");
+        let embeddings =
+            spec.embeddings.iter().map(|word| (folders.embeddings, embedding(&word.name), &word.file));
+        loras
+            .chain(embeddings)
+            .filter_map(|(folder, name, file)| {
+                Some(Self { folder: folder?.clone(), name, file: file.clone() })
+            })
+            .collect()
+    }
+}
+
+/// SHA-256 of each file; none where one cannot be read.
+async fn identities(files: &[NamedFile]) -> Option<Vec<Lora>> {
+    let files = files.to_vec();
     let digests = tokio::task::spawn_blocking(move || {
-        let identity =
-            |lora: &LoraSpec| Ok(Lora { name: lora.name.clone(), digest: folder.digest(&lora.file)? });
-        loras.iter().map(identity).collect::<std::io::Result<Vec<Lora>>>()
+        let identity = |NamedFile { folder, name, file }: &NamedFile| {
+            Ok(Lora { name: name.clone(), digest: folder.digest(file)? })
+        };
+        files.iter().map(identity).collect::<std::io::Result<Vec<Lora>>>()
     });
     let error = match digests.await {
         Ok(Ok(loras)) => return Some(loras),
@@ -284,8 +313,8 @@ mod tests {
             job: JobId::new("j").unwrap(),
             origin: Origin::new("f00d", &model.loaded()),
             model,
-            loras: None,
-            loras_are_same: Arc::default(),
+            files: vec![],
+            files_are_same: Arc::default(),
             every: Some(LATE),
             writing: None,
             waiting: None,

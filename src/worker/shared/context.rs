@@ -53,6 +53,8 @@ pub struct Identity {
     pub loras: Option<LoraFolder>,
     /// What makes masks of what jobs point at; none: they may not point.
     pub segmenter: Option<Segmenter>,
+    /// Where the textual inversions are that prompts may have words of; none: they have none.
+    pub embeddings: Option<LoraFolder>,
 }
 
 /// What every job shares.
@@ -88,6 +90,22 @@ pub struct Context {
     /// Whether jobs are taken, as who takes them says.
     doors_open: watch::Sender<bool>,
     engine_lost: watch::Sender<bool>,
+}
+
+/// The folders of files that jobs name.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'a> {
+    /// Of LoRAs.
+    pub loras: Option<&'a LoraFolder>,
+    /// Of embeddings.
+    pub embeddings: Option<&'a LoraFolder>,
+}
+
+impl Identity {
+    /// Its folders.
+    pub fn folders(&self) -> Folders<'_> {
+        Folders { loras: self.loras.as_ref(), embeddings: self.embeddings.as_ref() }
+    }
 }
 
 impl Context {

@@ -7,7 +7,7 @@ mod seen;
 mod slots;
 mod told;
 
-pub use context::{Context, Identity};
+pub use context::{Context, Folders, Identity};
 pub use held::{Begun, HeldJob, Hold, Stop, conflict};
 pub use metrics::{Happened, Metrics};
 pub use seen::Sight;

@@ -75,6 +75,7 @@ fn built(
         snapshot_every: Duration::from_secs(10),
         loras: None,
         segmenter: None,
+        embeddings: None,
     };
     change(&mut identity);
     let (queue, receiver) = RequestQueue::new();

@@ -1,7 +1,10 @@
 //! Whole runs of diffusers' pipelines, done again here: latents after every step, and the picture.
 
 use candle_core::{Device, Tensor};
-use sd_worker_rbee::diffusion::{ImageSpec, LoraSpec, Picture, Source, StableDiffusion};
+use sd_worker_rbee::{
+    contract::{PromptSyntax, SchedulerOptions},
+    diffusion::{EmbeddingSpec, ImageSpec, LoraSpec, Picture, Source, StableDiffusion},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::support::{Golden, data, model, model_of_class, picture, relative_l2};
@@ -34,6 +37,10 @@ pub struct Run {
     loras: Vec<(String, f64)>,
     #[serde(default)]
     guidance_rescale: f64,
+    scheduler_options: SchedulerOptions,
+    /// Files whose words the prompts have, which are then read as `a1111`.
+    #[serde(default)]
+    embeddings: Vec<String>,
 }
 
 impl Run {
@@ -50,6 +57,12 @@ impl Run {
 /// One of the LoRAs that were written down.
 pub fn lora(name: &str, strength: f64) -> LoraSpec {
     LoraSpec { name: name.into(), file: data(&format!("loras/{name}.safetensors")), strength }
+}
+
+/// One of the textual inversions that were written down, by the last part of its path.
+pub fn embedding(path: &str) -> EmbeddingSpec {
+    let name = path.rsplit('/').next().unwrap().to_owned();
+    EmbeddingSpec { name, field: "prompt", file: data(&format!("embeddings/{path}.safetensors")) }
 }
 
 pub fn close(what: &str, ours: &Tensor, theirs: &Tensor, limit: f64) {
@@ -84,7 +97,13 @@ pub fn spec_of(run: &Run, source: Source) -> ImageSpec {
         guidance_rescale: run.guidance_rescale,
         seed: run.seed,
         scheduler: run.scheduler.clone(),
+        scheduler_options: run.scheduler_options,
         loras: run.loras.iter().map(|(name, strength)| lora(name, *strength)).collect(),
+        prompt_syntax: match run.embeddings.is_empty() {
+            true => PromptSyntax::Plain,
+            false => PromptSyntax::A1111,
+        },
+        embeddings: run.embeddings.iter().map(|path| embedding(path)).collect(),
         ..ImageSpec::new(run.prompt.clone(), source)
     }
 }

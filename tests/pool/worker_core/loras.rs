@@ -59,6 +59,37 @@ async fn a_lora_that_cannot_be_used_costs_its_sender_an_error() {
     pool.insist(&body("[]")).await.done();
 }
 
+#[tokio::test]
+async fn a_prompt_names_words_of_files_and_a_file_for_another_model_costs_its_sender_an_error() {
+    let pool = Pool::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    for (from, to) in [("ink", "ink"), ("xl/ink", "other")] {
+        let to = folder.path().join(format!("{to}.safetensors"));
+        std::fs::copy(data(&format!("embeddings/{from}.safetensors")), to).unwrap();
+    }
+    let model = format!("text={}", data("text").to_str().unwrap());
+    let _worker = pool.worker("a", &model, &["--embedding-dir", folder.path().to_str().unwrap()]).await;
+    let body = |prompt: &str| {
+        format!(
+            r#"{{"prompt":"{prompt}","prompt_syntax":"a1111","steps":2,"seed":1,"width":64,"height":64}}"#
+        )
+    };
+    let mut pictures = Vec::new();
+    for (prompt, warned) in
+        [("a INK circle", false), ("a embedding:ink circle", false), ("a embedding:gone circle", true)]
+    {
+        let complete = pool.insist(&body(prompt)).await.done();
+        assert_eq!(complete.warnings.iter().any(|said| said.contains("embedding:gone")), warned, "{prompt}");
+        let file = std::fs::read(pool.store.path().join(&complete.images[0].key)).unwrap();
+        pictures.push(image::load_from_memory(&file).unwrap().to_rgb8());
+    }
+    assert_eq!(pictures[0], pictures[1]);
+    assert_ne!(pictures[0], pictures[2]);
+    let (code, message) = pool.insist(&body("a other circle")).await.failed();
+    assert_eq!(code, ErrorCode::InvalidRequest, "{message}");
+    assert!(message.starts_with("`prompt`: embedding other: "), "{message}");
+}
+
 /// A safetensors file of tensors of zeros: name, type, bytes of a value, shape.
 fn safetensors(tensors: &[(&str, &str, usize, &[usize])]) -> Vec<u8> {
     let (mut header, mut end) = (serde_json::Map::new(), 0);

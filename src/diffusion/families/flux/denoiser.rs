@@ -1,24 +1,27 @@
 //! How Flux's transformer is asked, and what it is told of a picture.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    PromptEncoder,
+    Networks,
     latents::{self, PATCH},
 };
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
-    networks::flux::{FluxTransformer, TransformerInput},
-    picture::{Denoiser, ImageSpec, Picture, Plan, Schedule, Steering},
+    lora::Loras,
+    networks::flux::TransformerInput,
+    picture::{Denoiser, ImageSpec, PassKey, Picture, Plan, Schedule, Steering},
     schedulers::FlowConfig,
     text::prompt::words_alone,
 };
 
 /// The networks of a Flux model, and what steers them.
 pub struct FluxDenoiser {
-    pub(super) prompts: PromptEncoder,
-    pub(super) transformer: FluxTransformer,
+    pub(super) networks: Networks,
+    pub(super) loras: Loras<Networks>,
     pub(super) schedule: FlowConfig,
     pub(super) device: Device,
 }
@@ -30,9 +33,16 @@ struct FluxSteering {
     /// `[1, width]` from CLIP.
     pooled: Tensor,
     guidance_scale: f32,
+    /// The model with the LoRAs of this picture; none: as it was loaded.
+    adapted: Option<Arc<Networks>>,
 }
 
-impl Steering for FluxSteering {}
+impl Steering for FluxSteering {
+    fn pass_key(&self) -> PassKey {
+        let weights = self.adapted.as_ref().map_or(0, |networks| Arc::as_ptr(networks).addr());
+        PassKey { tokens: 0, weights }
+    }
+}
 
 /// Timesteps of training for how much of a picture is noise, which the transformer is told.
 const TIMESTEPS: f32 = 1000.0;
@@ -48,9 +58,15 @@ impl Denoiser for FluxDenoiser {
     }
 
     fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
-        if !spec.loras.is_empty() {
-            let reason = "LoRAs are applied to Stable Diffusion and Z-Image models, and this is none";
-            return Err(DiffusionError::request("loras", reason));
+        if !spec.scheduler_options.is_empty() {
+            let reason = "a model that was trained by flow matching takes none of these options";
+            return Err(DiffusionError::request("scheduler_options", reason));
+        }
+        if let Some(word) = spec.embeddings.first() {
+            warnings.push(format!(
+                "`{}`: Flux models read no words of files, `{}` is drawn as it is written",
+                word.field, word.name
+            ));
         }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) {
@@ -65,7 +81,7 @@ impl Denoiser for FluxDenoiser {
         if spec.guidance_rescale > 0.0 {
             ignored("guidance_rescale", "Flux models have no unconditional pass that guidance is made of");
         }
-        if spec.guidance_scale > 0.0 && !self.transformer.config().guidance {
+        if spec.guidance_scale > 0.0 && !self.networks.transformer.config().guidance {
             ignored("guidance_scale", "this model was trained without one");
         }
         Ok(())
@@ -84,11 +100,13 @@ impl Denoiser for FluxDenoiser {
         plan: &Plan<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
+        let adapted = self.loras.adapt(&self.networks, &plan.spec.loras, &[])?;
+        let networks = adapted.as_deref().unwrap_or(&self.networks);
         let text =
-            self.prompts.encode(&words_alone("prompt", &plan.spec.prompt, plan.spec.prompt_syntax)?)?;
+            networks.prompts.encode(&words_alone("prompt", &plan.spec.prompt, plan.spec.prompt_syntax)?)?;
         warnings.extend(text.warnings);
         let guidance_scale = plan.spec.guidance_scale as f32;
-        Ok(Box::new(FluxSteering { text: text.words, pooled: text.pooled, guidance_scale }))
+        Ok(Box::new(FluxSteering { text: text.words, pooled: text.pooled, guidance_scale, adapted }))
     }
 
     fn predict(&self, pictures: &[&Picture]) -> Result<Vec<Vec<f32>>, DiffusionError> {
@@ -104,7 +122,9 @@ impl Denoiser for FluxDenoiser {
         let each = |tensor: fn(&FluxSteering) -> &Tensor| {
             Tensor::cat(&steering.iter().map(|picture| tensor(picture)).collect::<Vec<_>>(), 0)
         };
-        let velocity = self.transformer.forward(&TransformerInput {
+        // Pictures of one pass have the same LoRAs.
+        let networks = steering[0].adapted.as_deref().unwrap_or(&self.networks);
+        let velocity = networks.transformer.forward(&TransformerInput {
             latents: &Tensor::from_vec(tokens, size, &self.device)?,
             text: &each(|picture| &picture.text)?,
             pooled: &each(|picture| &picture.pooled)?,

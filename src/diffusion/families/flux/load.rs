@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 
-use super::{FluxDenoiser, FluxFamily, PromptEncoder, TextEmbeddings, latents::PATCH};
+use super::{FluxDenoiser, FluxFamily, Networks, PromptEncoder, TextEmbeddings, latents::PATCH};
 use crate::{
     contract::limits::MAX_SIDE,
     diffusion::{
@@ -11,6 +11,7 @@ use crate::{
         checkpoint::{Checkpoint, ConfigFile},
         families::{Described, Opened},
         footprint::{Activations, Arithmetic},
+        lora::Loras,
         networks::{
             clip::TextConfig,
             flux::{FluxTransformer, TransformerConfig},
@@ -90,7 +91,8 @@ pub fn load(checkpoint: &Checkpoint, device: &Device, precision: Precision) -> R
     let compute = computed_in(precision.denoiser, device);
     let transformer = FluxTransformer::load(transformer, &weights.root(), device, compute)?;
     let weight_bytes = weights.bytes_taken() + text_bytes + vae_bytes;
-    let denoiser = FluxDenoiser { prompts, transformer, schedule, device: device.clone() };
+    let networks = Networks { prompts, transformer };
+    let denoiser = FluxDenoiser { networks, loras: Loras::default(), schedule, device: device.clone() };
     Ok(Model::new(denoiser, Decoders::new(vae, None, device), weight_bytes))
 }
 
@@ -109,17 +111,17 @@ impl Flux {
 
     /// T5's tokenizer, for tools and tests; so are the next three.
     pub fn t5_tokenizer(&self) -> &T5Tokenizer {
-        self.denoiser().prompts.t5_tokenizer()
+        self.denoiser().networks.prompts.t5_tokenizer()
     }
 
     /// The network that denoises.
     pub fn transformer(&self) -> &FluxTransformer {
-        &self.denoiser().transformer
+        &self.denoiser().networks.transformer
     }
 
     /// Embeddings of the last prompts.
     pub fn embeddings(&self) -> &EmbeddingCache {
-        self.denoiser().prompts.embeddings()
+        self.denoiser().networks.prompts.embeddings()
     }
 
     /// Both text encoders' view of a prompt.
@@ -127,6 +129,6 @@ impl Flux {
     /// # Errors
     /// What tokenizers and computing say.
     pub fn encode_prompt(&self, prompt: &str) -> Result<TextEmbeddings, DiffusionError> {
-        self.denoiser().prompts.encode(prompt)
+        self.denoiser().networks.prompts.encode(prompt)
     }
 }

@@ -6,6 +6,7 @@
 //! | `files` | files of its makers, and components in files of their own |
 //! | `load` | from a checkpoint to a model |
 //! | `denoiser` | how the transformer is asked, and what it is told of a picture |
+//! | `networks` | what LoRAs change, and what its layers are called in their files |
 //! | `prompts` | text encoders and tokenizers together |
 //! | `latents` | latents as the transformer's tokens |
 
@@ -13,10 +14,12 @@ mod denoiser;
 mod files;
 mod latents;
 mod load;
+mod networks;
 mod prompts;
 
 pub use denoiser::FluxDenoiser;
 pub use load::Flux;
+pub use networks::Networks;
 pub use prompts::{PromptEncoder, TextEmbeddings};
 
 use std::sync::Arc;

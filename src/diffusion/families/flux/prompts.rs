@@ -1,5 +1,7 @@
 //! Tokenizers and text encoders of a Flux checkpoint together: a prompt to what the transformer is told of it.
 
+use std::sync::Arc;
+
 use candle_core::{Device, IndexOp, Tensor};
 
 use crate::{
@@ -16,14 +18,18 @@ use crate::{
     },
 };
 
-/// CLIP, which sets the tone, and T5, which reads the prompt, each with its tokenizer.
+/// CLIP, which sets the tone, and T5, which reads the prompt, each with its tokenizer. Copies share weights, tokenizers and
+/// kept embeddings.
+#[derive(Clone)]
 pub struct PromptEncoder {
-    clip_tokenizer: ClipTokenizer,
+    clip_tokenizer: Arc<ClipTokenizer>,
     clip: TextEncoder,
-    t5_tokenizer: T5Tokenizer,
-    t5: T5Encoder,
+    t5_tokenizer: Arc<T5Tokenizer>,
+    t5: Arc<T5Encoder>,
     /// Of the last prompts: T5 takes longer than a step of schnell, and the pictures of a job share their prompt.
-    embeddings: EmbeddingCache,
+    embeddings: Arc<EmbeddingCache>,
+    /// What tells CLIP from others with the same embeddings; empty as it was loaded.
+    name: String,
 }
 
 /// A prompt, encoded.
@@ -56,11 +62,12 @@ impl PromptEncoder {
         let open = |component| checkpoint.weights(component, device, precision.text_encoder);
         let (clip_weights, t5_weights) = (open("text_encoder")?, open("text_encoder_2")?);
         let encoder = Self {
-            clip_tokenizer,
+            clip_tokenizer: Arc::new(clip_tokenizer),
             clip: TextEncoder::load(clip, &clip_weights.root())?,
-            t5_tokenizer,
-            t5: T5Encoder::load(t5, &t5_weights.root(), device, precision.text_encoder)?,
-            embeddings: EmbeddingCache::default(),
+            t5_tokenizer: Arc::new(t5_tokenizer),
+            t5: Arc::new(T5Encoder::load(t5, &t5_weights.root(), device, precision.text_encoder)?),
+            embeddings: Arc::default(),
+            name: String::new(),
         };
         Ok((encoder, [clip_weights, t5_weights].iter().map(Weights::bytes_taken).sum()))
     }
@@ -68,6 +75,16 @@ impl PromptEncoder {
     /// T5's tokenizer, for tools and tests.
     pub fn t5_tokenizer(&self) -> &T5Tokenizer {
         &self.t5_tokenizer
+    }
+
+    /// CLIP, to be changed.
+    pub(in crate::diffusion) fn clip_mut(&mut self) -> &mut TextEncoder {
+        &mut self.clip
+    }
+
+    /// Says what tells CLIP from the one that was loaded, so that embeddings are not mixed up.
+    pub(in crate::diffusion) fn rename(&mut self, name: String) {
+        self.name = name;
     }
 
     /// Embeddings of the last prompts.
@@ -86,7 +103,7 @@ impl PromptEncoder {
             let pooled = hidden.i((.., self.clip.end_of(&clip.ids)))?.copy()?;
             Ok::<_, DiffusionError>(vec![self.t5.forward(&t5.ids)?, pooled])
         };
-        let key = EmbeddingKey::new(prompt, PromptSyntax::Plain, 0, "");
+        let key = EmbeddingKey::new(prompt, PromptSyntax::Plain, 0, &self.name);
         let mut tensors = self.embeddings.get_or_encode(key, encode)?.into_iter();
         let mut next = || tensors.next().expect("both encoders' embeddings are kept together");
         Ok(TextEmbeddings {

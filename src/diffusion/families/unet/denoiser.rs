@@ -1,5 +1,7 @@
 //! How the UNet of a Stable Diffusion model is asked.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
 use crate::diffusion::{
     DiffusionError,
     autoencoders::LatentShape,
-    lora::Loras,
+    lora::{LoraSpec, Loras},
     networks::unet::StepInput,
     picture::{Denoiser, ImageSpec, Picture, Plan, Schedule, Source, Steering},
     schedulers::{self, SchedulerConfig, SchedulerKind},
@@ -32,6 +34,14 @@ impl UNetDenoiser {
     /// Text encoders and UNet, as they were loaded.
     pub fn networks(&self) -> &Networks {
         &self.networks
+    }
+
+    /// The networks with these LoRAs in them, for tools and tests that look at their parts.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no LoRA of this model.
+    pub fn with_loras(&self, loras: &[LoraSpec]) -> Result<Option<Arc<Networks>>, DiffusionError> {
+        self.loras.adapt(&self.networks, loras, &[])
     }
 
     fn refuse_all_but_masks(&self, operation: &str) -> Result<(), DiffusionError> {
@@ -76,7 +86,17 @@ impl Denoiser for UNetDenoiser {
         config.in_channels != config.out_channels
     }
 
-    fn check(&self, spec: &ImageSpec, _warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+    fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+        let (options, kind) = (spec.scheduler_options, self.kind(spec)?);
+        let mut ignored = |field: &str, why: &str| {
+            warnings.push(format!("`scheduler_options.{field}` was not used: {why}"));
+        };
+        if kind == SchedulerKind::Lcm && options.timestep_spacing.is_some() {
+            ignored("timestep_spacing", "lcm spreads timesteps in its own way");
+        }
+        if kind != SchedulerKind::Lcm && options.original_inference_steps.is_some() {
+            ignored("original_inference_steps", "it is an option of lcm alone");
+        }
         match &spec.source {
             Source::Text { width, height } => self.check_text(*width, *height),
             Source::Image { .. } => self.refuse_all_but_masks("image_transform"),
@@ -88,7 +108,7 @@ impl Denoiser for UNetDenoiser {
     /// schedule.
     fn schedule(&self, spec: &ImageSpec, _shape: LatentShape) -> Result<Schedule, DiffusionError> {
         let kind = self.kind(spec)?;
-        let own = &self.scheduler;
+        let own = &self.scheduler.with(spec.scheduler_options);
         let scheduler = match (&spec.source, kind) {
             (Source::Image { strength, .. }, SchedulerKind::Lcm) if self.variant.is_consistency_model => {
                 let scheduler = schedulers::consistency_from_picture(own, spec.steps, *strength)?;

@@ -2,10 +2,10 @@
 
 use super::single_file::original_unet_name;
 
-/// What the names of layers in a component begin with in kohya's files.
+/// What the names of layers in a component begin with in kohya's files, and in those of LyCORIS without kohya's scripts.
 fn kohya_prefixes(component: &str) -> &'static [&'static str] {
     match component {
-        "unet" => &["lora_unet_"],
+        "unet" => &["lora_unet_", "lycoris_"],
         "text_encoder" => &["lora_te_", "lora_te1_"],
         _ => &["lora_te2_"],
     }

@@ -2,7 +2,7 @@
 
 use super::{PromptEncoder, lora_names::names_of};
 use crate::diffusion::{
-    lora::{Adaptable, LayerMut, kinds},
+    lora::{Adaptable, AddedWord, LayerMut, LayerName, TakesWords, kinds},
     networks::unet::UNet,
 };
 
@@ -26,10 +26,11 @@ impl Adaptable for Networks {
         }
     }
 
-    fn names_of(&self, component: &'static str, layer: &str) -> Vec<String> {
+    fn names_of(&self, component: &'static str, layer: &str) -> Vec<LayerName> {
         let counts = &self.unet.config().layers_per_block;
         let layers_per_block = counts.iter().all(|count| *count == counts[0]).then_some(counts[0]);
-        names_of(component, layer, layers_per_block, self.prompts.encoders().count() == 1)
+        let names = names_of(component, layer, layers_per_block, self.prompts.encoders().count() == 1);
+        names.into_iter().map(LayerName::from).collect()
     }
 
     fn encodes_text(component: &'static str) -> bool {
@@ -42,6 +43,14 @@ impl Adaptable for Networks {
             Some(_) => Some(kinds::XL),
             None => config.cross_attention_dim.first().and_then(|width| kinds::by_width(*width)),
         }
+    }
+
+    fn takes_words(&self) -> Vec<TakesWords> {
+        self.prompts.takes_words()
+    }
+
+    fn add_word(&mut self, word: &AddedWord) -> candle_core::Result<()> {
+        self.prompts.add_word(word)
     }
 
     fn rename_text_encoders(&mut self, name: String) {

@@ -10,13 +10,14 @@ use crate::{
     diffusion::{
         DiffusionError,
         checkpoint::Checkpoint,
+        lora::{AddedWord, TakesWords},
         networks::{
-            clip::{HiddenStates, TextConfig, TextEncoder},
+            clip::{ADDED, HiddenStates, TextConfig, TextEncoder},
             unet::Texts,
         },
         text::{
             ClipTokenizer, EmbeddingCache, EmbeddingKey,
-            prompt::{Reading, encode, pad, read},
+            prompt::{Reading, Word, encode, pad, read_with},
         },
     },
 };
@@ -29,6 +30,8 @@ pub struct PromptEncoder {
     embeddings: Arc<EmbeddingCache>,
     /// What tells these encoders from others with the same embeddings; empty as they were loaded.
     name: String,
+    /// Words that were added, which prompts in the `a1111` syntax may have.
+    words: Vec<Word>,
 }
 
 /// A text encoder with its tokenizer.
@@ -89,7 +92,7 @@ impl PromptEncoder {
             bytes += weights.bytes_taken();
         }
         let embeddings = Arc::new(EmbeddingCache::default());
-        Ok((Self { readers, variant, embeddings, name: String::new() }, bytes))
+        Ok((Self { readers, variant, embeddings, name: String::new(), words: Vec::new() }, bytes))
     }
 
     /// The first tokenizer.
@@ -112,6 +115,31 @@ impl PromptEncoder {
     /// Says what tells the encoders from those as they were loaded, so that embeddings are not mixed up.
     pub(in crate::diffusion) fn rename(&mut self, name: String) {
         self.name = name;
+    }
+
+    /// The encoders as they take words of files.
+    pub(in crate::diffusion) fn takes_words(&self) -> Vec<TakesWords> {
+        let of = |Reader { component, encoder, .. }: &Reader| TakesWords {
+            component,
+            width: encoder.width(),
+            device: encoder.device().clone(),
+        };
+        self.readers.iter().map(of).collect()
+    }
+
+    /// Adds a word to all encoders.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub(in crate::diffusion) fn add_word(&mut self, word: &AddedWord) -> candle_core::Result<()> {
+        for Reader { component, encoder, .. } in &mut self.readers {
+            if let Some((_, vectors)) = word.vectors.iter().find(|(of, _)| of == component) {
+                encoder.add_words(vectors)?;
+            }
+        }
+        let first = self.words.last().map_or(ADDED, |word| word.ids.end);
+        self.words.push(Word::new(&word.name, first, word.count() as u32));
+        Ok(())
     }
 
     /// Width of the embeddings of all encoders together.
@@ -179,7 +207,7 @@ impl PromptEncoder {
         let readings = self
             .readers
             .iter()
-            .map(|reader| read(&reader.tokenizer, syntax, field, text))
+            .map(|reader| read_with(&reader.tokenizer, &self.words, syntax, field, text))
             .collect::<Result<Vec<Reading>, _>>()?;
         warnings.extend(readings.first().and_then(|reading| reading.warning.clone()));
         let compute = || {

@@ -47,7 +47,7 @@ pub fn steer(
     plan: &Plan<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<UNetSteering, DiffusionError> {
-    let adapted = model.loras.adapt(&model.networks, &plan.spec.loras)?;
+    let adapted = model.loras.adapt(&model.networks, &plan.spec.loras, &plan.spec.embeddings)?;
     let networks = adapted.as_deref().unwrap_or(&model.networks);
     let conditioning = condition(model, networks, plan, warnings)?;
     let prepared = networks.unet.prepare(&conditioning, plan.timesteps, model.dtype)?;

@@ -51,6 +51,16 @@ impl Denoiser for ZImageDenoiser {
     }
 
     fn check(&self, spec: &ImageSpec, warnings: &mut Vec<String>) -> Result<(), DiffusionError> {
+        if !spec.scheduler_options.is_empty() {
+            let reason = "a model that was trained by flow matching takes none of these options";
+            return Err(DiffusionError::request("scheduler_options", reason));
+        }
+        if let Some(word) = spec.embeddings.first() {
+            warnings.push(format!(
+                "`{}`: Z-Image models read no words of files, `{}` is drawn as it is written",
+                word.field, word.name
+            ));
+        }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
         let unguided = "a `guidance_scale` of 0 or below does not guide";
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) && !guides(spec) {
@@ -87,7 +97,7 @@ impl Denoiser for ZImageDenoiser {
         warnings: &mut Vec<String>,
     ) -> Result<Box<dyn Steering>, DiffusionError> {
         let spec = plan.spec;
-        let adapted = self.loras.adapt(&self.networks, &spec.loras)?;
+        let adapted = self.loras.adapt(&self.networks, &spec.loras, &[])?;
         let transformer = &adapted.as_deref().unwrap_or(&self.networks).transformer;
         let mut read = |field, text| {
             let words = self.prompts.encode(field, (text, spec.prompt_syntax), warnings)?;

@@ -1,7 +1,7 @@
 //! The network of a Z-Image model that LoRAs change, and what its layers are called in files.
 
 use crate::diffusion::{
-    lora::{Adaptable, LayerMut, kinds},
+    lora::{Adaptable, LayerMut, LayerName, Rows, kinds},
     networks::z_image::ZImageTransformer,
 };
 
@@ -20,15 +20,30 @@ impl Adaptable for Networks {
         self.transformer.visit(&mut |layer| visit(TRANSFORMER, layer));
     }
 
-    /// diffusers' and peft's, with what trainers put before it, and kohya's. The original code has `out` for `to_out.0`.
-    fn names_of(&self, _component: &'static str, layer: &str) -> Vec<String> {
+    /// diffusers' and peft's, with what trainers put before it, and kohya's. The original code has `out` for `to_out.0`, and
+    /// queries, keys and values as one layer.
+    fn names_of(&self, _component: &'static str, layer: &str) -> Vec<LayerName> {
         let short = layer.strip_suffix(".to_out.0");
         let outs =
             short.into_iter().flat_map(|attention| ["to_out", "out"].map(|out| format!("{attention}.{out}")));
-        let own: Vec<String> = std::iter::once(layer.to_owned()).chain(outs).collect();
-        let prefixed = |prefix: &'static str| own.iter().map(move |name| format!("{prefix}{name}"));
-        let flat = own.iter().map(|name| format!("lora_unet_{}", name.replace('.', "_")));
-        prefixed("").chain(prefixed("diffusion_model.")).chain(prefixed("default.")).chain(flat).collect()
+        let width = self.transformer.config().width;
+        let fused = [".to_q", ".to_k", ".to_v"].iter().zip(0..).find_map(|(end, at)| {
+            let rows = Some(Rows::range(at * width, width, 3 * width));
+            Some(LayerName { name: format!("{}.qkv", layer.strip_suffix(end)?), rows })
+        });
+        let own = std::iter::once(layer.to_owned()).chain(outs).map(LayerName::from).chain(fused);
+        let all = own.flat_map(|LayerName { name, rows }| {
+            let flat = name.replace('.', "_");
+            [
+                format!("diffusion_model.{name}"),
+                format!("default.{name}"),
+                format!("lora_unet_{flat}"),
+                format!("lycoris_{flat}"),
+                name,
+            ]
+            .map(|name| LayerName { name, rows: rows.clone() })
+        });
+        all.collect()
     }
 
     fn encodes_text(_component: &'static str) -> bool {

@@ -23,9 +23,14 @@ pub struct TextEncoder {
     layers: Vec<EncoderLayer>,
     final_norm: LayerNorm,
     projection: Option<Linear>,
+    /// `[words, width]`: vectors of words that were added; their ids begin at [`ADDED`].
+    added: Option<Tensor>,
     device: Device,
     dtype: DType,
 }
+
+/// The id of the first vector that was added: no vocabulary has so many words.
+pub const ADDED: u32 = 1 << 30;
 
 /// The layer whose output is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +85,7 @@ impl TextEncoder {
             layers,
             final_norm: LayerNorm::load(&at.at("final_layer_norm"), width, config.layer_norm_eps)?,
             projection,
+            added: None,
             device: tokens.device().clone(),
             dtype: at.computed_in(),
             tokens,
@@ -137,8 +143,7 @@ impl TextEncoder {
     /// Embeddings and the first `kept` layers.
     fn hidden_states(&self, prompts: &[Vec<u32>], kept: usize) -> Result<Tensor> {
         let (batch, length) = (prompts.len(), prompts.first().map_or(0, Vec::len));
-        let ids = Tensor::from_vec(prompts.concat(), batch * length, &self.device)?;
-        let x = ops::embedding(&self.tokens, &ids, self.dtype)?;
+        let x = self.embed(&prompts.concat())?;
         let x = x.reshape((batch, length, self.config.hidden_size))?;
         let mut x = x.broadcast_add(&self.positions.narrow(0, 0, length)?.to_dtype(self.dtype)?)?;
         for layer in &self.layers[..kept] {
@@ -147,10 +152,46 @@ impl TextEncoder {
         Ok(x)
     }
 
-    /// Where a prompt ends, as transformers finds it.
+    /// `[ids, width]`; words that were added are rows of their own table.
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let rows = |table: &Tensor, ids: Vec<u32>| {
+            let ids = Tensor::new(ids, &self.device)?;
+            ops::embedding(table, &ids, self.dtype)
+        };
+        let is_added = |id: &u32| *id >= ADDED;
+        let Some(added) = self.added.as_ref().filter(|_| ids.iter().any(is_added)) else {
+            return rows(&self.tokens, ids.to_vec());
+        };
+        let runs = ids.chunk_by(|a, b| is_added(a) == is_added(b));
+        let runs = runs.map(|run| match run.iter().all(is_added) {
+            true => rows(added, run.iter().map(|id| id - ADDED).collect()),
+            false => rows(&self.tokens, run.to_vec()),
+        });
+        Tensor::cat(&runs.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// Adds vectors `[n, width]`, of the ids that follow those that were added before.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub fn add_words(&mut self, vectors: &Tensor) -> Result<()> {
+        let vectors = vectors.to_dtype(self.dtype)?;
+        self.added = Some(match &self.added {
+            Some(added) => Tensor::cat(&[added, &vectors], 0)?,
+            None => vectors,
+        });
+        Ok(())
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Where a prompt ends, as transformers finds it; words that were added are not looked at.
     pub fn end_of(&self, ids: &[u32]) -> usize {
         let end = match self.config.eos_token_id {
-            WRONG_EOS => ids.iter().copied().max(),
+            WRONG_EOS => ids.iter().copied().filter(|id| *id < ADDED).max(),
             id => Some(id),
         };
         ids.iter().position(|id| Some(*id) == end).unwrap_or(0)

@@ -12,6 +12,7 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, Rotation},
+    lora::Visit,
 };
 
 /// Epsilon that diffusers fixes for the norms of queries and keys.
@@ -25,6 +26,7 @@ pub const PICTURE: [&str; 5] = ["to_q", "to_k", "to_v", "norm_q", "norm_k"];
 pub const TEXT: [&str; 5] = ["add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k"];
 
 /// The layers before attention.
+#[derive(Clone)]
 pub struct Projections {
     q: Linear,
     k: Linear,
@@ -68,6 +70,13 @@ impl Projections {
             normalised(self.k.forward(x)?, &self.norm_k)?,
             self.v.forward(x)?,
         ])
+    }
+
+    /// Shows the layers to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        for layer in [&mut self.q, &mut self.k, &mut self.v] {
+            layer.visit(visit);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, Rotation},
+    lora::Visit,
     ops::{self, Activation, AttentionOptions},
 };
 
@@ -54,6 +55,7 @@ fn within_f16(x: Tensor) -> Result<Tensor> {
 }
 
 /// The layers of one stream, text or picture, in a double block.
+#[derive(Clone)]
 struct Stream {
     norm: PlainNorm,
     modulation: Linear,
@@ -90,9 +92,17 @@ impl Stream {
         let h = ops::activate(&self.linear_1.forward(&h)?, Activation::GeluTanh)?;
         within_f16((&x + self.linear_2.forward(&h)?.broadcast_mul(&parts[5])?)?)
     }
+
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.projections.visit(visit);
+        for layer in [&mut self.modulation, &mut self.out, &mut self.linear_1, &mut self.linear_2] {
+            layer.visit(visit);
+        }
+    }
 }
 
 /// FluxTransformerBlock.
+#[derive(Clone)]
 pub struct DoubleBlock {
     picture: Stream,
     text: Stream,
@@ -141,9 +151,16 @@ impl DoubleBlock {
             self.text.finish(text, &own(0, words)?, &text_parts)?,
         ))
     }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.picture.visit(visit);
+        self.text.visit(visit);
+    }
 }
 
 /// FluxSingleTransformerBlock: attention and feed-forward side by side.
+#[derive(Clone)]
 pub struct SingleBlock {
     norm: PlainNorm,
     modulation: Linear,
@@ -180,5 +197,13 @@ impl SingleBlock {
         let inner = ops::activate(&self.linear_1.forward(&h)?, Activation::GeluTanh)?;
         let out = self.out.forward(&Tensor::cat(&[attended, inner], D::Minus1)?)?;
         within_f16((x + out.broadcast_mul(&parts[2])?)?)
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.projections.visit(visit);
+        for layer in [&mut self.modulation, &mut self.linear_1, &mut self.out] {
+            layer.visit(visit);
+        }
     }
 }

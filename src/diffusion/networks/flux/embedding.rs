@@ -6,9 +6,11 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, WAVES},
+    lora::Visit,
 };
 
 /// Two linear layers with a SiLU between.
+#[derive(Clone)]
 pub struct Embedding {
     linear_1: Linear,
     linear_2: Linear,
@@ -31,5 +33,11 @@ impl Embedding {
     /// `[batch, inputs]` to `[batch, width]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.linear_2.forward(&self.linear_1.forward(x)?.silu()?)
+    }
+
+    /// Shows both layers to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.linear_1.visit(visit);
+        self.linear_2.visit(visit);
     }
 }

@@ -13,6 +13,8 @@ mod embedding;
 
 pub use config::TransformerConfig;
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use self::{
@@ -24,13 +26,15 @@ use crate::diffusion::{
     DiffusionError,
     checkpoint::Scope,
     layers::{Linear, waves},
+    lora::Visit,
     ops,
 };
 
 /// It was trained on times and guidance scales times this.
 const SCALE: f32 = 1000.0;
 
-/// The network.
+/// The network. Copies share weights and rotations.
+#[derive(Clone)]
 pub struct FluxTransformer {
     config: TransformerConfig,
     device: Device,
@@ -45,7 +49,7 @@ pub struct FluxTransformer {
     norm: PlainNorm,
     modulation: Linear,
     out: Linear,
-    rotations: Rotations,
+    rotations: Arc<Rotations>,
 }
 
 /// What one pass takes; `batch` samples of one size.
@@ -95,7 +99,7 @@ impl FluxTransformer {
             norm,
             modulation: Linear::load(&at.at("norm_out.linear"), width, 2 * width)?,
             out: Linear::load(&at.at("proj_out"), width, config.in_channels)?,
-            rotations: Rotations::default(),
+            rotations: Arc::default(),
             device: device.clone(),
             dtype,
             config,
@@ -127,6 +131,18 @@ impl FluxTransformer {
         let modulation = self.modulation.forward(&condition)?.unsqueeze(1)?.chunk(2, D::Minus1)?;
         let picture = self.norm.modulated(&picture, &modulation[1], &modulation[0])?;
         self.out.forward(&picture)
+    }
+
+    /// Shows every layer with a weight that a LoRA can change to `visit`.
+    pub fn visit(&mut self, visit: &mut Visit<'_>) {
+        for layer in [&mut self.picture_in, &mut self.text_in, &mut self.modulation, &mut self.out] {
+            layer.visit(visit);
+        }
+        for embedding in [&mut self.time, &mut self.pooled].into_iter().chain(&mut self.guidance) {
+            embedding.visit(visit);
+        }
+        self.double.iter_mut().for_each(|block| block.visit(visit));
+        self.single.iter_mut().for_each(|block| block.visit(visit));
     }
 
     /// Time, guidance and the pooled text: `[batch, width]`.

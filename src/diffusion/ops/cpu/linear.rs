@@ -58,7 +58,52 @@ pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resul
     compute(x, weight, bias, Then::Gate)
 }
 
+/// As [`ops::linear_added`](crate::diffusion::ops::linear_added); as [`linear_plus`], `low` is f32 on the CPU, and a sample has
+/// [`FEWEST_ROWS`] or more. Bit for bit what [`linear_plus`] of `low` makes of the layer's output.
+pub fn linear_added(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    more: Option<&Tensor>,
+    (low, up): (&Tensor, &Tensor),
+) -> Result<Tensor> {
+    let (low, up) = (low.contiguous()?, up.contiguous()?);
+    let rank = low.dim(candle_core::D::Minus1)?;
+    let (low, up) = (Floats::of(&low), Weight::of(&up));
+    let added = Added { low: low.values()?, rank, up: up.values()? };
+    match more {
+        Some(more) => compute_added(x, weight, bias, Then::Plus(Floats::of(more).values()?), Some(added)),
+        None => compute_added(x, weight, bias, Then::Nothing, Some(added)),
+    }
+}
+
+/// Whether rows of a sample are so many that they are computed together.
+pub fn has_many_rows(x: &Tensor) -> bool {
+    let dims = x.dims();
+    x.elem_count() / dims[dims.len() - 1].max(1) / dims[0].max(1) >= FEWEST_ROWS
+}
+
+/// A product of low rank that is added to sums before they leave the cache.
+#[derive(Clone, Copy)]
+struct Added<'a> {
+    /// `[rows, rank]`.
+    low: &'a [f32],
+    rank: usize,
+    /// `[outputs, rank]`.
+    up: WideWeights<'a>,
+}
+
 fn compute(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -> Result<Tensor> {
+    compute_added(x, weight, bias, then, None)
+}
+
+fn compute_added(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    then: Then<'_>,
+    added: Option<Added<'_>>,
+) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let (samples, inputs) = (dims[0], dims[dims.len() - 1]);
     let rows = x.elem_count() / inputs;
@@ -71,8 +116,11 @@ fn compute(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -
     let (x, weight, bias) = (Floats::of(&x), Weight::of(&weight), bias.as_ref().map(Floats::of));
     let bias = bias.as_ref().map(Floats::values).transpose()?;
     let mut out = leftover(rows * outputs);
-    let product = if rows / samples < FEWEST_ROWS { dots } else { products };
-    product(CpuLevel::best(), x.values()?, inputs, weight.values()?, bias, then, &mut out);
+    let (level, x, weight) = (CpuLevel::best(), x.values()?, weight.values()?);
+    match rows / samples < FEWEST_ROWS && added.is_none() {
+        true => dots(level, x, inputs, weight, bias, then, &mut out),
+        false => products(level, x, inputs, weight, bias, (then, added), &mut out),
+    }
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
@@ -121,14 +169,14 @@ fn dots(
 /// Outputs that a thread does in a row, of few rows.
 const DOTS: usize = 64;
 
-/// `out[r] = W x[r] + bias`, and what `then` says, for rows of `inputs` values.
+/// `out[r] = W x[r] + bias`, what is added and what `then` says, for rows of `inputs` values.
 fn products(
     level: CpuLevel,
     x: &[f32],
     inputs: usize,
     weight: WideWeights<'_>,
     bias: Option<&[f32]>,
-    then: Then<'_>,
+    (then, added): (Then<'_>, Option<Added<'_>>),
     out: &mut [f32],
 ) {
     let rows = x.len() / inputs;
@@ -154,6 +202,10 @@ fn products(
         let mut packed = Scratch::of(halves * at_once * width * most);
         let mut copied = Scratch::of(level.rows() * (most + PAD));
         let mut gates = Scratch::of(if halves == 2 { 2 * level.rows() * columns } else { 0 });
+        let mut packed_up = Scratch::of(added.map_or(0, |added| at_once * width * added.rank));
+        if let Some(Added { rank, up, .. }) = added {
+            pack(level, up, rank, first..first + columns, 0..rank, &mut packed_up);
+        }
         for start in (0..inputs).step_by(most) {
             let depth = most.min(inputs - start);
             for (half, packed) in packed.chunks_exact_mut(at_once * width * most).enumerate() {
@@ -192,7 +244,7 @@ fn products(
                         (0..columns).step_by(width).zip(packed.chunks_exact(width * depth))
                     {
                         let columns = width.min(columns - column);
-                        level.run(&Product {
+                        let sums = Product {
                             depth,
                             a: packed.as_ptr(),
                             a_step: width,
@@ -210,7 +262,18 @@ fn products(
                                 ),
                                 (_, None) => Start::Zero,
                             },
-                        });
+                        };
+                        level.run(&sums);
+                        if let Some(Added { low, rank, .. }) = added.filter(|_| start + depth == inputs) {
+                            level.run(&Product {
+                                depth: rank,
+                                a: packed_up[column * rank..].as_ptr(),
+                                b: low[line.start * rank..].as_ptr(),
+                                b_row: rank,
+                                start: Start::Add,
+                                ..sums
+                            });
+                        }
                     }
                 }
                 if let Then::Gate = then {

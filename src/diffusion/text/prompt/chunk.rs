@@ -3,7 +3,10 @@
 //! A chunk is start, words, end and padding. Where the words of a prompt are more than fit, the chunk ends behind its
 //! last comma if that is among its last [`BACKTRACK`] words, so that no phrase is torn.
 
-use super::Piece;
+use super::{
+    Piece,
+    word::{self, Part, Word},
+};
 use crate::diffusion::{DiffusionError, text::ClipTokenizer};
 
 /// Chunks of a prompt at most: with 75 words each more than 4,096 characters of plain English need. It bounds the
@@ -33,6 +36,7 @@ impl Chunk {
 /// At least one chunk.
 pub(super) fn split(
     tokenizer: &ClipTokenizer,
+    words: &[Word],
     field: &'static str,
     pieces: &[Piece],
 ) -> Result<Vec<Chunk>, DiffusionError> {
@@ -48,8 +52,15 @@ pub(super) fn split(
         match piece {
             Piece::Break => splitter.end_chunk(splitter.words.len()),
             Piece::Text { text, weight } => {
-                for id in tokenizer.words(text)? {
-                    splitter.push(id, *weight as f32);
+                for part in word::split(text, words) {
+                    let ids = match part {
+                        Part::Text(text) => tokenizer.words(text)?,
+                        Part::Word(ids) => {
+                            splitter.make_room(ids.len());
+                            ids.collect()
+                        }
+                    };
+                    ids.into_iter().for_each(|id| splitter.push(id, *weight as f32));
                 }
             }
         }
@@ -91,6 +102,13 @@ impl Splitter<'_> {
             self.last_comma = Some(self.words.len());
         }
         self.words.push((id, weight));
+    }
+
+    /// Ends the chunk if there is no room for so many: a word of a file is not torn.
+    fn make_room(&mut self, ids: usize) {
+        if !self.words.is_empty() && self.words.len() + ids > self.room {
+            self.end_chunk(self.words.len());
+        }
     }
 
     /// Ends the chunk after so many of its words; the others begin the next one.

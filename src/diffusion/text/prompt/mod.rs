@@ -9,6 +9,7 @@ mod attention;
 mod chunk;
 mod emphasis;
 mod looks;
+mod word;
 
 use std::borrow::Cow;
 
@@ -18,6 +19,7 @@ pub use attention::{MAX_WEIGHT, Piece, WeightError, parse};
 pub use chunk::{Chunk, MAX_CHUNKS};
 pub use emphasis::emphasise;
 pub use looks::{Looks, looks_like};
+pub use word::{Word, find_names};
 
 use super::ClipTokenizer;
 use crate::{contract::PromptSyntax, diffusion::DiffusionError};
@@ -41,6 +43,20 @@ pub fn read(
     field: &'static str,
     text: &str,
 ) -> Result<Reading, DiffusionError> {
+    read_with(tokenizer, &[], syntax, field, text)
+}
+
+/// As [`read`]; `words` of files are read in an `a1111` prompt.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with(
+    tokenizer: &ClipTokenizer,
+    words: &[Word],
+    syntax: PromptSyntax,
+    field: &'static str,
+    text: &str,
+) -> Result<Reading, DiffusionError> {
     match syntax {
         PromptSyntax::Plain => {
             let tokens = tokenizer.encode(text)?;
@@ -51,7 +67,7 @@ pub fn read(
         PromptSyntax::A1111 => {
             let pieces =
                 attention::parse(text).map_err(|error| DiffusionError::request(field, error.to_string()))?;
-            let chunks = chunk::split(tokenizer, field, &pieces)?;
+            let chunks = chunk::split(tokenizer, words, field, &pieces)?;
             let warning = attention::not_of_the_syntax(text).map(|what| {
                 format!("`{field}`: {what} is not read here, its characters are words of the prompt")
             });

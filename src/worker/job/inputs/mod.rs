@@ -1,11 +1,13 @@
-//! A job's inputs: its pictures fetched from the store or read from base64, and its LoRAs found.
+//! A job's inputs: its pictures fetched from the store or read from base64, and its LoRAs and embeddings found.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `crate::decoding` | a file as pixels, under limits, upright and in sRGB |
+//! | `embeddings` | the words of files that prompts have |
 //! | `mask` | a mask fitted to its picture, its soft edge, the part around it |
 //! | `pointed` | a mask made of what is pointed at |
 
+mod embeddings;
 mod mask;
 mod pointed;
 
@@ -17,7 +19,7 @@ use crate::{
         inline::{self, InlineError},
     },
     decoding::{PictureError, read_mask, read_picture},
-    diffusion::{ImageSpec, LoraSpec, Source},
+    diffusion::{EmbeddingSpec, ImageSpec, LoraSpec, Source},
     models::{LoraFolder, LoraNameError, ModelInfo},
     segmenter::SegmenterError,
     storage::{Key, StorageError, Store},
@@ -112,6 +114,14 @@ pub enum InputError {
         /// What there is.
         source: LoraNameError,
     },
+    /// More words of files than are read.
+    #[error("`{field}`: {reason}")]
+    Embeddings {
+        /// The prompt.
+        field: &'static str,
+        /// How many, and how many there may be.
+        reason: String,
+    },
     /// The decoder has a defect that this input shows: it would on every worker.
     #[error("`{field}`: the decoder failed at it")]
     Panicked {
@@ -121,7 +131,7 @@ pub enum InputError {
     /// The runtime is going down.
     #[error("`{field}`: reading it did not end: {source}")]
     Lost {
-        /// `init_image`, `mask_image`, `mask_points`, `mask_box` or `loras`.
+        /// `init_image`, `mask_image`, `mask_points`, `mask_box`, `loras` or `prompt`.
         field: &'static str,
         /// How the task ended.
         source: tokio::task::JoinError,
@@ -140,6 +150,7 @@ impl InputError {
             | Self::NothingWhite { .. }
             | Self::Outside(_)
             | Self::Mask { .. }
+            | Self::Embeddings { .. }
             | Self::Store { .. }
             | Self::Panicked { .. }
             | Self::Lost { .. } => false,
@@ -154,7 +165,9 @@ impl InputError {
             }
             Self::Picture(error) => error.code(),
             Self::Outside(error) => error.code(),
-            Self::Size { .. } | Self::Lora { .. } | Self::NoSegmenter { .. } => ErrorCode::InvalidRequest,
+            Self::Size { .. } | Self::Lora { .. } | Self::Embeddings { .. } | Self::NoSegmenter { .. } => {
+                ErrorCode::InvalidRequest
+            }
             Self::Mask { source: NotMade::Segmenter(SegmenterError::NonFinite), .. } => ErrorCode::NonFinite,
             Self::TooLarge { .. } => ErrorCode::PayloadTooLarge,
             // A key that is not there, or not allowed, is the sender's mistake and not the store's.
@@ -167,8 +180,8 @@ impl InputError {
     }
 }
 
-/// Fills in what the job does not name, finds its LoRAs, fetches and decodes its pictures, and makes its mask. `attempt` counts
-/// from 1.
+/// Fills in what the job does not name, finds its LoRAs and embeddings, fetches and decodes its pictures, and makes its mask.
+/// `attempt` counts from 1.
 ///
 /// # Errors
 /// [`InputError`] for the first input that cannot be used.
@@ -178,9 +191,10 @@ pub async fn resolve(
     model: &ModelInfo,
     attempt: u32,
 ) -> Result<Resolved, InputError> {
-    let (store, limits) = (&context.store, &context.identity.limits);
-    let loras = loras(&job.loras, context.identity.loras.as_ref()).await?;
-    let (mut warnings, mut stored) = (vec![], None);
+    let (store, limits, folders) = (&context.store, &context.identity.limits, context.identity.folders());
+    let loras = loras(&job.loras, folders.loras).await?;
+    let (embeddings, mut warnings) = find_embeddings(job, folders.embeddings).await?;
+    let mut stored = None;
     let source = match &job.source {
         JobSource::Text { width, height } => {
             let (width, height) = drawn_at((*width, *height), model, limits)?;
@@ -218,7 +232,9 @@ pub async fn resolve(
         guidance_rescale: job.guidance_rescale,
         seed: job.seed,
         scheduler: job.scheduler.clone(),
+        scheduler_options: job.scheduler_options,
         loras,
+        embeddings,
         source,
     };
     Ok(Resolved { spec, mask: stored, warnings })
@@ -247,6 +263,18 @@ async fn loras(wanted: &[LoraRef], folder: Option<&LoraFolder>) -> Result<Vec<Lo
         found.push(LoraSpec { name: name.clone(), file, strength: *strength });
     }
     Ok(found)
+}
+
+/// The words of files that a job's prompts have, and what its sender should know.
+async fn find_embeddings(
+    job: &Job,
+    folder: Option<&LoraFolder>,
+) -> Result<(Vec<EmbeddingSpec>, Vec<String>), InputError> {
+    let (job, folder) = (job.clone(), folder.cloned());
+    tokio::task::spawn_blocking(move || embeddings::find(&job, folder.as_ref()))
+        .await
+        .map_err(|source| InputError::Lost { field: "prompt", source })?
+        .map_err(|(field, reason)| InputError::Embeddings { field, reason })
 }
 
 /// The size that a request draws at: what it does not say is the model's own.

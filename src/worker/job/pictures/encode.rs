@@ -135,6 +135,9 @@ fn request_json(job: &Job, spec: &ImageSpec, model: &str, picture: &Generated) -
     if spec.guidance_rescale > 0.0 {
         request["guidance_rescale"] = spec.guidance_rescale.into();
     }
+    if !spec.scheduler_options.is_empty() {
+        request["scheduler_options"] = serde_json::json!(spec.scheduler_options);
+    }
     if !spec.loras.is_empty() {
         let loras =
             spec.loras.iter().map(|lora| serde_json::json!({"path": lora.name, "strength": lora.strength}));
