@@ -173,10 +173,9 @@ impl WorkerOptions {
                 );
             }
         }
-        if let Some(name) =
-            self.preload.iter().find(|&name| !self.models.iter().any(|model| model.name() == name))
+        if let Some(name) = self.preload.iter().find(|&name| !models.iter().any(|model| model.name() == name))
         {
-            let names: Vec<&str> = self.models.iter().map(ModelSource::name).collect();
+            let names: Vec<&str> = models.iter().map(ModelSource::name).collect();
             return error("--preload", format!("there is no model `{name}` among {}", names.join(", ")));
         }
         if self.model_memory == Some(0) {
