@@ -87,7 +87,7 @@ pub struct CompleteEvent {
     pub timings_ms: Timings,
     /// The mask that was made of what the job points at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mask: Option<MaskResult>,
+    pub mask: Option<Box<MaskResult>>,
     /// What the sender should know: a prompt that was cut, a mask that was resized.
     pub warnings: Vec<String>,
 }

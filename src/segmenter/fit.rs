@@ -31,9 +31,8 @@ impl Fitted {
         let mut values = vec![0f32; 3 * side * side];
         for (x, y, pixel) in resized.enumerate_pixels() {
             let at = y as usize * side + x as usize;
-            for channel in 0..3 {
-                values[channel * side * side + at] =
-                    (f32::from(pixel.0[channel]) - MEAN[channel]) / DEVIATION[channel];
+            for (channel, ((value, mean), deviation)) in pixel.0.iter().zip(MEAN).zip(DEVIATION).enumerate() {
+                values[channel * side * side + at] = (f32::from(*value) - mean) / deviation;
             }
         }
         let pixels = Tensor::from_vec(values, (1, 3, side, side), &Device::Cpu)?;

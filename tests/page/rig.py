@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 import unittest
@@ -38,6 +39,11 @@ from playwright.sync_api import (
 
 import pool
 
+PARITY = Path(__file__).parents[2] / "tools/parity"
+sys.path.append(str(PARITY))
+import segmenter_weights  # noqa: E402
+
+SHAPES = Path(__file__).parents[1] / "data/parity/segmenter/vit.shapes.json"
 PATIENCE = 30.0  # seconds that a page gets to show something
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 MODELS = {
@@ -83,6 +89,9 @@ class Pool:
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.loras = self.folder / "loras"
         self.loras.mkdir()
+        self.segmenter = self.folder / "segmenter"
+        self.segmenter.mkdir()
+        segmenter_weights.write(SHAPES, self.segmenter / "sam.safetensors")
         (self.loras / f"{HOSTILE}.safetensors").write_bytes(b"no LoRA")
         self.port = pool.free_port()
         self.nats = f"nats://127.0.0.1:{self.port}"
@@ -125,6 +134,7 @@ class Pool:
     def worker(self, models: dict[str, str]) -> None:
         flags = [flag for name, source in models.items() for flag in ("--model", f"{name}={source}")]
         command = [str(pool.worker_binary()), *flags, *self.common(), "--lora-dir", str(self.loras)]
+        command += ["--segmenter", str(self.segmenter)]
         command += ["--worker-id", "bench-1", "--grace", "1s", "--checkpoint-every", "1s"]
         self.stack.enter_context(pool.running(command, self.folder / "worker.log"))
         wait_until(lambda: is_ready(self.url) and len(self.workers()) == 1, "no worker is up")

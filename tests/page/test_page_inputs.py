@@ -158,7 +158,8 @@ class Pictures(PageTest):
         self.page.get_by_role("button", name="Paint a mask").press("Enter")
         self.page.get_by_text("Without a pointer").click()
         for name, value in {"Left": 8, "Top": 16, "Width": 24, "Height": 32}.items():
-            self.page.locator("#mask-numbers").get_by_label(name).fill(str(value))
+            rectangle = self.page.get_by_role("group", name="A rectangle, in pixels")
+            rectangle.get_by_label(name).fill(str(value))
         self.page.get_by_role("button", name="Add", exact=True).click()
         expect(self.page.locator("#mask-says")).to_contain_text("15 % is painted anew")
         self.page.get_by_role("button", name="Use this mask").click()
@@ -183,6 +184,61 @@ class Pictures(PageTest):
         expect(self.page.locator("#mask-says")).to_contain_text("0 % is painted anew")
         self.page.get_by_role("button", name="Leave as it was").click()
         expect(self.page.locator("#source-mask")).to_be_visible()
+
+    def test_a_click_marks_an_object_and_a_worker_makes_its_mask(self) -> None:
+        data = noise(96, 72)
+        self.choose(data)
+        self.page.get_by_role("button", name="Paint a mask").click()
+        expect(self.page.locator("#mask-zoom")).not_to_have_text("100 %")
+        self.page.get_by_role("button", name="Point at it").click()
+        box = self.page.locator("#mask-canvas").bounding_box()
+        assert box is not None
+        scale = box["width"] / 96
+
+        def click(x: int, y: int) -> None:
+            self.page.mouse.click(box["x"] + (x + 0.5) * scale, box["y"] + (y + 0.5) * scale)
+
+        says = self.page.locator("#mask-says")
+        use = self.page.get_by_role("button", name="Use this mask")
+        click(38, 21)
+        expect(says).to_have_text("1 point: a worker makes the mask of them")
+        click(38, 40)
+        self.page.get_by_role("button", name="Undo").click()
+        expect(says).to_contain_text("1 point:")
+        self.page.get_by_role("button", name="Point beside it").click()
+        click(90, 60)
+        expect(says).to_contain_text("2 points")
+        # Points beside it alone say nothing of what it is.
+        self.page.get_by_role("button", name="Clear", exact=True).click()
+        click(90, 60)
+        expect(use).to_be_disabled()
+        self.page.get_by_text("Without a pointer").click()
+        numbers = self.page.locator("#point-numbers")
+        numbers.get_by_label("Left").fill("38")
+        numbers.get_by_label("Top").fill("21")
+        numbers.get_by_role("button", name="On it").press("Enter")
+        use.click()
+        expect(self.page.locator("#source-mask")).to_be_visible()
+        # They stay over a reload, as a mask does.
+        self.page.reload()
+        expect(self.page.locator("#source-mask")).to_be_visible()
+        with self.page.expect_request(lambda request: request.method == "POST") as sent:
+            self.draw("a vase", steps=2)
+        body = sent.value.post_data_json
+        self.assertEqual(
+            (body["operation"], body["mask_points"], body["mask_labels"]),
+            ("image_inpaint", [[90, 60], [38, 21]], [0, 1]),
+        )
+        self.assertNotIn("mask_image", body)
+        self.done()
+        masks = list((self.pool.folder / "store/jobs").glob(f"{body['job_id']}/mask.png"))
+        with Image.open(masks[0]) as picture:
+            mask = np.asarray(picture.convert("L"))
+        same = (pixels(data) == pixels(self.saved())).all(axis=2)
+        self.assertTrue(same[mask == 0].all(), "what it leaves out is the same to the bit")
+        self.assertLess(same[mask == 255].mean(), 0.01)
+        self.page.get_by_role("button", name="Remove the mask").click()
+        expect(self.page.locator("#source-mask")).to_be_hidden()
 
     def test_texts_of_strangers_stay_text(self) -> None:
         self.ready()

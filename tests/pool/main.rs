@@ -12,6 +12,7 @@ mod metrics;
 mod nats_server;
 mod owner;
 mod pictures;
+mod pointing;
 mod process;
 mod queen_core;
 mod queen_durable;

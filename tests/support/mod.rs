@@ -13,6 +13,7 @@ pub mod queen;
 pub mod receiver;
 pub mod s3;
 pub mod s3_gate;
+pub mod segmenter;
 pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     /// The most that a browser is sent for the page, in bytes.
-    const MAX_BYTES: usize = 80_000;
+    const MAX_BYTES: usize = 85_000;
 
     fn asked(name: &str, tag: Option<&str>) -> Response {
         let tag = tag.map(|tag| (IF_NONE_MATCH, tag.parse().unwrap()));

@@ -220,7 +220,7 @@ impl JobRun {
                 upload: ms(drawn.at.elapsed()),
                 total: ms(self.received.elapsed()),
             },
-            mask,
+            mask: mask.map(Box::new),
             warnings,
         }));
         let result = StoredResult {

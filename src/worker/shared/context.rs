@@ -199,7 +199,7 @@ impl Context {
     pub async fn renewed(&self, mut event: Event) -> Event {
         if let EventKind::Complete(complete) = &mut event.kind {
             let images = complete.images.iter_mut().map(|image| (&image.key, &mut image.url));
-            let mask = complete.mask.as_mut().map(|mask| (&mask.key, &mut mask.url));
+            let mask = complete.mask.as_deref_mut().map(|mask| (&mask.key, &mut mask.url));
             for (key, url) in images.chain(mask) {
                 let renewed = match Key::parse_reference(key) {
                     Ok(key) => self.store.url(&key).await,

@@ -24,6 +24,9 @@ export function models() {
   return found;
 }
 
+/** Whether a worker makes masks of what is pointed at. */
+export const canPoint = () => (workers ?? []).some((worker) => worker.segmenter);
+
 /** The model of jobs that name none, where all workers have the same. */
 export function firstModel() {
   const [first, ...others] = new Set(workers?.map((worker) => worker.model_id));

@@ -67,7 +67,7 @@ export function request() {
   if (!source.source()) return { operation: "image_generation", ...fields };
   delete fields.width;
   delete fields.height;
-  return { operation: source.hasMask() ? "image_inpaint" : "image_transform", ...fields, strength };
+  return { operation: source.hasMask() ? "image_inpaint" : "image_transform", ...fields, ...source.pointing(), strength };
 }
 
 /** Says what is wrong, at the field that it is about. */

@@ -1,16 +1,25 @@
 // The dialog in which a mask is painted: brush, eraser, zoom, mouse, pen, fingers, and numbers for those who have
-// none of them.
+// none of them. Where a worker makes masks, points may be set in place of painting.
 
 import { $, count } from "./dom.js";
+import { canPoint } from "./fleet.js";
 import { Mask } from "./paint.js";
 
 const ZOOM_STEP = 1.25;
 const [LEAST_ZOOM, MOST_ZOOM] = [0.1, 16];
 
-/** Lets somebody paint; gives the mask as a PNG, null for an empty one, and undefined if it is to stay as it was. */
+/** Points that a job may have. */
+const MOST_POINTS = 64;
+const TOOLS = ["brush", "eraser", "on", "beside"];
+
+/**
+ * Lets somebody paint or point; gives the mask as a PNG, or a list of points `{ x, y, label }`, null for nothing, and undefined
+ * if it is to stay as it was.
+ */
 export async function paint(picture, before) {
   const editor = new Editor(await createImageBitmap(picture.blob), picture);
-  if (before) editor.mask.image(await createImageBitmap(before));
+  if (Array.isArray(before)) editor.points = [...before];
+  else if (before) editor.mask.image(await createImageBitmap(before));
   return editor.run();
 }
 
@@ -23,7 +32,8 @@ class Editor {
     this.context = this.canvas.getContext("2d");
     this.view = $("mask-view");
     this.pointers = new Map();
-    this.erases = false;
+    this.points = [];
+    this.how = "brush";
     this.zoom = 1;
   }
 
@@ -31,13 +41,17 @@ class Editor {
     const dialog = $("mask");
     const { view, mask } = this;
     const act = (id, action) => ($(id).onclick = () => (action(), this.display()));
-    act("mask-brush", () => this.tool(false));
-    act("mask-eraser", () => this.tool(true));
-    act("mask-undo", () => mask.undo());
-    act("mask-invert", () => mask.invert());
-    act("mask-clear", () => mask.clear());
-    act("rect-add", () => this.rectangle(false));
-    act("rect-cut", () => this.rectangle(true));
+    for (const how of TOOLS) act(`mask-${how}`, () => this.tool(how));
+    const painted = (id, paints) => act(id, () => ((this.points = []), paints()));
+    act("mask-undo", () => this.undo());
+    painted("mask-invert", () => mask.invert());
+    painted("mask-clear", () => mask.clear());
+    painted("rect-add", () => this.rectangle(false));
+    painted("rect-cut", () => this.rectangle(true));
+    const numbers = () => [Number($("point-x").value), Number($("point-y").value)];
+    act("point-on", () => this.point(numbers(), 1));
+    act("point-beside", () => this.point(numbers(), 0));
+    for (const id of ["mask-on", "mask-beside", "point-numbers"]) $(id).hidden = !canPoint();
     $("mask-in").onclick = () => this.scale(this.zoom * ZOOM_STEP);
     $("mask-out").onclick = () => this.scale(this.zoom / ZOOM_STEP);
     $("mask-fit").onclick = $("mask-numbers").ontoggle = () => this.fit();
@@ -46,13 +60,17 @@ class Editor {
       const [file] = $("mask-file").files;
       $("mask-file").value = "";
       const bitmap = file && (await createImageBitmap(file).catch(() => null));
-      if (bitmap) mask.image(bitmap);
+      if (bitmap) {
+        this.points = [];
+        mask.image(bitmap);
+      }
       this.display();
       if (file && !bitmap) $("mask-says").textContent = "This is no picture that the browser reads.";
     };
     view.onpointerdown = (event) => this.down(event);
     view.onpointermove = (event) => this.move(event);
-    view.onpointerup = view.onpointercancel = (event) => (this.pointers.delete(event.pointerId), this.display());
+    view.onpointerup = (event) => this.up(event);
+    view.onpointercancel = (event) => (this.pointers.delete(event.pointerId), this.display());
     view.onpointerleave = () => ($("mask-ring").hidden = true);
     view.onwheel = (event) => {
       if (!event.ctrlKey) return;
@@ -62,7 +80,7 @@ class Editor {
     dialog.onkeydown = (event) => this.key(event);
     const scroll = document.scrollingElement.scrollTop;
     dialog.showModal();
-    this.tool(false);
+    this.tool(this.points.length && canPoint() ? "on" : "brush");
     this.fit();
     this.display();
     view.focus();
@@ -73,21 +91,40 @@ class Editor {
       dialog.onclose = async () => {
         document.scrollingElement.scrollTop = scroll;
         if (dialog.returnValue !== "done") resolve(undefined);
+        else if (this.points.length) resolve(this.points);
         else resolve(mask.share() > 0 ? await mask.file() : null);
       };
     });
   }
 
-  tool(erases) {
-    this.erases = erases;
-    $("mask-brush").setAttribute("aria-pressed", String(!erases));
-    $("mask-eraser").setAttribute("aria-pressed", String(erases));
+  tool(how) {
+    this.how = how;
+    for (const other of TOOLS) $(`mask-${other}`).setAttribute("aria-pressed", String(other === how));
+  }
+
+  isPointing() {
+    return this.how === "on" || this.how === "beside";
+  }
+
+  /** Takes back the last point, or the last stroke. */
+  undo() {
+    if (this.points.length) this.points.pop();
+    else this.mask.undo();
+  }
+
+  /** Sets a point; what was painted goes, as a mask is painted or made, not both. */
+  point(place, label) {
+    const [x, y] = place.map(Math.floor);
+    const isInside = x >= 0 && y >= 0 && x < this.canvas.width && y < this.canvas.height;
+    if (!isInside || this.points.length >= MOST_POINTS) return;
+    this.mask.reset();
+    this.points.push({ x, y, label });
   }
 
   key(event) {
     if (!(event.ctrlKey || event.metaKey) || event.key !== "z") return;
     event.preventDefault();
-    this.mask.undo();
+    this.undo();
     this.display();
   }
 
@@ -111,13 +148,21 @@ class Editor {
     this.pointers.set(event.pointerId, event);
     if (this.pointers.size === 2) {
       // The second finger makes it a pinch, and what the first one has painted was none.
-      this.mask.undo();
+      if (!this.isPointing()) this.mask.undo();
       this.pinch = this.spread();
-    } else if (this.pointers.size === 1) {
-      this.mask.begin(...this.at(event), this.width(), this.erases);
+    } else if (this.pointers.size === 1 && !this.isPointing()) {
+      this.points = [];
+      this.mask.begin(...this.at(event), this.width(), this.how === "eraser");
     }
     this.display();
     event.preventDefault();
+  }
+
+  up(event) {
+    // The last finger of a pinch has set no point.
+    const isClick = this.pointers.delete(event.pointerId) && !this.pointers.size && !this.pinch;
+    if (isClick && this.isPointing()) this.point(this.at(event), this.how === "on" ? 1 : 0);
+    this.display();
   }
 
   /** Of a stroke, in pixels of the picture: up to half of its longer side, finer where it is narrow. */
@@ -132,7 +177,7 @@ class Editor {
   ring({ pointerType, clientX, clientY }) {
     const { style } = $("mask-ring");
     const width = this.width() * this.zoom;
-    $("mask-ring").hidden = pointerType === "touch";
+    $("mask-ring").hidden = pointerType === "touch" || this.isPointing();
     style.width = style.height = `${width}px`;
     style.left = `${clientX - width / 2}px`;
     style.top = `${clientY - width / 2}px`;
@@ -143,6 +188,7 @@ class Editor {
     if (!this.pointers.has(event.pointerId)) return;
     this.pointers.set(event.pointerId, event);
     if (this.pointers.size === 1 && !this.pinch) {
+      if (this.isPointing()) return;
       const parts = event.getCoalescedEvents?.() ?? [];
       for (const part of parts.length ? parts : [event]) this.mask.extend(...this.at(part));
       this.display();
@@ -191,10 +237,30 @@ class Editor {
     context.drawImage(this.bitmap, 0, 0, mask.canvas.width, mask.canvas.height);
     context.globalAlpha = 0.65;
     context.drawImage(mask.shown($("mask-colour").value, "transparent"), 0, 0);
-    $("mask-undo").disabled = !mask.strokes.length;
+    context.globalAlpha = 1;
+    drawPoints(context, this.points, 7 / this.zoom, $("mask-colour").value);
+    $("mask-undo").disabled = !mask.strokes.length && !this.points.length;
+    $("mask-done").disabled = this.points.length > 0 && !this.points.some(({ label }) => label);
     // Not while it is being painted: this is read aloud.
     if (this.pointers.size) return;
+    if (this.points.length) {
+      $("mask-says").textContent = `${count(this.points.length, "point")}: a worker makes the mask of them`;
+      return;
+    }
     const share = Math.round(mask.share() * 1000) / 10;
     $("mask-says").textContent = `${share} % is painted anew, ${count(mask.strokes.length, "stroke")}`;
+  }
+}
+
+/** Points on it are filled, those beside it are not. */
+export function drawPoints(context, points, radius, colour) {
+  for (const { x, y, label } of points) {
+    context.beginPath();
+    context.arc(x + 0.5, y + 0.5, radius, 0, 2 * Math.PI);
+    Object.assign(context, { fillStyle: colour, strokeStyle: "#000", lineWidth: radius * 0.7 });
+    context.stroke();
+    Object.assign(context, { strokeStyle: "#fff", lineWidth: radius * 0.3 });
+    context.stroke();
+    if (label) context.fill();
   }
 }

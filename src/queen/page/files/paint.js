@@ -27,6 +27,13 @@ export class Mask {
     this.add({ box, erases });
   }
 
+  /** As if nothing had been painted. */
+  reset() {
+    this.ground = null;
+    this.strokes = [];
+    this.redraw();
+  }
+
   clear() {
     this.rectangle(this.whole(), true);
   }

@@ -1,26 +1,34 @@
 // The picture that a job starts from, and its mask: chosen, dropped or taken from the gallery; kept over a reload.
 
 import { $, show } from "./dom.js";
-import { dropPictures, readPicture, writePicture } from "./keep.js";
-import { paint } from "./mask.js";
+import { dropPictures, read, readPicture, write, writePicture } from "./keep.js";
+import { drawPoints, paint } from "./mask.js";
 
 /** Sides that a job takes, in pixels. */
 const [LEAST, MOST] = [64, 2048];
-const [PICTURE, MASK] = ["form/init_image", "form/mask_image"];
+const [PICTURE, MASK, POINTS] = ["form/init_image", "form/mask_image", "rbee.points"];
 
 /** `{ blob, width, height }`, or null. */
 let picture = null;
+/** A picture, or a list of points `{ x, y, label }` that a worker makes it of; or null. */
 let mask = null;
 let changed = () => {};
 let nativeSize = () => null;
 
 export const source = () => picture;
 export const hasMask = () => mask !== null;
+const isPointed = () => Array.isArray(mask);
 
 /** The pictures by the names of their fields. */
 export function inputs() {
   if (!picture) return {};
-  return mask ? { init_image: picture.blob, mask_image: mask } : { init_image: picture.blob };
+  return mask && !isPointed() ? { init_image: picture.blob, mask_image: mask } : { init_image: picture.blob };
+}
+
+/** The fields that say what is pointed at. */
+export function pointing() {
+  if (!isPointed()) return {};
+  return { mask_points: mask.map(({ x, y }) => [x, y]), mask_labels: mask.map(({ label }) => label) };
 }
 
 export async function start(native, told) {
@@ -44,7 +52,8 @@ export async function start(native, told) {
       (loaded) => put(loaded, false),
       () => put(null),
     );
-  if (kept && keptMask) putMask(keptMask, false);
+  const points = read(POINTS, null);
+  if (kept && (keptMask || points)) putMask(keptMask ?? points, false);
   showStrength();
 }
 
@@ -105,7 +114,8 @@ function putMask(next, keep = true) {
   const isOther = keep && (next === null) !== (mask === null);
   mask = next;
   if (keep) {
-    if (next) writePicture(MASK, next);
+    write(POINTS, isPointed() ? next : null);
+    if (next && !isPointed()) writePicture(MASK, next);
     else dropPictures(MASK);
   }
   display();
@@ -124,7 +134,8 @@ function display() {
   URL.revokeObjectURL($("source-mask").src);
   if (picture) image.src = URL.createObjectURL(picture.blob);
   else image.removeAttribute("src");
-  if (mask) $("source-mask").src = URL.createObjectURL(mask);
+  if (isPointed()) showPoints();
+  else if (mask) $("source-mask").src = URL.createObjectURL(mask);
   else $("source-mask").removeAttribute("src");
   image.hidden = $("source-tools").hidden = !picture;
   $("source-mask").hidden = $("no-mask").hidden = !mask;
@@ -132,4 +143,13 @@ function display() {
   offerSize();
   $("size").hidden = picture !== null;
   show($("size-of-source"), picture ? `Size: ${picture.width} × ${picture.height}, as the picture it starts from` : "");
+}
+
+/** Dots, which are seen in the small. */
+async function showPoints() {
+  const points = mask;
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  drawPoints(canvas.getContext("2d"), points, Math.max(picture.width, picture.height) / 40, "#fff");
+  const blob = await canvas.convertToBlob();
+  if (mask === points) $("source-mask").src = URL.createObjectURL(blob);
 }
