@@ -67,7 +67,9 @@ impl Placement {
 
     /// Which queues are of models in memory; all where none is.
     fn own(&self, queues: &[Choice<'_>]) -> Vec<bool> {
-        let in_memory = if self.switch_after.is_zero() { vec![] } else { (self.in_memory)() };
+        // Of one model alone nothing is to be chosen: this is asked several times a second.
+        let one = queues.windows(2).all(|two| two[0].model == two[1].model);
+        let in_memory = if one || self.switch_after.is_zero() { vec![] } else { (self.in_memory)() };
         let own: Vec<bool> =
             queues.iter().map(|queue| in_memory.iter().any(|model| model == queue.model)).collect();
         if own.contains(&true) { own } else { vec![true; queues.len()] }
