@@ -127,11 +127,9 @@ fn value(choices: &mut Choices<'_>, old: &Value) -> Value {
             .clone(),
         // As many of it, and as few, as one byte says.
         4 => json!(vec![old.get(0).unwrap_or(old).clone(); choices.next().unwrap_or(0) % 40]),
-        5 => {
-            [json!(true), json!(false), json!("linear"), json!("leading"), json!("trailing"), json!("sample")]
-                [choices.next().unwrap_or(0) % 6]
-                .clone()
-        }
+        5 => [json!(true), json!(false), json!("linear"), json!("leading"), json!("trailing"), json!("sample")]
+            [choices.next().unwrap_or(0) % 6]
+            .clone(),
         6 => {
             // One of a list.
             let mut list = old.as_array().cloned().unwrap_or_default();

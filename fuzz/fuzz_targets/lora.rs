@@ -73,8 +73,16 @@ const BEGINNINGS: [&str; 9] = [
     "transformer.base_model.model.",
     "",
 ];
-const TYPES: [(&str, usize); 8] =
-    [("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 8), ("I64", 8), ("F8_E4M3", 1), ("U8", 1), ("BOOL", 1)];
+const TYPES: [(&str, usize); 8] = [
+    ("F32", 4),
+    ("F16", 2),
+    ("BF16", 2),
+    ("F64", 8),
+    ("I64", 8),
+    ("F8_E4M3", 1),
+    ("U8", 1),
+    ("BOOL", 1),
+];
 
 static MODEL: LazyLock<StableDiffusion> = LazyLock::new(|| {
     StableDiffusion::load(&data("text"), &Device::Cpu, DType::F32).expect("a sound checkpoint")
