@@ -1,7 +1,7 @@
 //! A hostile LoRA: it is refused with an error that is the sender's, or the picture is drawn. No panic, no memory taken by
 //! what the file says, and the model as it was.
 //!
-//! The first byte of the input says what the file is: one of three sound ones with changed names, shapes, types and
+//! The first byte of the input says what the file is: one of the sound ones with changed names, shapes, types and
 //! values; the beginning of one, before its data; or the rest of the input itself.
 #![no_main]
 
@@ -26,11 +26,19 @@ use shared::{Choices, TensorFile, data, data_of, folder};
 use tempfile::TempDir;
 
 /// In the order of `seeds`.
-const FILES: [&str; 3] = ["loras/text/old", "loras/text/peft", "loras/text/kohya"];
+const FILES: [&str; 7] = [
+    "loras/text/old",
+    "loras/text/peft",
+    "loras/text/kohya",
+    "loras/text/locon",
+    "loras/text/loha",
+    "loras/text/lokr",
+    "loras/text/dora",
+];
 /// Changes of one input.
 const MOST_CHANGES: usize = 8;
 /// What names are changed to begin, or to end, with.
-const ENDS: [&str; 14] = [
+const ENDS: [&str; 22] = [
     ".lora_down.weight",
     ".lora_up.weight",
     ".alpha",
@@ -41,6 +49,14 @@ const ENDS: [&str; 14] = [
     "_lora.down.weight",
     ".lora_linear_layer.up.weight",
     ".hada_w1_a",
+    ".hada_w2_b",
+    ".hada_t1",
+    ".lokr_w1",
+    ".lokr_w1_a",
+    ".lokr_w2_b",
+    ".lokr_t2",
+    ".lora_magnitude_vector",
+    ".down.weight",
     ".dora_scale",
     ".lora_mid.weight",
     ".diff",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Capability, ContractError, Fingerprint, GuidanceInterval, HiveId, ImageInput, JobId, Limits, Masking,
-    Operation, WorkerId, fingerprint,
+    Operation, SchedulerOptions, WorkerId, fingerprint,
     limits::{
         MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_IMAGES, MAX_LORAS, MAX_PROMPT_CHARS, MAX_SIDE, MIN_SIDE,
         SIDE_MULTIPLE,

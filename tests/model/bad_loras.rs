@@ -207,6 +207,52 @@ fn parts_of_a_method_that_are_missing_or_do_not_fit_are_refused() {
     }
 }
 
+/// The shapes that a tensor may have in a file that is not sound.
+fn other_shapes(shape: &[usize]) -> Vec<Vec<usize>> {
+    let mut all = vec![vec![], vec![7], [shape, &[1]].concat(), [shape, &[3, 3]].concat()];
+    all.extend((shape.len() > 1).then(|| shape[..shape.len() - 1].to_vec()));
+    for side in 0..shape.len() {
+        for size in [0, 1, 5, shape[side] * 2] {
+            let mut other = shape.to_vec();
+            other[side] = size;
+            all.push(other);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_part_of_another_shape_is_the_sender_s_error_whatever_the_method() {
+    let folder = TempDir::new().unwrap();
+    let model = model("text");
+    let mut refused = 0;
+    for name in ["locon", "loha", "lokr", "dora"] {
+        let whole =
+            candle_core::safetensors::load(data(&format!("loras/text/{name}.safetensors")), &Device::Cpu)
+                .unwrap();
+        // One layer of each kind, so that the file is small.
+        let stems: Vec<&str> = whole.keys().filter_map(|key| key.strip_suffix(".alpha")).collect();
+        for stem in stems.iter().take(6) {
+            let parts = || whole.iter().filter(|(key, _)| key.starts_with(&format!("{stem}.")));
+            for (key, tensor) in parts() {
+                for (i, shape) in other_shapes(tensor.dims()).into_iter().enumerate() {
+                    let mut tensors: HashMap<String, Tensor> =
+                        parts().map(|(key, tensor)| (key.clone(), tensor.clone())).collect();
+                    tensors.insert(key.clone(), zeros(&shape));
+                    let file = folder.path().join(format!("{i}.safetensors"));
+                    candle_core::safetensors::save(&tensors, &file).unwrap();
+                    let lora = LoraSpec { name: "bad".into(), file, strength: 1.0 };
+                    if let Err(error) = model.begin(&spec(vec![lora])) {
+                        assert_eq!(error.code(), ErrorCode::InvalidRequest, "{key} {shape:?}: {error}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
 #[test]
 fn half_a_pair_and_a_layer_by_two_names_are_refused() {
     refused(&[("lora_unet_conv_in.lora_down.weight", zeros(&[2, 4, 3, 3]))], &["up from the rank", "none"]);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use crate::parity::runs::{check_runs, embedding, lora};
-use crate::support::{data, model};
+use crate::support::model;
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use sd_worker_rbee::{

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 import runs
 from lora import load_pipes
 
-# The prompts are what an `a1111` prompt without weights says, too.
+# The prompts are what an `a1111` prompt without weights says, too. In lower case: diffusers 0.42.1 with transformers 5 does not
+# find the further vectors of a token with capitals.
 RUNS = [
-    runs.run("embedding_sd", "text", "text", "euler", steps=2, prompt="a ink, red circle", negative_prompt="EasyNegative",
-             embeddings=["ink", "EasyNegative"]),
+    runs.run("embedding_sd", "text", "text", "euler", steps=2, prompt="a ink, red circle", negative_prompt="easynegative",
+             embeddings=["ink", "easynegative"]),
     runs.run("embedding_xl", "xl", "text", "euler", steps=2, prompt="red ink, the circle", embeddings=["xl/ink"]),
 ]
 
@@ -30,7 +31,7 @@ def files(pipes):
     text, xl = pipes["text"], pipes["xl"]
     # diffusers' form has the token's name, and a vector alone may stand as it is; A1111's is `emb_params`.
     yield "ink", {"<ink>": vectors(text.text_encoder, 1, generator)[0]}
-    yield "EasyNegative", {"emb_params": vectors(text.text_encoder, 3, generator)}
+    yield "easynegative", {"emb_params": vectors(text.text_encoder, 3, generator)}
     yield "xl/ink", {"clip_l": vectors(xl.text_encoder, 2, generator), "clip_g": vectors(xl.text_encoder_2, 2, generator)}
 
 

@@ -75,23 +75,23 @@ pub fn hadamard(layer: &LayerFile<'_>) -> std::result::Result<Built, DiffusionEr
 pub fn kronecker(layer: &LayerFile<'_>) -> std::result::Result<Built, DiffusionError> {
     let shape = layer.shape();
     let mut rank = None;
-    let left = match factor(layer, [LokrW1, LokrW1A, LokrW1B])? {
-        Factor::Full(key) => {
-            let [a, b] = layer.two_sides(key)?;
-            layer.wide(LokrW1, &[a, b])?
-        }
-        Factor::Product(a_key, b_key) => {
-            let ranks = layer.rank_of(b_key, 0)?;
-            rank = Some(ranks);
-            let (a, b) = (layer.two_sides(a_key)?[0], layer.two_sides(b_key)?[1]);
-            layer.wide(LokrW1A, &[a, ranks])?.matmul(&layer.wide(LokrW1B, &[ranks, b])?)?
-        }
+    let first = factor(layer, [LokrW1, LokrW1A, LokrW1B])?;
+    let (a, b) = match first {
+        Factor::Full(key) => layer.two_sides(key)?.into(),
+        Factor::Product(a_key, b_key) => (layer.two_sides(a_key)?[0], layer.two_sides(b_key)?[1]),
     };
-    let (a, b) = left.dims2()?;
     if !shape.outputs.is_multiple_of(a) || !shape.inputs.is_multiple_of(b) {
         let expected = format!("sides that divide {} and {}", shape.outputs, shape.inputs);
         return Err(layer.wrong(layer.a_key(), &expected, &format!("{a} and {b}")));
     }
+    let left = match first {
+        Factor::Full(_) => layer.wide(LokrW1, &[a, b])?,
+        Factor::Product(_, b_key) => {
+            let ranks = layer.rank_of(b_key, 0)?;
+            rank = Some(ranks);
+            layer.wide(LokrW1A, &[a, ranks])?.matmul(&layer.wide(LokrW1B, &[ranks, b])?)?
+        }
+    };
     let inner = Shape { outputs: shape.outputs / a, inputs: shape.inputs / b, kernel: shape.kernel.clone() };
     let right = match factor(layer, [LokrW2, LokrW2A, LokrW2B])? {
         Factor::Full(_) => layer.wide(LokrW2, &inner.whole())?,
@@ -114,6 +114,7 @@ pub fn kronecker(layer: &LayerFile<'_>) -> std::result::Result<Built, DiffusionE
 }
 
 /// A factor of a Kronecker product as a file has it.
+#[derive(Clone, Copy)]
 enum Factor<'a> {
     /// By its key.
     Full(&'a str),

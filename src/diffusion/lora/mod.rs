@@ -37,4 +37,4 @@ pub use loras::Loras;
 pub use names::{LayerName, Rows};
 pub use spec::{EmbeddingSpec, LoraSpec};
 pub use stamp::Stamp;
-pub use word::{AddedWord, MAX_VECTORS, TakesWords};
+pub use word::{AddedWord, TakesWords};

@@ -10,7 +10,7 @@ use super::content::Content;
 use crate::diffusion::DiffusionError;
 
 /// Vectors of a word at most: as many as a prompt has words for.
-pub const MAX_VECTORS: usize = 75;
+const MAX_VECTORS: usize = 75;
 
 /// What begins the keys of a word in a file of a LoRA.
 const BUNDLED: &str = "bundle_emb.";
@@ -64,7 +64,8 @@ impl AddedWord {
         let by_encoder = keys.iter().any(|(part, _)| BY_ENCODER.iter().any(|(known, _)| part == known));
         let mut vectors: Vec<(&'static str, Tensor)> = Vec::new();
         for TakesWords { component, width, device } in encoders {
-            let wanted = BY_ENCODER.iter().find(|(_, of)| of == component).map_or("clip_l", |(part, _)| part);
+            let wanted =
+                BY_ENCODER.iter().find(|(_, of)| of == component).map_or("clip_l", |(part, _)| *part);
             let key = match by_encoder {
                 true => keys.iter().find(|(part, _)| *part == wanted).map(|(_, key)| *key),
                 false if encoders.len() == 1 => Some(*first),
@@ -74,7 +75,7 @@ impl AddedWord {
                 let found = if by_encoder { "none" } else { "one tensor, for one text encoder" };
                 return Err(wrong(first, &format!("`{wanted}` for {component}"), found));
             };
-            vectors.push((component, vectors_of(file, key, *width, device, wrong)?));
+            vectors.push((*component, vectors_of(file, key, *width, device, wrong)?));
         }
         let used = if by_encoder { encoders.len() } else { 1 };
         if keys.len() != used {

@@ -296,6 +296,7 @@ mod tests {
         for field in fields.keys() {
             let flag = match field.as_str() {
                 "loras" => "lora".to_owned(),
+                "scheduler_options" => "scheduler-option".to_owned(),
                 "output" => "format".to_owned(),
                 "deadline_ms" => "deadline".to_owned(),
                 // keeper follows every job.

@@ -62,15 +62,15 @@ impl Denoiser for FluxDenoiser {
             let reason = "a model that was trained by flow matching takes none of these options";
             return Err(DiffusionError::request("scheduler_options", reason));
         }
-        let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
-        if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) {
-            ignored("negative_prompt", "Flux models have no unconditional pass");
-        }
         if let Some(word) = spec.embeddings.first() {
             warnings.push(format!(
                 "`{}`: Flux models read no words of files, `{}` is drawn as it is written",
                 word.field, word.name
             ));
+        }
+        let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
+        if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) {
+            ignored("negative_prompt", "Flux models have no unconditional pass");
         }
         if spec.clip_skip > 0 {
             ignored("clip_skip", "Flux models take the last layer of CLIP");

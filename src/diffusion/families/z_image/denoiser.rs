@@ -55,6 +55,12 @@ impl Denoiser for ZImageDenoiser {
             let reason = "a model that was trained by flow matching takes none of these options";
             return Err(DiffusionError::request("scheduler_options", reason));
         }
+        if let Some(word) = spec.embeddings.first() {
+            warnings.push(format!(
+                "`{}`: Z-Image models read no words of files, `{}` is drawn as it is written",
+                word.field, word.name
+            ));
+        }
         let mut ignored = |field: &str, why: &str| warnings.push(format!("`{field}` was not used: {why}"));
         let unguided = "a `guidance_scale` of 0 or below does not guide";
         if spec.negative_prompt.as_deref().is_some_and(|text| !text.trim().is_empty()) && !guides(spec) {
@@ -62,12 +68,6 @@ impl Denoiser for ZImageDenoiser {
         }
         if spec.guidance_interval.is_some() && !guides(spec) {
             ignored("guidance_interval", unguided);
-        }
-        if let Some(word) = spec.embeddings.first() {
-            warnings.push(format!(
-                "`{}`: Z-Image models read no words of files, `{}` is drawn as it is written",
-                word.field, word.name
-            ));
         }
         if spec.clip_skip > 0 {
             ignored("clip_skip", "Z-Image models have no CLIP");
