@@ -12,6 +12,9 @@ use sd_worker_rbee::{
 };
 use tempfile::TempDir;
 
+/// The tensors of a file, by their names.
+type Tensors<'a> = &'a [(&'a str, Tensor)];
+
 /// Width of the checkpoint `text`'s vectors.
 const WIDTH: usize = 32;
 
@@ -119,7 +122,7 @@ fn a_word_in_a_lora_is_that_of_a_file() {
 #[test]
 fn a_file_that_cannot_be_used_is_refused_by_prompt_name_and_key() {
     let folder = TempDir::new().unwrap();
-    let cases: [(&str, &[(&str, Tensor)], &str); 10] = [
+    let cases: [(&str, Tensors<'_>, &str); 10] = [
         ("text", &[("emb_params", vectors(&[2, 24]))], "expected vectors of 32 numbers, found shape [2, 24]"),
         ("text", &[("emb_params", vectors(&[0, WIDTH]))], "1 to 75 vectors"),
         ("text", &[("emb_params", vectors(&[76, WIDTH]))], "1 to 75 vectors"),

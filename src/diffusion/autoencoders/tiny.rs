@@ -24,7 +24,7 @@ pub struct TinyVae {
 enum Layer {
     Conv(Conv2d),
     Relu,
-    Block([Conv2d; 3]),
+    Block(Box<[Conv2d; 3]>),
     Upsample,
 }
 
@@ -70,7 +70,8 @@ fn run(layers: &[Layer], mut x: Tensor) -> Result<Tensor> {
         x = match layer {
             Layer::Conv(conv) => conv.forward(&x)?,
             Layer::Relu => ops::relu(&x)?,
-            Layer::Block([first, second, third]) => {
+            Layer::Block(block) => {
+                let [first, second, third] = &**block;
                 let h = ops::relu(&first.forward(&x)?)?;
                 let h = ops::relu(&second.forward(&h)?)?;
                 ops::relu(&third.forward_plus(&h, &x)?)?
@@ -109,7 +110,7 @@ impl Row<'_> {
         for _ in 0..count {
             let at = self.at.at(self.layers.len()).at("conv");
             let [a, b, c] = [0, 2, 4].map(|i| Conv2d::load_3x3(&at.at(i), channels, channels));
-            self.layers.push(Layer::Block([a?, b?, c?]));
+            self.layers.push(Layer::Block(Box::new([a?, b?, c?])));
         }
         Ok(())
     }

@@ -148,9 +148,9 @@ impl LoraFile {
             return Err(self.wrong(other, "one method for its layer", &format!("`{}` too", parts.a_key())));
         }
         let (factors, rank) = match method {
-            Method::LoRa => methods::low_rank(&layer)?,
-            Method::LoHa => methods::hadamard(&layer)?,
-            Method::LoKr => methods::kronecker(&layer)?,
+            Method::LowRank => methods::low_rank(&layer)?,
+            Method::Hadamard => methods::hadamard(&layer)?,
+            Method::Kronecker => methods::kronecker(&layer)?,
         };
         let scale = match rank {
             Some(rank) => self.scale((stem, parts), component, rank)?,

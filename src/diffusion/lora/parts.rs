@@ -49,11 +49,11 @@ pub enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Two matrices, or three.
-    LoRa,
+    LowRank,
     /// Two products of two matrices, multiplied value by value.
-    LoHa,
+    Hadamard,
     /// A Kronecker product.
-    LoKr,
+    Kronecker,
 }
 
 /// The ends of keys by which the formats tell the parts apart. Of the two matrices: kohya's, peft's, diffusers' before peft
@@ -129,7 +129,7 @@ impl Parts {
     pub fn method(&self) -> (Method, Option<&str>) {
         let mut methods = self.0.iter().filter_map(|(part, key)| Some((part.method()?, key.as_str())));
         let Some((method, _)) = methods.next() else {
-            return (Method::LoRa, None);
+            return (Method::LowRank, None);
         };
         (method, methods.find(|(other, _)| *other != method).map(|(_, key)| key))
     }
@@ -138,9 +138,9 @@ impl Parts {
 impl Part {
     fn method(self) -> Option<Method> {
         match self {
-            Self::Down | Self::Up | Self::Mid => Some(Method::LoRa),
+            Self::Down | Self::Up | Self::Mid => Some(Method::LowRank),
             Self::HadaW1A | Self::HadaW1B | Self::HadaW2A | Self::HadaW2B | Self::HadaT1 | Self::HadaT2 => {
-                Some(Method::LoHa)
+                Some(Method::Hadamard)
             }
             Self::LokrW1
             | Self::LokrW1A
@@ -148,7 +148,7 @@ impl Part {
             | Self::LokrW2
             | Self::LokrW2A
             | Self::LokrW2B
-            | Self::LokrT2 => Some(Method::LoKr),
+            | Self::LokrT2 => Some(Method::Kronecker),
             Self::Alpha | Self::DoraScale | Self::Magnitude => None,
         }
     }

@@ -163,8 +163,6 @@ fn vae_resnet(rest: &[&str]) -> String {
     rest.join(".").replace("conv_shortcut", "nin_shortcut")
 }
 
-/// Files of 2022 leave out the `text_model.` of later transformers.
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -84,10 +84,12 @@ fn length_of(text: &str, name: &str) -> Option<usize> {
 /// What is behind `start`, whatever the case of its letters.
 fn strip<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     let mut rest = text.chars();
-    start
-        .chars()
-        .all(|c| rest.next().is_some_and(|found| found.to_lowercase().eq(c.to_lowercase())))
-        .then(|| rest.as_str())
+    for c in start.chars() {
+        if !rest.next()?.to_lowercase().eq(c.to_lowercase()) {
+            return None;
+        }
+    }
+    Some(rest.as_str())
 }
 
 fn is_of_a_word(c: char) -> bool {
