@@ -95,7 +95,7 @@ mod tests {
             ),
             (r#"{"original_inference_steps":0}"#, "`scheduler_options.original_inference_steps`: 0"),
             (r#"{"original_inference_steps":1001}"#, "`scheduler_options.original_inference_steps`: 1001"),
-            (r#"{"timestep_space":"leading"}"#, "did you mean `timestep_spaceg`"),
+            (r#"{"timestep_spacin":"leading"}"#, "did you mean `timestep_spacing`"),
             (
                 r#"{"rescale_betas_zero_snr":1}"#,
                 "`scheduler_options.rescale_betas_zero_snr`: must be true or false",
