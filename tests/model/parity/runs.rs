@@ -37,6 +37,7 @@ pub struct Run {
     loras: Vec<(String, f64)>,
     #[serde(default)]
     guidance_rescale: f64,
+    #[serde(default)]
     scheduler_options: SchedulerOptions,
     /// Files whose words the prompts have, which are then read as `a1111`.
     #[serde(default)]
