@@ -173,6 +173,8 @@ class Pictures(PageTest):
         self.assertLess(same[wanted].mean(), 0.01)
 
         self.page.get_by_role("button", name="Change the mask").click()
+        # Before that, the dialog is nobody's who could take a file.
+        expect(self.page.locator("#mask")).to_be_visible()
         file = io.BytesIO()
         Image.fromarray(np.where(np.arange(80) < 40, 255, 0).astype(np.uint8)[None].repeat(64, 0)).save(
             file, "PNG"
