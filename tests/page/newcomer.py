@@ -1,6 +1,6 @@
 """A newcomer's way, in seconds: scripts/quickstart --keep, the page in a browser, the first picture.
 
-    python tests/page/newcomer.py
+    PYTHONPATH=tests/wire:tests/page python tests/page/newcomer.py
 
 What was built before is not in the figures: run scripts/quickstart once before, or read cargo's time as its own line.
 """
